@@ -1,0 +1,117 @@
+#!/usr/bin/env node
+// Compares this package with reference outputs: `npm run golden -- DIR [DIR ...]`.
+//
+// A folder is known by the files in it (one checkpoint with golden.json, preprocess, canvas, tokenizer, prompts, drivelm, a street
+// model with val/golden.json); any other folder is searched for such folders. Prints a table of stage, error and bound, names what could not be
+// run and why, and exits with 1 if anything failed or nothing ran.
+//
+//   --precision f32|bf16   only this one (models; default both)
+//   --device NAME          cpu (default), cuda, cuda:N
+//   --failed               print only rows that failed
+
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import { runDrivelmGolden } from './golden/drivelm.mjs'
+import { runModelGolden, runStreetGolden } from './golden/models.mjs'
+import { runCanvasGolden, runPreprocessGolden } from './golden/pictures.mjs'
+import { runPromptsGolden, runTokenizerGolden } from './golden/text.mjs'
+
+const kinds = [
+  { marks: ['golden.json', 'golden.safetensors', 'config.json'], run: runModelGolden },
+  { marks: ['val/golden.json', 'config.json'], run: runStreetGolden },
+  { marks: ['preprocess.json'], run: runPreprocessGolden },
+  { marks: ['canvas.json'], run: runCanvasGolden },
+  { marks: ['strings.json'], run: runTokenizerGolden },
+  { marks: ['prompts.json'], run: runPromptsGolden },
+  { marks: ['pairs_main.json'], run: runDrivelmGolden },
+]
+
+/** Golden folders at or below `dir`, with the runner of each. */
+function findGoldens(dir, depth = 0) {
+  const found = kinds.filter(({ marks }) => marks.every((mark) => existsSync(path.join(dir, mark))))
+  if (found.length > 0) return found.map(({ run }) => ({ dir, run }))
+  if (depth === 4) return []
+  return readdirSync(dir, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.') && entry.name !== 'node_modules')
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .flatMap((entry) => findGoldens(path.join(dir, entry.name), depth + 1))
+}
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    precision: { type: 'string' },
+    device: { type: 'string', default: 'cpu' },
+    failed: { type: 'boolean', default: false },
+  },
+})
+if (positionals.length === 0) {
+  console.error('Usage: npm run golden -- DIR [DIR ...]   with folders of reference outputs')
+  process.exit(2)
+}
+
+/** A number of at most `digits` significant digits, or the text as it is. */
+function show(value) {
+  return typeof value === 'number'
+    ? Number.isInteger(value)
+      ? String(value)
+      : value.toPrecision(3)
+    : String(value ?? '')
+}
+
+let passed = 0
+let failed = 0
+const notRun = []
+for (const argument of positionals) {
+  const dir = path.resolve(argument)
+  if (!existsSync(dir) || !statSync(dir).isDirectory()) {
+    console.error(`${argument}: not a folder`)
+    failed += 1
+    continue
+  }
+  const goldens = findGoldens(dir)
+  if (goldens.length === 0) notRun.push(`${argument}: no golden folder in it`)
+  for (const golden of goldens) {
+    const label = path.relative(path.dirname(dir), golden.dir)
+    console.log(`\n${label}`)
+    const started = performance.now()
+    let rows
+    try {
+      rows = await golden.run(golden.dir, options)
+    } catch (error) {
+      rows = [
+        {
+          name: path.basename(golden.dir),
+          stage: 'run',
+          error: `${error.code ?? error.name}: ${error.message}`,
+          ok: false,
+        },
+      ]
+    }
+    for (const row of rows) {
+      if (row.skipped) {
+        notRun.push(`${label} ${row.name} ${row.stage ?? ''}: ${row.skipped}`)
+        continue
+      }
+      if (row.ok) passed += 1
+      else failed += 1
+      if (!row.ok || !options.failed) {
+        console.log(
+          `  ${row.ok ? 'ok  ' : 'FAIL'} ${String(row.name).padEnd(22)} ${String(row.stage).padEnd(30)} ${show(row.error).padStart(12)}  bound ${show(row.bound)}`,
+        )
+      }
+    }
+    console.log(`  ${((performance.now() - started) / 1000).toFixed(1)} s`)
+  }
+}
+if (notRun.length > 0) {
+  console.log('\nNot run:')
+  for (const line of notRun) console.log(`  ${line}`)
+}
+if (passed + failed === 0) {
+  console.error('\nNothing was compared.')
+  failed = 1
+}
+console.log(`\n${passed} passed, ${failed} failed`)
+process.exit(failed > 0 ? 1 : 0)

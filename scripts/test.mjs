@@ -1,0 +1,129 @@
+#!/usr/bin/env node
+// npm test: everything, from sources. Builds the addon and the C++ tests, runs those, compiles the TypeScript, runs vitest, and last
+// packs and installs the package. Prints what each phase took, and ends with `N passed, N failed`.
+//
+//   node scripts/test.mjs              all of it
+//   node scripts/test.mjs native       only the phases whose names are given: native emulator typescript unit package
+//
+// DRIVLM_SANITIZE=address,undefined makes it a sanitizer build in a folder of its own; of vitest's tests it runs those that drive the
+// addon hard.
+
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
+const wanted = process.argv.slice(2)
+const sanitizer = process.env.DRIVLM_SANITIZE ?? ''
+const out = path.join(root, sanitizer === '' ? '.cmake-build' : `.cmake-build-${sanitizer.replace(/\W/g, '-')}`)
+const scratch = mkdtempSync(path.join(os.tmpdir(), 'drivlm-test-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+
+const totals = { passed: 0, failed: 0, skipped: 0 }
+const times = []
+
+function run(command, args, env = {}, capture = false) {
+  const result = spawnSync(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+    stdio: ['ignore', capture ? 'pipe' : 'inherit', 'inherit'],
+  })
+  if (result.error) throw result.error
+  if (capture) process.stdout.write(result.stdout)
+  return result
+}
+
+// A phase that fails without counting anything counts as one failure.
+function phase(name, body) {
+  if (wanted.length > 0 && !wanted.includes(name) && name !== 'build') return
+  console.log(`\n== ${name}`)
+  const started = performance.now()
+  const before = totals.failed
+  let sound = false
+  try {
+    sound = body()
+  } catch (error) {
+    console.error(error)
+  }
+  if (!sound && totals.failed === before) totals.failed++
+  times.push(`${name} ${((performance.now() - started) / 1000).toFixed(1)} s`)
+}
+
+// Counts of a C++ test program, from its last line.
+function program(file, env = {}) {
+  const { status, stdout } = run(file, [], env, true)
+  const counts = stdout.match(/(\d+) (passed|cases), (\d+) failed\s*$/)
+  if (!counts) return false
+  const [, first, kind, failed] = counts
+  totals.failed += Number(failed)
+  totals.passed += kind === 'cases' ? Number(first) - Number(failed) : Number(first)
+  return status === 0
+}
+
+// A Node that runs the sanitized addon needs the sanitizer's runtime before everything else.
+function sanitizerRuntime() {
+  if (sanitizer === '') return {}
+  const library = sanitizer.startsWith('thread') ? 'libtsan.so' : 'libasan.so'
+  const found = spawnSync('g++', [`-print-file-name=${library}`], { encoding: 'utf8' }).stdout.trim()
+  return {
+    DRIVLM_ADDON: path.join(out, 'drivlm.node'),
+    LD_PRELOAD: found,
+    ASAN_OPTIONS: 'detect_leaks=0',
+    UBSAN_OPTIONS: 'print_stacktrace=1',
+  }
+}
+
+function vitest(files, env) {
+  const report = path.join(scratch, `${files.join('-').replace(/\W/g, '-')}.json`)
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
+  const bin = path.join(root, 'node_modules', 'vitest', 'vitest.mjs')
+  const { status } = run(process.execPath, [bin, 'run', ...reporters, ...files], env)
+  if (!existsSync(report)) return false
+  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults } = JSON.parse(
+    readFileSync(report, 'utf8'),
+  )
+  // A file that cannot be run at all has no tests to fail.
+  const broken = testResults.filter((file) => file.status === 'failed' && file.assertionResults.length === 0).length
+  totals.passed += numPassedTests
+  totals.failed += numFailedTests + broken
+  totals.skipped += numPendingTests + numTodoTests
+  return status === 0
+}
+
+// Without the CUDA headers CMake leaves the emulator out, and says so.
+phase('build', () => {
+  const build = [path.join(root, 'scripts', 'build-native.mjs'), `--out=${out}`]
+  const options = { DRIVLM_TESTS: 'ON', DRIVLM_EMULATOR: sanitizer === '' ? 'ON' : 'OFF' }
+  if (sanitizer !== '') options.DRIVLM_CUDA = 'OFF'
+  return run(process.execPath, build, options).status === 0
+})
+
+if (totals.failed === 0) {
+  phase('native', () => program(path.join(out, 'drivlm_tests'), { ASAN_OPTIONS: 'detect_leaks=1' }))
+  phase('emulator', () => {
+    const programs = ['fast', 'checked'].map((flavour) => path.join(out, 'test', 'emulator', `cuda_test_${flavour}`))
+    const built = programs.filter((file) => existsSync(file))
+    if (built.length === 0) {
+      console.log('not built: no CUDA headers here')
+      return true
+    }
+    return built.map((file) => program(file)).every(Boolean)
+  })
+  phase('typescript', () => {
+    const bin = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+    return run(process.execPath, [bin, '-p', root]).status === 0
+  })
+  const files =
+    sanitizer === '' ? ['--exclude=test/package.test.ts'] : ['test/unit/addon', 'test/unit/model', 'test/unit/worker']
+  phase('unit', () => vitest(files, sanitizerRuntime()))
+  if (sanitizer === '') phase('package', () => vitest(['test/package.test.ts']))
+}
+
+console.log(`\n${times.join(', ')}`)
+const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : ''
+console.log(`${totals.passed} passed, ${totals.failed} failed${skipped}`)
+process.exitCode = totals.failed > 0 || totals.passed === 0 ? 1 : 0
