@@ -1,0 +1,238 @@
+// Attention of some query vectors over a range of tokens, one thread.
+//
+//   out = softmax(scale * q * K^T) * V, row r over tokens [0, visible[r])
+//
+// Tiling    kTileRows queries against chunks of up to 352 tokens: scores [rows, 352] f32 (20 KiB) stay in L1, the
+// running sums
+//           [rows, head_dim] beside them. K and V come in units of the register tile; with several queries a kv head
+//           (GQA) the queries of a tile share every load of them.
+// Softmax   Online: the largest score so far m, the weight so far l; older sums are scaled by 2^(m_old - m). Base 2
+//           throughout, the scale folds log2(e) in.
+// Numerics  f32 scores, weights and sums; on vdpbf16ps the weights are rounded to bf16 for the second product.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/cpu/forms.h"
+#include "kernels/cpu/gemm_forms.h"
+#include "kernels/cpu/packed_attention.h"
+#include "kernels/cpu/tile.h"
+
+namespace drivlm::DRIVLM_TIER {
+namespace {
+
+using cpu::AttendJob;
+using cpu::AttendRow;
+using cpu::KvLayout;
+
+constexpr int64_t kChunk = kScoreStride - 16;
+constexpr int64_t kRowLanes = (kTileRows + kWidth - 1) / kWidth * kWidth;
+constexpr float kLowest = -3.0e38f;
+constexpr int64_t kMaxHeadDim = 128;
+
+struct AttendScratch {
+  alignas(64) float q[kTileRows * kMaxHeadDim + 16];
+  alignas(64) float scores[kTileRows * kScoreStride];
+  alignas(64) float sums[kTileRows * kMaxHeadDim];
+};
+
+DRIVLM_INLINE F first_lanes(F v, int64_t n, float other) {
+#if defined(__AVX512F__)
+  return _mm512_mask_mov_ps(splat(other), n >= 16 ? 0xffff : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1), v);
+#else
+  I lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = i;
+  const I kept = lane < static_cast<int32_t>(min_of(max_of(n, 0), kWidth));
+  return kept ? v : splat(other);
+#endif
+}
+
+// The largest of the first `valid` scores.
+DRIVLM_INLINE float largest_of(const float* scores, int64_t valid) {
+  F a = splat(kLowest), b = a;
+  int64_t j = 0;
+  for (; j + 2 * kWidth <= valid; j += 2 * kWidth) {
+    a = max(a, load(scores + j));
+    b = max(b, load(scores + j + kWidth));
+  }
+  for (; j < valid; j += kWidth) a = max(a, first_lanes(load(scores + j), valid - j, kLowest));
+  return max_of(max(a, b));
+}
+
+// Scores of one row to weights, in place: p = 2^(score * scale - m) for the first `valid`, 0 up to `width`. Returns
+// their sum by lanes.
+DRIVLM_INLINE F soften(float* scores, int64_t valid, int64_t width, float scale, float m) {
+  F total = F{};
+  const F scales = splat(scale), tops = splat(m);
+  for (int64_t j = 0; j < width; j += kWidth) {
+    F p = exp2(load(scores + j) * scales - tops);
+    if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
+    total += p;
+    if constexpr (Bf16::kPairs) {
+      store_half(reinterpret_cast<uint16_t*>(scores) + j, to_bf16(p));
+    } else {
+      store(scores + j, p);
+    }
+  }
+  return total;
+}
+
+void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
+                 AttendScratch& s) {
+  const int64_t dim = job.layout.head_dim, dim_panels = cpu::panel_count(dim), page_tokens = job.layout.page_tokens;
+  const int64_t key_panel_bytes = dim / 2 * 128, value_panel_bytes = page_tokens / 2 * 128;
+  const float scale = job.scale * 1.44269504f;
+  constexpr int64_t kSumStride = kMaxHeadDim;
+
+  // q as [step][rows]
+  uint16_t* together = reinterpret_cast<uint16_t*>(s.scores);
+  for (int64_t r = 0; r < count; ++r) memcpy(together + r * dim, rows[r].q, static_cast<size_t>(dim) * 2);
+  using Words = std::conditional_t<Bf16::kPairs, RawWords, WidenedWords>;
+  pack_rows<Words>(reinterpret_cast<uint32_t*>(s.q), reinterpret_cast<const char*>(together), dim * 2, count, dim * 2,
+                   count);
+
+  alignas(64) float m[kRowLanes], factor[kRowLanes];
+  F l[kTileRows];
+  int64_t last = 0;
+  for (int64_t r = 0; r < count; ++r) {
+    m[r] = kLowest;
+    l[r] = F{};
+    last = max_of(last, rows[r].visible);
+  }
+  last = min_of(last, token1);
+  const Tile score_tile = tile_for<Bf16>(count), sum_tile = row_major_tile_for<Bf16>(count);
+  bool started = false;
+  // chunks of nearly equal length
+  const int64_t chunks = (max_of(0, last - token0) + kChunk - 1) / kChunk;
+  const int64_t chunk_tokens = chunks > 0 ? ((last - token0 + chunks - 1) / chunks + 31) / 32 * 32 : kChunk;
+  for (int64_t chunk = token0; chunk < last; chunk += chunk_tokens) {
+    const int64_t tokens = min_of(chunk_tokens, last - chunk);
+
+    // scores = q * K^T
+    for (int64_t t = 0; t < tokens; t += 32) {
+      const int64_t token = chunk + t, page = token / page_tokens, inside = token % page_tokens;
+      const char* block = job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
+      const char* panel = block + inside / 32 * key_panel_bytes;
+      score_tile(s.scores + t, kScoreStride, panel, s.q, dim / 2, false, panel + key_panel_bytes, 128);
+    }
+
+    // p = softmax, online
+    const int64_t width = (tokens + 31) / 32 * 32;
+    const auto valid = [&](int64_t r) { return max_of(0, min_of(rows[r].visible - chunk, tokens)); };
+    for (int64_t r = 0; r < count; ++r) {
+      const float top = largest_of(s.scores + r * kScoreStride, valid(r)) * scale;
+      factor[r] = m[r] - max_of(m[r], top);
+      m[r] = max_of(m[r], top);
+    }
+    for (int64_t r = 0; r < count; r += kWidth) store(factor + r, exp2(load(factor + r)));
+    for (int64_t r = 0; r < count; ++r) {
+      l[r] = l[r] * factor[r] + soften(s.scores + r * kScoreStride, valid(r), width, scale, m[r]);
+      if (started && factor[r] != 1.0f) {
+        float* sums = s.sums + r * kSumStride;
+        for (int64_t d = 0; d < dim; d += kWidth) store(sums + d, load(sums + d) * factor[r]);
+      }
+    }
+
+    // sums += p * V, a run of tokens inside one page at a time
+    for (int64_t t = 0; t < tokens;) {
+      const int64_t token = chunk + t, page = token / page_tokens, inside = token % page_tokens;
+      const int64_t run = min_of(tokens - t, page_tokens - inside);
+      const char* block = job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
+      const char* values = block + job.layout.key_bytes() + inside / 2 * 128;
+      for (int64_t p = 0; p < dim_panels; ++p) {
+        sum_tile(s.sums + p * 32, kSumStride, values + p * value_panel_bytes, s.scores + (Bf16::kPairs ? t / 2 : t),
+                 (run + 1) / 2, started || t > 0, values + p * value_panel_bytes + 1024, 128);
+      }
+      t += run;
+    }
+    started = true;
+  }
+
+  for (int64_t r = 0; r < count; ++r) {
+    const float* sums = s.sums + r * kSumStride;
+    const float total = sum_of(l[r]);
+    if (rows[r].partial) {
+      for (int64_t d = 0; d < dim; d += kWidth) store(rows[r].partial + d, started ? load(sums + d) : F{});
+      rows[r].partial[dim] = m[r];
+      rows[r].partial[dim + 1] = total;
+    } else {
+      const float weight = total > 0 ? 1.0f / total : 0.0f;
+      for (int64_t d = 0; d < dim; d += kWidth)
+        store_half(rows[r].out + d, to_bf16((started ? load(sums + d) : F{}) * weight));
+    }
+  }
+}
+
+void attend(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1, void* scratch) {
+  const int64_t tiles = (count + kTileRows - 1) / kTileRows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = count * t / tiles, last = count * (t + 1) / tiles;
+    attend_tile(job, rows + first, last - first, token0, token1, *static_cast<AttendScratch*>(scratch));
+  }
+}
+
+size_t attend_scratch() { return sizeof(AttendScratch); }
+
+// Partial sums of one query to its result: `count` of them, `slots` their numbers, `stride` floats apart at `partials`.
+void merge(uint16_t* out, const float* partials, int64_t stride, const int64_t* slots, int64_t count, int64_t dim) {
+  float largest = kLowest, total = 0;
+  float factors[64];
+  alignas(64) float sums[kMaxHeadDim] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const float* p = partials + slots[i] * stride;
+    if (p[dim + 1] > 0 && p[dim] > largest) largest = p[dim];
+  }
+  for (int64_t first = 0; first < count; first += 64) {
+    const int64_t n = min_of(64, count - first);
+    for (int64_t i = 0; i < n; ++i) {
+      const float* p = partials + slots[first + i] * stride;
+      factors[i] = p[dim + 1] > 0 ? exp2(splat(p[dim] - largest))[0] : 0.0f;
+      total += factors[i] * p[dim + 1];
+      for (int64_t d = 0; d < dim; d += kWidth) store(sums + d, load(sums + d) + load(p + d) * factors[i]);
+    }
+  }
+  const float weight = total > 0 ? 1.0f / total : 0.0f;
+  for (int64_t d = 0; d < dim; d += kWidth) store_half(out + d, to_bf16(load(sums + d) * weight));
+}
+
+// Keys and values of `tokens` consecutive rows, `stride` elements apart, to a block, from token `first` of it. A value
+// whose partner in its unit is not there yet is stored with a zero beside it: what is never written must not be read as
+// a NaN.
+void append(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
+            int64_t first, int64_t tokens) {
+  const int64_t dim = layout.head_dim, key_panel_bytes = dim / 2 * 128,
+                value_panel_bytes = layout.page_tokens / 2 * 128;
+  int64_t t = 0;
+  while (t < tokens) {
+    const int64_t inside = first + t, n = min_of(tokens - t, 32 - inside % 32);
+    uint32_t* panel = reinterpret_cast<uint32_t*>(block + inside / 32 * key_panel_bytes) + inside % 32;
+    if (inside % 32 == 0 && n >= 4) {
+      pack_rows<RawWords>(panel, reinterpret_cast<const char*>(keys + t * stride), stride * 2, n, dim * 2, 32);
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t d = 0; d < dim / 2; ++d) memcpy(panel + d * 32 + i, keys + (t + i) * stride + d * 2, 4);
+      }
+    }
+    t += n;
+  }
+  char* sums = block + layout.key_bytes();
+  for (t = 0; t < tokens;) {
+    const int64_t inside = first + t;
+    const uint16_t* v0 = values + t * stride;
+    for (int64_t d = 0; d < dim; d += kWidth) {
+      char* unit = sums + d / 32 * value_panel_bytes + inside / 2 * 128 + d % 32 * 4;
+      const U low = __builtin_convertvector(load_half(v0 + d), U);
+      if (inside % 2 == 1) {
+        store_bits(unit, (load_bits(unit) & 0xffffu) | low << 16);
+      } else if (t + 1 < tokens) {
+        store_bits(unit, low | __builtin_convertvector(load_half(v0 + stride + d), U) << 16);
+      } else {
+        store_bits(unit, low);
+      }
+    }
+    t += inside % 2 == 1 || t + 1 == tokens ? 1 : 2;
+  }
+}
+
+}  // namespace
+}  // namespace drivlm::DRIVLM_TIER

@@ -1,0 +1,126 @@
+#include "kernels/cpu/cpu_device.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "kernels/cpu/thread_pool.h"
+
+namespace drivlm {
+
+namespace {
+
+// Anonymous pages: zero until touched, so a plan's unused part costs nothing.
+class HostMemory : public Memory {
+ public:
+  HostMemory(size_t size, const char* what) {
+    bytes = size;
+    if (size == 0) return;
+    data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED) {
+      data = nullptr;
+      throw Error(Code::out_of_memory, text("%s: %zu MiB could not be reserved (%s).", what, size >> 20, std::strerror(errno)));
+    }
+  }
+  ~HostMemory() override {
+    if (data) ::munmap(data, bytes);
+  }
+};
+
+template <class T>
+void widen_bytes(float* out, const char* bytes, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    T value;
+    std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));
+    out[i] = to_float(value);
+  }
+}
+
+}  // namespace
+
+MappedMatrix::MappedMatrix(const HostTensor& source) : dtype_(source.dtype), runs_(source.runs) {
+  rows = source.rows;
+  cols = source.cols;
+  int64_t first = 0;
+  for (const HostRows& run : runs_) {
+    first_.push_back(first);
+    first += run.rows;
+  }
+}
+
+const char* MappedMatrix::stored_row(int64_t index) const {
+  const size_t run = std::upper_bound(first_.begin(), first_.end(), index) - first_.begin() - 1;
+  return static_cast<const char*>(runs_[run].data) + (index - first_[run]) * cols * dtype_bytes(dtype_);
+}
+
+void MappedMatrix::row(int64_t index, float* out) const {
+  const char* bytes = stored_row(index);
+  switch (dtype_) {
+    case DType::f32: std::memcpy(out, bytes, cols * sizeof(float)); return;
+    case DType::bf16: return widen_bytes<bf16>(out, bytes, cols);
+    case DType::f16: return widen_bytes<f16>(out, bytes, cols);
+    default: throw Error(Code::internal, "MappedMatrix: stored type");
+  }
+}
+
+void MappedMatrix::row(int64_t index, bf16* out) const {
+  if (dtype_ == DType::bf16) {
+    std::memcpy(out, stored_row(index), cols * sizeof(bf16));
+    return;
+  }
+  std::vector<float> wide(cols);
+  row(index, wide.data());
+  for (int64_t i = 0; i < cols; ++i) out[i] = from_float<bf16>(wide[i]);
+}
+
+MappedGated::MappedGated(const HostTensor& gate_source, const HostTensor& up_source) : gate(gate_source), up(up_source) {
+  rows = gate.rows + up.rows;
+  cols = gate.cols;
+}
+
+CpuDevice::CpuDevice(DType precision, int threads)
+    : CpuDevice(precision, threads, [threads](Device& device) { return std::make_unique<CpuOps>(device, threads); }) {}
+
+CpuDevice::CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<CpuOps>(Device&)>& make_ops)
+    : activation_(precision) {
+  if (precision != DType::f32 && precision != DType::bf16) throw Error(Code::bad_argument, "The CPU runs f32 or bf16.");
+  ThreadPool::instance().grow(threads);
+  ops_ = make_ops(*this);
+}
+
+std::unique_ptr<Memory> CpuDevice::allocate(size_t bytes, const char* what) { return std::make_unique<HostMemory>(bytes, what); }
+
+std::unique_ptr<Matrix> CpuDevice::load_matrix(const HostTensor& source) { return std::make_unique<MappedMatrix>(source); }
+
+std::unique_ptr<Matrix> CpuDevice::load_gated(const HostTensor& gate, const HostTensor& up) {
+  return std::make_unique<MappedGated>(gate, up);
+}
+
+std::unique_ptr<Matrix> CpuDevice::load_table(const HostTensor& source) { return std::make_unique<MappedMatrix>(source); }
+
+Tensor CpuDevice::load_vector(const HostTensor& source) {
+  const MappedMatrix stored(source);
+  const int64_t count = source.rows * source.cols;
+  vectors_.push_back(std::make_unique<float[]>(count));
+  float* out = vectors_.back().get();
+  for (int64_t row = 0; row < source.rows; ++row) stored.row(row, out + row * source.cols);
+  return Tensor(out, DType::f32, {count});
+}
+
+bool CpuDevice::keeps_mapping(const Matrix&) const { return true; }
+
+size_t CpuDevice::matrix_bytes(int64_t rows, int64_t cols, DType stored) const { return rows * cols * dtype_bytes(stored); }
+
+size_t CpuDevice::table_bytes(int64_t rows, int64_t cols, DType stored) const { return rows * cols * dtype_bytes(stored); }
+
+size_t CpuDevice::kv_bytes(const KvShape& s) const {
+  return s.layers * s.pages * 2 * s.kv_heads * s.page_tokens * s.head_dim * dtype_bytes(activation_);
+}
+
+void CpuDevice::upload(Tensor to, const void* from) { std::memcpy(to.data, from, to.bytes()); }
+
+void CpuDevice::download(void* to, Tensor from) { std::memcpy(to, from.data, from.bytes()); }
+
+}  // namespace drivlm

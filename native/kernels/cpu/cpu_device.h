@@ -1,0 +1,70 @@
+// The CPU backend. Precision f32 is the oracle: plain loops over weights as they are mapped. Precision bf16 keeps activations in bf16.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/device.h"
+#include "core/numeric.h"
+#include "kernels/cpu/cpu_ops.h"
+
+namespace drivlm {
+
+// A matrix read where the file is mapped, in whatever type it is stored.
+class MappedMatrix : public Matrix {
+ public:
+  explicit MappedMatrix(const HostTensor& source);
+
+  // Row `index` [cols] as f32, or rounded to bf16. The stored bytes may be unaligned.
+  void row(int64_t index, float* out) const;
+  void row(int64_t index, bf16* out) const;
+
+ private:
+  const char* stored_row(int64_t index) const;
+
+  DType dtype_;
+  std::vector<HostRows> runs_;
+  std::vector<int64_t> first_;  // first row of each run
+};
+
+// gate and up of a gated MLP, read where they are mapped.
+class MappedGated : public Matrix {
+ public:
+  MappedGated(const HostTensor& gate, const HostTensor& up);
+  MappedMatrix gate, up;
+};
+
+class CpuDevice : public Device {
+ public:
+  CpuDevice(DType precision, int threads);
+
+  std::string name() const override { return "cpu"; }
+  DType activation() const override { return activation_; }
+  Ops& ops() override { return *ops_; }
+  std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override;
+  std::unique_ptr<Matrix> load_matrix(const HostTensor& source) override;
+  std::unique_ptr<Matrix> load_gated(const HostTensor& gate, const HostTensor& up) override;
+  std::unique_ptr<Matrix> load_table(const HostTensor& source) override;
+  Tensor load_vector(const HostTensor& source) override;
+  bool keeps_mapping(const Matrix& matrix) const override;
+  size_t matrix_bytes(int64_t rows, int64_t cols, DType stored) const override;
+  size_t table_bytes(int64_t rows, int64_t cols, DType stored) const override;
+  int64_t vision_rows() const override { return 1100; }
+  int64_t prefill_rows() const override { return 512; }
+  size_t kv_bytes(const KvShape& shape) const override;
+  void upload(Tensor to, const void* from) override;
+  void download(void* to, Tensor from) override;
+  void synchronize() override {}
+
+ protected:
+  // With other ops than the plain ones.
+  CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<CpuOps>(Device&)>& make_ops);
+
+ private:
+  DType activation_;
+  std::unique_ptr<CpuOps> ops_;
+  std::vector<std::unique_ptr<float[]>> vectors_;
+};
+
+}  // namespace drivlm

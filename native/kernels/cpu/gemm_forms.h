@@ -1,0 +1,505 @@
+// One thread's share of a matrix product: pack the rows of x, run the register tile over the panels, finish the sums.
+//
+// Blocking  x of the share is packed once and stays in L2 (the caller bounds its rows); each panel then passes over all
+// its
+//           tiles, read from memory once and from L2 after that, its successor prefetched meanwhile.
+//           The sums of one tile go through 1.8 KiB of stack so that the epilogue is written once.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/cpu/forms.h"
+#include "kernels/cpu/tile.h"
+
+namespace drivlm::DRIVLM_TIER {
+namespace {
+
+using cpu::After;
+using cpu::GemmJob;
+using cpu::WeightKind;
+
+// How the sums of a quantised product become values; null where there is nothing to do.
+struct Rescale {
+  bool integers = false;                // the sums are int32
+  const float* row_scale = nullptr;     // [rows] of the tile
+  const int32_t* row_zero = nullptr;    // [rows], with integers
+  const float* column_scale = nullptr;  // [32] of the panel
+  const int32_t* column_sum = nullptr;  // [32], with integers
+};
+
+// kWidth columns of a tile's sums as values, row by row.
+class Column {
+ public:
+  DRIVLM_INLINE Column(const Rescale& by, const float* sums, int64_t j)
+      : by_(by),
+        sums_(sums + j),
+        scale_(by.column_scale ? load(by.column_scale + j) : splat(1.0f)),
+        sum_(by.column_sum ? reinterpret_cast<I>(load_bits(by.column_sum + j)) : I{}) {}
+  DRIVLM_INLINE F at(int64_t r) const {
+    F value = load(sums_ + r * 32);
+    if (by_.integers) {
+      const I zero = reinterpret_cast<I>(splat_bits(static_cast<uint32_t>(by_.row_zero[r])));
+      value = __builtin_convertvector(reinterpret_cast<I>(value) - zero * sum_, F);
+    }
+    return by_.row_scale ? value * (scale_ * by_.row_scale[r]) : value * scale_;
+  }
+
+ private:
+  const Rescale by_;
+  const float* sums_;
+  const F scale_;
+  const I sum_;
+};
+
+// sums: [rows, 32] of rows row0 + r and columns of `panel`.
+template <After kAfter, class Out>
+void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
+  const int64_t column0 = panel * 32;
+  if constexpr (kAfter == After::gated) {
+    const int64_t columns = min_of(16, job.n / 2 - panel * 16);
+    for (int64_t j = 0; j < columns; j += kWidth) {
+      const Column gate(by, sums, j), up(by, sums, j + 16);
+      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + panel * 16 + j;
+      for (int64_t r = 0; r < rows; ++r, out += job.out_stride)
+        store_first(out, silu(gate.at(r)) * up.at(r), columns - j);
+    }
+  } else {
+    const int64_t columns = min_of(32, job.n - column0);
+    for (int64_t j = 0; j < columns; j += kWidth) {
+      const int64_t left = columns - j;
+      const Column values(by, sums, j);
+      const F bias = job.bias ? load_first(job.bias + column0 + j, left) : F{};
+      const F scale = kAfter == After::add && job.scale ? load_first(job.scale + column0 + j, left) : splat(1.0f);
+      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + column0 + j;
+      for (int64_t r = 0; r < rows; ++r, out += job.out_stride) {
+        F v = values.at(r) + bias;
+        if constexpr (kAfter == After::gelu) v = gelu(v);
+        if constexpr (kAfter == After::add) v = load_first(out, left) + scale * v;
+        store_first(out, v, left);
+      }
+    }
+  }
+}
+
+using Finish = void (*)(const GemmJob&, const Rescale&, const float*, int64_t, int64_t, int64_t);
+
+template <class Out>
+Finish finish_for(After after) {
+  switch (after) {
+    case After::gelu:
+      return finish<After::gelu, Out>;
+    case After::add:
+      return finish<After::add, Out>;
+    case After::gated:
+      return finish<After::gated, Out>;
+    case After::store:
+      break;
+  }
+  return finish<After::store, Out>;
+}
+
+DRIVLM_INLINE Finish finish_for(const GemmJob& job) {
+  return job.out_f32 ? finish_for<float>(job.after) : finish_for<uint16_t>(job.after);
+}
+
+DRIVLM_INLINE const char* row_of_x(const GemmJob& job, int64_t row) {
+  return static_cast<const char*>(job.x) + row * job.x_stride * (job.x_f32 ? 4 : 2);
+}
+
+// Up to kWidth values of a row of x, the rest 0.
+DRIVLM_INLINE F load_x(const GemmJob& job, const char* row, int64_t i) {
+  return job.x_f32 ? load_first(reinterpret_cast<const float*>(row) + i, job.k - i)
+                   : load_first(reinterpret_cast<const uint16_t*>(row) + i, job.k - i);
+}
+
+// Rows [row, row + rows) of x as [word][rows], for weights in bf16 (also those expanded to it) or f32.
+template <class Dot>
+void pack_x(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows) {
+  const int64_t element = job.x_f32 ? 4 : 2;
+  const char* in = row_of_x(job, row);
+  const int64_t stride = job.x_stride * element, bytes = job.k * element;
+  if (Dot::kPairs) {
+    if (job.x_f32) {
+      pack_rows<NarrowedWords>(out, in, stride, rows, bytes, rows);
+    } else {
+      pack_rows<RawWords>(out, in, stride, rows, bytes, rows);
+    }
+  } else if (job.x_f32) {
+    pack_rows<RawWords>(out, in, stride, rows, bytes, rows);
+  } else {
+    pack_rows<WidenedWords>(out, in, stride, rows, bytes, rows);
+  }
+  // An odd k leaves half of the last unit's words unwritten where words are single values.
+  for (int64_t i = job.k; !Dot::kPairs && i % Dot::kWords != 0; ++i) {
+    for (int64_t r = 0; r < rows; ++r) out[i * rows + r] = 0;
+  }
+}
+
+// Bytes of the panel stream fetched early when each byte is read once.
+constexpr int64_t kStreamAhead = 2048;
+
+// What many rows of x are multiplied with, whatever the weights are kept as: where bf16 is multiplied as f32 the panel
+// is widened once rather than by every tile (the work of one unit in 15), on vdpbf16ps it is bf16 itself.
+constexpr WeightKind kExpanded = Bf16::kPairs ? WeightKind::bf16 : WeightKind::f32;
+using Expanded = std::conditional_t<Bf16::kPairs, Bf16, F32Fma>;
+constexpr int64_t kExpandTiles = 8;  // tiles that make it worth while for bf16 weights
+
+// Parts of a share's scratch, 64-byte aligned.
+DRIVLM_INLINE size_t aligned_bytes(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
+
+DRIVLM_INLINE size_t packed_x_bytes(int64_t rows, int64_t k) { return aligned_bytes(rows * (k + 64) * 4 + 64); }
+DRIVLM_INLINE size_t expanded_bytes(int64_t k) { return aligned_bytes(cpu::panel_bytes(kExpanded, k + 32)); }
+DRIVLM_INLINE int64_t rounded_row(int64_t k) { return (k + 63) / 64 * 64; }
+
+// An expanded panel and, of x in 8 bits, the rows of a tile with a scale and a zero each, come after the packed x.
+size_t gemm_scratch(int64_t rows, int64_t k) {
+  return packed_x_bytes(rows, k) + expanded_bytes(k) + aligned_bytes(kTileRows * rounded_row(k)) +
+         aligned_bytes(rows * 8);
+}
+
+// Every panel over all tiles. Tiles are of equal height, or one less.
+//   expand(w)                                             the panel at w as the tiles read it
+//   run_tile(first, height, w, panel, next, step, sums)   sums [height, 32] of rows first.. of the share; returns what
+//   is left to do to them;
+//                                                         `step` bytes from `next` on are to be fetched a unit, of
+//                                                         `units`
+template <class Expand, class RunTile>
+DRIVLM_INLINE void over_panels(const GemmJob& job, int64_t row0, int64_t rows, int64_t tiles, int64_t panel0,
+                               int64_t panel1, int64_t units, const Expand& expand, const RunTile& run_tile) {
+  alignas(64) float sums[kTileRows * 32];
+  const Finish finish = finish_for(job);
+  const int64_t bytes = cpu::panel_bytes(job.kind, job.k), step = (bytes + tiles * units - 1) / (tiles * units);
+  for (int64_t panel = panel0; panel < panel1; ++panel) {
+    const char* packed = static_cast<const char*>(job.w) + panel * bytes;
+    const char* w = expand(packed);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+      // Each tile of a panel fetches a part of the next panel; the only one streams.
+      const char* next = packed + (tiles == 1 ? kStreamAhead : bytes + bytes * t / tiles);
+      const Rescale by = run_tile(first, height, w, panel, next, step, sums);
+      finish(job, by, sums, row0 + first, height, panel);
+    }
+  }
+}
+
+// bf16 and f32 weights.
+template <class Dot>
+void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, uint32_t* x) {
+  const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t units = cpu::unit_count(job.kind, job.k), words = units * Dot::kWords;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
+    pack_x<Dot>(x + first * words, job, row0 + first, last - first);
+  }
+  over_panels(
+      job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
+      [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t step, float* sums) {
+        tile_for<Dot>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, false, next, step);
+        return Rescale{};
+      });
+}
+
+// ---- weights in 8 and 4 bits ----
+
+// One row of x in 16 bits: q = x / scale, the largest 32767. Returns the scale. out has room for rounded_row(k).
+float round_to_16(int16_t* out, const GemmJob& job, const char* row) {
+  F largest = F{};
+  for (int64_t i = 0; i < job.k; i += kWidth) largest = max(largest, absolute(load_x(job, row, i)));
+  const float top = max_of(largest);
+  const F inverse = splat(top > 0 ? 32767.0f / top : 0.0f);
+  for (int64_t i = 0; i < job.k; i += kWidth) store_shorts(out + i, to_nearest(load_x(job, row, i) * inverse));
+  for (int64_t i = (job.k + kWidth - 1) / kWidth * kWidth; i < rounded_row(job.k); ++i) out[i] = 0;
+  return top / 32767.0f;
+}
+
+// One row of x in 8 bits: x = scale * (q - zero), 0 exact. Returns the scale. out has room for rounded_row(k).
+float round_to_8(uint8_t* out, const GemmJob& job, const char* row, int32_t& zero) {
+  F low = F{}, high = F{};
+  for (int64_t i = 0; i < job.k; i += kWidth) {
+    const F v = load_x(job, row, i);
+    low = min(low, v);
+    high = max(high, v);
+  }
+  const float least = -max_of(-low), scale = (max_of(high) - least) / 255.0f;
+  const F inverse = splat(scale > 0 ? 1.0f / scale : 0.0f);
+  zero = to_nearest(-least * inverse)[0];
+  const F zeros = splat(static_cast<float>(zero));
+  for (int64_t i = 0; i < job.k; i += kWidth) {
+    const F q = load_x(job, row, i) * inverse + zeros;
+    const I bytes = to_nearest(min(max(q, F{}), splat(255.0f)));
+    store_bytes(out + i, kSignedBytes ? bytes - 128 : bytes);
+  }
+  if (kSignedBytes) zero -= 128;
+  return scale;
+}
+
+// s8 weights as they are, x in 16 bits; sums are exact in 32 bits for kExactUnits.
+void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+  const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t units = cpu::unit_count(WeightKind::s8, job.k), words = units * S16S8::kWords;
+  int16_t* x = reinterpret_cast<int16_t*>(scratch);
+  int16_t* row16 = reinterpret_cast<int16_t*>(scratch + packed_x_bytes(rows, job.k));
+  float scales[cpu::kStreamRows];
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+    for (int64_t r = 0; r < height; ++r) {
+      scales[first + r] = round_to_16(row16, job, row_of_x(job, row0 + first + r));
+      int16_t* to = x + (first * words + r) * 2;
+      for (int64_t u = 0; u < units; ++u, to += height * 4) {
+        to[0] = row16[u * 4];
+        to[1] = row16[u * 4 + 2];
+        to[height * 2] = row16[u * 4 + 1];
+        to[height * 2 + 1] = row16[u * 4 + 3];
+      }
+    }
+  }
+  alignas(64) float part[kTileRows * 32];
+  over_panels(
+      job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
+      [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
+        const float* from = reinterpret_cast<const float*>(x) + first * words;
+        for (int64_t i = 0; i < height * 32; i += kWidth) store(sums + i, F{});
+        for (int64_t u = 0; u < units; u += S16S8::kExactUnits) {
+          tile_for<S16S8>(height)(part, 32, w + u * 128, from + u * S16S8::kWords * height,
+                                  min_of(S16S8::kExactUnits, units - u), false, next + u * step, step);
+          for (int64_t i = 0; i < height * 32; i += kWidth) {
+            store(sums + i, load(sums + i) + __builtin_convertvector(reinterpret_cast<I>(load(part + i)), F));
+          }
+        }
+        return Rescale{false, scales + first, nullptr, job.w_scale + panel * 32, nullptr};
+      });
+}
+
+// Heights of the tiles that keep sums of a group and sums of all groups in registers.
+#if defined(__AVX512F__)
+constexpr int kGroupRows = 4;
+#else
+constexpr int kGroupRows = 2;
+#endif
+
+// s4: x in 16 bits as [group][16 pairs][rows], and for each group and row the sum that q - 8 leaves to add.
+template <int kRows>
+void group_tile(float* __restrict__ c, const char* __restrict__ w, const float* __restrict__ x,
+                const int32_t* __restrict__ offsets, int64_t groups, const char* next, int64_t next_step) {
+  for (int lane = 0; lane < 16; lane += kWidth) {
+    F total[kRows][2];
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) total[r][0] = total[r][1] = F{};
+    const char* wp = w + lane * 4;
+    const float* xp = x;
+    for (int64_t g = 0; g < groups; ++g) {
+      F sum[kRows][2];
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][0] = sum[r][1] = reinterpret_cast<F>(splat_bits(static_cast<uint32_t>(offsets[g * kRows + r])));
+      }
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) {
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 64);
+        next += next_step;
+        const U w0 = load_bits(wp + u * 128), w1 = load_bits(wp + u * 128 + 64);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+          const U q0 = (w0 >> (4 * j)) & 0x000f000fu, q1 = (w1 >> (4 * j)) & 0x000f000fu;
+          DRIVLM_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            const U v = reinterpret_cast<U>(splat(xp[(u * 4 + j) * kRows + r]));
+            sum[r][0] = dot2(sum[r][0], v, q0);
+            sum[r][1] = dot2(sum[r][1], v, q1);
+          }
+        }
+      }
+      const uint16_t* scales = reinterpret_cast<const uint16_t*>(wp - lane * 4 + 4 * 128) + lane;
+      const F s0 = to_f32(load_half(scales)), s1 = to_f32(load_half(scales + 16));
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        total[r][0] += __builtin_convertvector(reinterpret_cast<I>(sum[r][0]), F) * s0;
+        total[r][1] += __builtin_convertvector(reinterpret_cast<I>(sum[r][1]), F) * s1;
+      }
+      wp += cpu::kGroupBytes;
+      xp += 16 * kRows;
+    }
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      store(c + r * 32 + lane, total[r][0]);
+      store(c + r * 32 + lane + 16, total[r][1]);
+    }
+  }
+}
+
+// s4 weights as they are, x in 16 bits.
+void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+  constexpr int64_t kDepth = cpu::kGroupDepth;
+  using GroupTile = void (*)(float*, const char*, const float*, const int32_t*, int64_t, const char*, int64_t);
+  static constexpr GroupTile kForms[] = {
+    group_tile<1>,
+    group_tile<2>,
+#if defined(__AVX512F__)
+    group_tile<3>,
+    group_tile<4>,
+#endif
+  };
+  const int64_t rows = row1 - row0, tiles = (rows + kGroupRows - 1) / kGroupRows,
+                groups = (job.k + kDepth - 1) / kDepth;
+  int16_t* x = reinterpret_cast<int16_t*>(scratch);
+  int32_t* offsets = reinterpret_cast<int32_t*>(x + rows * groups * kDepth);
+  int16_t* row16 = reinterpret_cast<int16_t*>(scratch + packed_x_bytes(rows, job.k));
+  float scales[cpu::kStreamRows];
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+    for (int64_t r = 0; r < height; ++r) {
+      scales[first + r] = round_to_16(row16, job, row_of_x(job, row0 + first + r));
+      for (int64_t g = 0; g < groups; ++g) {
+        int32_t sum = 0;
+        for (int64_t i = 0; i < kDepth; ++i) sum += row16[g * kDepth + i];
+        offsets[first * groups + g * height + r] = -8 * sum;
+        for (int64_t i = 0; i < kDepth / 2; ++i) {
+          memcpy(x + first * groups * kDepth + ((g * 16 + i) * height + r) * 2, row16 + g * kDepth + i * 2, 4);
+        }
+      }
+    }
+  }
+  over_panels(
+      job, row0, rows, tiles, panel0, panel1, groups * 4, [](const char* w) { return w; },
+      [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t step, float* sums) {
+        kForms[height - 1](sums, w, reinterpret_cast<const float*>(x + first * groups * kDepth),
+                           offsets + first * groups, groups, next, step);
+        return Rescale{false, scales + first, nullptr, nullptr, nullptr};
+      });
+}
+
+// Values of k = 2i (low) and 2i + 1 (high) of kWidth rows from `lane` on, to an expanded panel.
+DRIVLM_INLINE void expand_pair(char* panel, int64_t i, int64_t lane, F low, F high) {
+  if constexpr (Bf16::kPairs) {
+    store_bits(panel + i * 128 + lane * 4, (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u));
+  } else {
+    store_bits(panel + 2 * i * 128 + lane * 4, reinterpret_cast<U>(low));
+    store_bits(panel + (2 * i + 1) * 128 + lane * 4, reinterpret_cast<U>(high));
+  }
+}
+
+void expand_bf16(char* out, const char* w, int64_t units) {
+  for (int64_t u = 0; u < units; ++u) {
+    for (int64_t lane = 0; lane < 32; lane += kWidth) {
+      expand_pair(out, u, lane, even_values(w + u * 128 + lane * 4), odd_values(w + u * 128 + lane * 4));
+    }
+  }
+}
+
+// q alone: the scale of a row is left to the sums.
+void expand_s8(char* out, const char* w, int64_t units) {
+  for (int64_t u = 0; u < units; ++u) {
+    for (int64_t lane = 0; lane < 32; lane += kWidth) {
+      const I q = reinterpret_cast<I>(load_bits(w + u * 128 + lane * 4));
+      const auto value = [&](int byte) { return __builtin_convertvector((q << (24 - 8 * byte)) >> 24, F); };
+      expand_pair(out, 2 * u, lane, value(0), value(1));
+      expand_pair(out, 2 * u + 1, lane, value(2), value(3));
+    }
+  }
+}
+
+void expand_s4(char* out, const char* w, int64_t k) {
+  for (int64_t g = 0; g < (k + cpu::kGroupDepth - 1) / cpu::kGroupDepth; ++g, w += cpu::kGroupBytes) {
+    const uint16_t* scales = reinterpret_cast<const uint16_t*>(w + 4 * 128);
+    for (int64_t lane = 0; lane < 32; lane += kWidth) {
+      const F scale = to_f32(load_half(scales + lane));
+      for (int64_t u = 0; u < 4; ++u) {
+        const U word = load_bits(w + u * 128 + lane * 4);
+        for (int j = 0; j < 4; ++j) {
+          const I low = reinterpret_cast<I>((word >> (4 * j)) & 0xfu),
+                  high = reinterpret_cast<I>((word >> (4 * j + 16)) & 0xfu);
+          expand_pair(out, g * 16 + u * 4 + j, lane, __builtin_convertvector(low - 8, F) * scale,
+                      __builtin_convertvector(high - 8, F) * scale);
+        }
+      }
+    }
+  }
+}
+
+// Many rows of x as they are: each panel is expanded once, then meets every tile.
+void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+  const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t units = cpu::unit_count(kExpanded, job.k), words = units * Expanded::kWords;
+  uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
+  char* expanded = scratch + packed_x_bytes(rows, job.k);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
+    pack_x<Expanded>(x + first * words, job, row0 + first, last - first);
+  }
+  over_panels(
+      job, row0, rows, tiles, panel0, panel1, units,
+      [&](const char* w) {
+        if (job.kind == WeightKind::bf16) expand_bf16(expanded, w, cpu::unit_count(WeightKind::bf16, job.k));
+        if (job.kind == WeightKind::s8) expand_s8(expanded, w, cpu::unit_count(WeightKind::s8, job.k));
+        if (job.kind == WeightKind::s4) expand_s4(expanded, w, job.k);
+        return static_cast<const char*>(expanded);
+      },
+      [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
+        tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, false, next,
+                                   step);
+        return Rescale{false, nullptr, nullptr, job.kind == WeightKind::s8 ? job.w_scale + panel * 32 : nullptr,
+                       nullptr};
+      });
+}
+
+// Many rows of x in 8 bits against s8.
+void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+  const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t units = cpu::unit_count(WeightKind::s8, job.k), row_bytes = rounded_row(job.k);
+  uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(scratch) + packed_x_bytes(rows, job.k) + expanded_bytes(job.k);
+  float* scales = reinterpret_cast<float*>(bytes + aligned_bytes(kTileRows * row_bytes));
+  int32_t* zeros = reinterpret_cast<int32_t*>(scales + rows);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
+    for (int64_t r = first; r < last; ++r) {
+      scales[r] = round_to_8(bytes + (r - first) * row_bytes, job, row_of_x(job, row0 + r), zeros[r]);
+    }
+    pack_rows<RawWords>(x + first * units, reinterpret_cast<const char*>(bytes), row_bytes, last - first, job.k,
+                        last - first);
+  }
+  over_panels(
+      job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
+      [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
+        tile_for<U8S8>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, false, next,
+                               step);
+        return Rescale{true, scales + first, zeros + first, job.w_scale + panel * 32, job.w_sum + panel * 32};
+      });
+}
+
+void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch) {
+  char* space = static_cast<char*>(scratch);
+  uint32_t* x = static_cast<uint32_t*>(scratch);
+  switch (job.kind) {
+    case WeightKind::bf16:
+      if (!Bf16::kPairs && row1 - row0 > (kExpandTiles - 1) * kTileRows)
+        return multiply_expanded(job, row0, row1, panel0, panel1, space);
+      return multiply<Bf16>(job, row0, row1, panel0, panel1, x);
+    case WeightKind::f32:
+      return multiply<F32Fma>(job, row0, row1, panel0, panel1, x);
+    case WeightKind::s8:
+      if (job.m <= cpu::kStreamRows) return stream_s8(job, row0, row1, panel0, panel1, space);
+      if (job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
+      return multiply_expanded(job, row0, row1, panel0, panel1, space);
+    case WeightKind::s4:
+      if (job.m <= cpu::kStreamRows) return stream_s4(job, row0, row1, panel0, panel1, space);
+      return multiply_expanded(job, row0, row1, panel0, panel1, space);
+  }
+}
+
+void pack_panel(void* panel, WeightKind kind, const void* const* rows, int64_t k) {
+  const int64_t units = cpu::unit_count(kind, k), bytes = kind == WeightKind::s8    ? k
+                                                          : kind == WeightKind::f32 ? 4 * k
+                                                                                    : 2 * k;
+  uint32_t* out = static_cast<uint32_t*>(panel);
+  for (int64_t r = 0; r < 32; ++r) {
+    const char* in = static_cast<const char*>(rows[r]);
+    const int64_t whole = in ? bytes / 4 : 0;
+    for (int64_t u = 0; u < whole; ++u) memcpy(out + u * 32 + r, in + u * 4, 4);
+    for (int64_t u = whole; u < units; ++u) out[u * 32 + r] = in ? RawWords::one(in + u * 4, bytes - u * 4) : 0;
+  }
+}
+
+}  // namespace
+}  // namespace drivlm::DRIVLM_TIER

@@ -1,0 +1,98 @@
+// Attention over keys and values packed like weights, so that the register tile of the matrix products serves it.
+//
+// Block     The keys and values of one page, layer and kv head:
+//             keys    page_tokens / 32 panels of 32 tokens, head_dim / 2 units: scores = q * keys^T
+//             values  ceil(head_dim / 32) panels of 32 dimensions, page_tokens / 2 units: out = p * values
+// Page      [layers, kv_heads] blocks: one run of memory, copied as one.
+// Tables    A page table lists page numbers; without one page i is the i-th.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/ops.h"
+#include "kernels/cpu/gemm.h"
+
+namespace drivlm::cpu {
+
+struct KvLayout {
+  int64_t layers = 1, kv_heads = 1, head_dim = 0, page_tokens = 0;
+
+  constexpr int64_t key_bytes() const { return page_tokens / 32 * (head_dim / 2) * kUnitBytes; }
+  constexpr int64_t value_bytes() const { return panel_count(head_dim) * (page_tokens / 2) * kUnitBytes; }
+  constexpr int64_t block_bytes() const { return key_bytes() + value_bytes(); }
+  constexpr int64_t page_bytes() const { return layers * kv_heads * block_bytes(); }
+  constexpr int64_t block_offset(int64_t page, int64_t layer, int64_t kv_head) const {
+    return page * page_bytes() + (layer * kv_heads + kv_head) * block_bytes();
+  }
+  // Of one value inside a block.
+  constexpr int64_t key_offset(int64_t token, int64_t d) const {
+    return (token / 32 * (head_dim / 2) + d / 2) * kUnitBytes + token % 32 * 4 + d % 2 * 2;
+  }
+  constexpr int64_t value_offset(int64_t token, int64_t d) const {
+    return key_bytes() + (d / 32 * (page_tokens / 2) + token / 2) * kUnitBytes + d % 32 * 4 + token % 2 * 2;
+  }
+};
+
+// One query vector. The keys it sees are tokens [0, visible).
+struct AttendRow {
+  const uint16_t* q;  // bf16 [head_dim]
+  uint16_t* out;      // bf16 [head_dim], if partial is null
+  float* partial;     // [head_dim] unnormalised sums, then their largest score and weight, to be merged; or null
+  int64_t visible;
+};
+
+constexpr int64_t kPartialExtra = 2;
+
+struct AttendJob {
+  const char* blocks;    // of one layer and kv head, page 0
+  int64_t page_bytes;    // from page to page
+  const int32_t* pages;  // null: page i is i
+  KvLayout layout;
+  float scale;
+};
+
+struct Forms;
+
+// Vision: bidirectional attention in groups of `positions` rows. qkv bf16 [groups * positions, 3 * heads * head_dim],
+// out bf16 [groups * positions, heads * head_dim]. head_dim a multiple of 16 up to 128.
+void attention(const Forms& forms, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions, int64_t heads,
+               int64_t head_dim, Workers& workers);
+
+// How one forward pass is cut into tasks; made once a pass, used by every layer.
+//
+// Long segments (prefill) are cut by rows. Short ones (decode) are cut by tokens too: every cut leaves partial sums a
+// row, merged at the end. Short segments whose page tables start with the same pages are one task over those pages, so
+// that a shared prefix is read once for all of them.
+class AttentionPlan {
+ public:
+  void make(const Batch& batch, int64_t page_tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int tile_rows,
+            int threads);
+
+  // qkv bf16 [rows, (heads + 2 * kv_heads) * head_dim] -> out bf16 [rows, heads * head_dim].
+  void run(const Forms& forms, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
+           int64_t layer, int64_t heads, Workers& workers);
+
+ private:
+  struct Query {
+    int64_t row, visible;
+  };
+  // Queries [first, first + count) over tokens [token0, token1) of a page table; partial sums go to slots [slot, slot +
+  // count), or slot is -1.
+  struct Span {
+    int64_t first, count, page, token0, token1, slot;
+  };
+  struct Merge {
+    int64_t row, first, count;  // slots merge_slots_[first ..]
+  };
+
+  const int32_t* pages_ = nullptr;
+  std::vector<Query> queries_;
+  std::vector<Span> spans_;
+  std::vector<Merge> merges_;
+  std::vector<int64_t> merge_slots_;
+  std::vector<float> partials_;  // [slots, heads, head_dim + kPartialExtra]
+};
+
+}  // namespace drivlm::cpu

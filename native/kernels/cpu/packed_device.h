@@ -1,0 +1,89 @@
+// The CPU backend for speed: weights packed at load, activations and cache in bf16, the forms of the tier that this CPU
+// is of. What it does not do better it inherits from the plain backend, which stays its oracle.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/forms.h"
+#include "kernels/cpu/packed_attention.h"
+
+namespace drivlm {
+
+struct CpuFormat {
+  WeightFormat weights = WeightFormat::bf16;
+  bool int8_activations = false;  // of matrices in 8 bits, when there are many rows: vision and prefill
+};
+
+// A matrix in panels (gemm.h).
+class PackedMatrix : public Matrix {
+ public:
+  // Uninitialised panels for [rows, cols].
+  PackedMatrix(cpu::WeightKind kind, int64_t rows, int64_t cols, const std::string& name);
+
+  const cpu::WeightKind kind;
+  std::unique_ptr<Memory> memory;
+  std::vector<float> scales;  // s8
+  std::vector<int32_t> sums;  // s8
+  bool gated = false;
+};
+
+class PackedCpuOps : public CpuOps {
+ public:
+  PackedCpuOps(Device& device, int threads, const cpu::Forms& forms, bool int8_activations);
+
+  void attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) override;
+  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) override;
+  void linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor scratch) override;
+  void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) override;
+  void scale_add(Tensor x, Tensor y, Tensor scale) override;
+  void norm(Tensor out, Tensor x, const Norm& norm) override;
+  void norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) override;
+  void begin_batch(const Batch& batch) override;
+  void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
+                   int64_t heads, const Batch& batch) override;
+  void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) override;
+  void copy_page(Kv kv, int32_t from, int32_t to) override;
+  void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) override;
+
+ private:
+  class Pool : public cpu::Workers {
+   public:
+    explicit Pool(int threads) : threads_(threads) {}
+    int count() const override { return threads_; }
+    void run(int64_t tasks, void (*body)(const void* context, int64_t task), const void* context) override;
+
+   private:
+    int threads_;
+  };
+
+  void multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob job);
+
+  const cpu::Forms& forms_;
+  const bool int8_activations_;
+  Pool pool_;
+  cpu::AttentionPlan plan_;
+  bool planned_ = false;  // plan_ is of the batch that began last
+};
+
+class PackedCpuDevice : public CpuDevice {
+ public:
+  PackedCpuDevice(int threads, const cpu::Forms& forms, CpuFormat format = {});
+
+  std::unique_ptr<Matrix> load_matrix(const HostTensor& source) override;
+  std::unique_ptr<Matrix> load_gated(const HostTensor& gate, const HostTensor& up) override;
+  bool keeps_mapping(const Matrix& matrix) const override;
+  size_t matrix_bytes(int64_t rows, int64_t cols, DType stored) const override;
+  size_t kv_bytes(const KvShape& shape) const override;
+
+ private:
+  cpu::WeightKind kind_of(const std::string& name) const;
+
+  const cpu::Forms& forms_;
+  const CpuFormat format_;
+  int threads_;
+};
+
+}  // namespace drivlm

@@ -1,0 +1,17 @@
+// Which caches are kept packed: those the attention forms can read. The others stay as the plain ops keep them.
+#pragma once
+
+#include "core/device.h"
+#include "kernels/cpu/packed_attention.h"
+
+namespace drivlm::cpu {
+
+constexpr bool packs_head(int64_t head_dim) { return head_dim > 0 && head_dim % 16 == 0 && head_dim <= 128; }
+
+constexpr bool packs(const KvShape& shape) { return packs_head(shape.head_dim) && shape.page_tokens % 32 == 0; }
+
+constexpr KvLayout layout_of(const KvShape& shape) {
+  return {shape.layers, shape.kv_heads, shape.head_dim, shape.page_tokens};
+}
+
+}  // namespace drivlm::cpu

@@ -1,0 +1,352 @@
+// The register tile under every product of this backend, and the packing of its operands.
+//
+//   c [rows, 32] (+)= x [rows, k] * panel [32, k]^T
+//
+// Tiling    kTileRows x 2 registers of sums (14 x 2 of the 32 registers of AVX-512, 12 x 2 of NEON's; 6 x 2 of 16). A
+// panel is 32 columns wide: with
+//           16 lanes one pass does it; narrower tiers take columns {p, p + 1, ...} and {16 + p, ...} per pass, so that
+//           both halves of a gated panel are in registers together.
+// x         Packed per tile as [step along k][rows] 32-bit words (kRowStep 1, kDepthStep rows), or row-major with a
+// fixed
+//           stride (attention). Each word is broadcast once and used twice.
+// Numerics  f32 sums in k order. Dot::Bf16 on FMA units is exact per product; vdpbf16ps flushes subnormals and rounds
+// each pair's sum.
+//           u8 * s8 sums are exact in int32.
+#pragma once
+
+#include "kernels/cpu/simd.h"
+
+namespace drivlm::DRIVLM_TIER {
+namespace {
+
+// Words between rows of x in its row-major form: 352 scores of an attention chunk, and a line against cache aliasing.
+constexpr int kScoreStride = 352 + 16;
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 14;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+#elif defined(__ARM_NEON)
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileRows = 4;
+#endif
+
+// The even and odd bf16 of 16 (8, 4) pairs as f32. Both read memory: a register kept for the raw pairs costs a spilled
+// sum.
+DRIVLM_INLINE F even_values(const char* w) { return reinterpret_cast<F>(load_bits(w) << 16); }
+#if defined(__AVX512F__)
+DRIVLM_INLINE F odd_values(const char* w) { return reinterpret_cast<F>(_mm512_maskz_loadu_epi16(0xaaaaaaaa, w)); }
+#else
+DRIVLM_INLINE F odd_values(const char* w) { return reinterpret_cast<F>(load_bits(w) & 0xffff0000u); }
+#endif
+
+// What one 128-byte unit of a panel does to the sums. kWords: 32-bit words of x it meets.
+struct Bf16Fma {
+  static constexpr int kWords = 2;
+  static constexpr bool kPairs = false;  // x words are f32, one a step
+  template <int kRows, int kRowStep, int kDepthStep>
+  DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+    {
+      const F w0 = even_values(w), w1 = even_values(w + 64);
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const F v = splat(x[r * kRowStep]);
+        sum[r][0] += w0 * v;
+        sum[r][1] += w1 * v;
+      }
+    }
+    {
+      const F w0 = odd_values(w), w1 = odd_values(w + 64);
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const F v = splat(x[r * kRowStep + kDepthStep]);
+        sum[r][0] += w0 * v;
+        sum[r][1] += w1 * v;
+      }
+    }
+  }
+};
+
+struct F32Fma {
+  static constexpr int kWords = 1;
+  static constexpr bool kPairs = false;
+  template <int kRows, int kRowStep, int kDepthStep>
+  DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+    const F w0 = reinterpret_cast<F>(load_bits(w)), w1 = reinterpret_cast<F>(load_bits(w + 64));
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const F v = splat(x[r * kRowStep]);
+      sum[r][0] += w0 * v;
+      sum[r][1] += w1 * v;
+    }
+  }
+};
+
+#if defined(__AVX512BF16__)
+struct Bf16Dot {
+  static constexpr int kWords = 1;
+  static constexpr bool kPairs = true;  // x words are two bf16
+  template <int kRows, int kRowStep, int kDepthStep>
+  DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+    const auto w0 = reinterpret_cast<__m512bh>(load_bits(w)), w1 = reinterpret_cast<__m512bh>(load_bits(w + 64));
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const auto v = reinterpret_cast<__m512bh>(splat(x[r * kRowStep]));
+      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], w0, v);
+      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], w1, v);
+    }
+  }
+};
+using Bf16 = Bf16Dot;
+#else
+using Bf16 = Bf16Fma;
+#endif
+
+// NEON's dot product has two operands of one sign: there x is kept as q - 128 in s8, and its zero point is 128 less.
+#if defined(__ARM_FEATURE_DOTPROD)
+constexpr bool kSignedBytes = true;
+#else
+constexpr bool kSignedBytes = false;
+#endif
+
+// Four u8 of x times four s8 of w into int32 sums kept in the same registers.
+DRIVLM_INLINE F dot4(F sum, U x, U w) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return reinterpret_cast<F>(
+      vdotq_s32(reinterpret_cast<int32x4_t>(sum), reinterpret_cast<int8x16_t>(x), reinterpret_cast<int8x16_t>(w)));
+#elif defined(__AVX512VNNI__)
+  return reinterpret_cast<F>(
+      _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(w)));
+#elif defined(__AVXVNNI__)
+  return reinterpret_cast<F>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(sum), reinterpret_cast<__m256i>(x),
+                                                     reinterpret_cast<__m256i>(w)));
+#elif defined(__AVX2__)
+  // vpmaddubsw saturates: even and odd bytes as 16-bit values instead, which cannot.
+  const __m256i low = _mm256_set1_epi16(0xff);
+  const __m256i xs = reinterpret_cast<__m256i>(x), ws = reinterpret_cast<__m256i>(w);
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(xs, low), _mm256_srai_epi16(_mm256_slli_epi16(ws, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(xs, 8), _mm256_srai_epi16(ws, 8));
+  return reinterpret_cast<F>(_mm256_add_epi32(reinterpret_cast<__m256i>(sum), _mm256_add_epi32(even, odd)));
+#else
+  const I xi = reinterpret_cast<I>(x), wi = reinterpret_cast<I>(w);
+  I total = reinterpret_cast<I>(sum);
+  total += (xi & 0xff) * ((wi << 24) >> 24);
+  total += ((xi >> 8) & 0xff) * ((wi << 16) >> 24);
+  total += ((xi >> 16) & 0xff) * ((wi << 8) >> 24);
+  total += ((xi >> 24) & 0xff) * (wi >> 24);
+  return reinterpret_cast<F>(total);
+#endif
+}
+
+struct U8S8 {
+  static constexpr int kWords = 1;
+  static constexpr bool kPairs = false;
+  template <int kRows, int kRowStep, int kDepthStep>
+  DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+    const U w0 = load_bits(w), w1 = load_bits(w + 64);
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const U v = reinterpret_cast<U>(splat(x[r * kRowStep]));
+      sum[r][0] = dot4(sum[r][0], v, w0);
+      sum[r][1] = dot4(sum[r][1], v, w1);
+    }
+  }
+};
+
+// Two signed 16-bit values of x times two of w into int32 sums kept in the same registers.
+DRIVLM_INLINE F dot2(F sum, U x, U w) {
+#if defined(__AVX512VNNI__)
+  return reinterpret_cast<F>(
+      _mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(w)));
+#elif defined(__AVXVNNI__)
+  return reinterpret_cast<F>(_mm256_dpwssd_avx_epi32(reinterpret_cast<__m256i>(sum), reinterpret_cast<__m256i>(x),
+                                                     reinterpret_cast<__m256i>(w)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<F>(_mm256_add_epi32(
+      reinterpret_cast<__m256i>(sum), _mm256_madd_epi16(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(w))));
+#elif defined(__ARM_NEON)
+  const int16x8_t xs = reinterpret_cast<int16x8_t>(x), ws = reinterpret_cast<int16x8_t>(w);
+  const int32x4_t pairs = vpaddq_s32(vmull_s16(vget_low_s16(xs), vget_low_s16(ws)), vmull_high_s16(xs, ws));
+  return reinterpret_cast<F>(vaddq_s32(reinterpret_cast<int32x4_t>(sum), pairs));
+#else
+  const I xi = reinterpret_cast<I>(x), wi = reinterpret_cast<I>(w);
+  return reinterpret_cast<F>(reinterpret_cast<I>(sum) + ((xi << 16) >> 16) * ((wi << 16) >> 16) +
+                             (xi >> 16) * (wi >> 16));
+#endif
+}
+
+// s8 weights against x in 16 bits: of each four values of k, word 0 holds the first and third of x, word 1 the others.
+// 127 * 32767 a product: the caller takes the sums out every kExactUnits.
+struct S16S8 {
+  static constexpr int kWords = 2;
+  static constexpr bool kPairs = false;
+  static constexpr int64_t kExactUnits = 128;
+  typedef int16_t Shorts __attribute__((vector_size(kWidth * 4)));
+  DRIVLM_INLINE static U even(U w) { return reinterpret_cast<U>((reinterpret_cast<Shorts>(w) << 8) >> 8); }
+  DRIVLM_INLINE static U odd(U w) { return reinterpret_cast<U>(reinterpret_cast<Shorts>(w) >> 8); }
+  template <int kRows, int kRowStep, int kDepthStep>
+  DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+    const U w0 = load_bits(w), w1 = load_bits(w + 64);
+    const U even0 = even(w0), even1 = even(w1), odd0 = odd(w0), odd1 = odd(w1);
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const U v0 = reinterpret_cast<U>(splat(x[r * kRowStep])),
+              v1 = reinterpret_cast<U>(splat(x[r * kRowStep + kDepthStep]));
+      sum[r][0] = dot2(dot2(sum[r][0], v0, even0), v1, odd0);
+      sum[r][1] = dot2(dot2(sum[r][1], v0, even1), v1, odd1);
+    }
+  }
+};
+
+// c: rows of c_stride floats (int32 bits for the integer dots). With `accumulate` the sums start from c. What comes
+// after is fetched early, 128 bytes a unit from `next` on, `next_step` bytes further each time; it may lie past the end
+// of memory, a prefetch does not fault.
+template <class Dot, int kRows, int kRowStep, int kDepthStep>
+void tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
+          int64_t units, bool accumulate, const char* next, int64_t next_step) {
+  for (int first = 0; first < 16; first += kWidth) {
+    F sum[kRows][2];
+    if (accumulate) {
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][0] = load(c + r * c_stride + first);
+        sum[r][1] = load(c + r * c_stride + first + 16);
+      }
+    } else {
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = F{};
+    }
+    const char* wp = w + first * 4;
+    const float* xp = x;
+#pragma GCC unroll 2
+    for (int64_t u = 0; u < units; ++u) {
+      __builtin_prefetch(next);
+      __builtin_prefetch(next + 64);
+      next += next_step;
+      Dot::template step<kRows, kRowStep, kDepthStep>(sum, wp, xp);
+      wp += 128;
+      xp += Dot::kWords * kDepthStep;
+    }
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      store(c + r * c_stride + first, sum[r][0]);
+      store(c + r * c_stride + first + 16, sum[r][1]);
+    }
+  }
+}
+
+using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, bool, const char*, int64_t);
+
+template <class Dot, int kRows>
+constexpr Tile packed_tile = tile<Dot, kRows, 1, kRows>;
+template <class Dot, int kRows>
+constexpr Tile row_major_tile = tile<Dot, kRows, kScoreStride, 1>;
+
+#if defined(__AVX512F__)
+#define DRIVLM_EACH_HEIGHT(form)                                                                                  \
+  form<Dot, 1>, form<Dot, 2>, form<Dot, 3>, form<Dot, 4>, form<Dot, 5>, form<Dot, 6>, form<Dot, 7>, form<Dot, 8>, \
+      form<Dot, 9>, form<Dot, 10>, form<Dot, 11>, form<Dot, 12>, form<Dot, 13>, form<Dot, 14>
+#elif defined(__ARM_NEON)
+#define DRIVLM_EACH_HEIGHT(form)                                                                                  \
+  form<Dot, 1>, form<Dot, 2>, form<Dot, 3>, form<Dot, 4>, form<Dot, 5>, form<Dot, 6>, form<Dot, 7>, form<Dot, 8>, \
+      form<Dot, 9>, form<Dot, 10>, form<Dot, 11>, form<Dot, 12>
+#elif defined(__AVX2__)
+#define DRIVLM_EACH_HEIGHT(form) form<Dot, 1>, form<Dot, 2>, form<Dot, 3>, form<Dot, 4>, form<Dot, 5>, form<Dot, 6>
+#else
+#define DRIVLM_EACH_HEIGHT(form) form<Dot, 1>, form<Dot, 2>, form<Dot, 3>, form<Dot, 4>
+#endif
+
+// The form for `rows` rows of x packed as [step][rows].
+template <class Dot>
+DRIVLM_INLINE Tile tile_for(int64_t rows) {
+  static constexpr Tile kForms[] = {DRIVLM_EACH_HEIGHT(packed_tile)};
+  return kForms[rows - 1];
+}
+
+// The form for `rows` rows of x kScoreStride words apart.
+template <class Dot>
+DRIVLM_INLINE Tile row_major_tile_for(int64_t rows) {
+  static constexpr Tile kForms[] = {DRIVLM_EACH_HEIGHT(row_major_tile)};
+  return kForms[rows - 1];
+}
+
+#undef DRIVLM_EACH_HEIGHT
+
+// ---- packing: rows of 32-bit words to [word][rows] ----
+
+typedef uint32_t U4 __attribute__((vector_size(16)));
+typedef uint32_t UnalignedU4 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint16_t H4 __attribute__((vector_size(8)));
+typedef uint16_t UnalignedH4 __attribute__((vector_size(8), aligned(1), may_alias));
+
+// Words as they are: f32, or pairs of bf16, or quads of bytes.
+struct RawWords {
+  static constexpr int64_t kBytes = 4;
+  DRIVLM_INLINE static U4 four(const char* p) { return *reinterpret_cast<const UnalignedU4*>(p); }
+  // The word at p, of which only `bytes` bytes exist.
+  DRIVLM_INLINE static uint32_t one(const char* p, int64_t bytes) {
+    uint32_t word = 0;
+    memcpy(&word, p, static_cast<size_t>(min_of(bytes, 4)));
+    return word;
+  }
+};
+
+// bf16 widened to f32.
+struct WidenedWords {
+  static constexpr int64_t kBytes = 2;
+  DRIVLM_INLINE static U4 four(const char* p) {
+    return __builtin_convertvector(*reinterpret_cast<const UnalignedH4*>(p), U4) << 16;
+  }
+  DRIVLM_INLINE static uint32_t one(const char* p, int64_t) {
+    uint16_t half;
+    memcpy(&half, p, 2);
+    return static_cast<uint32_t>(half) << 16;
+  }
+};
+
+// f32 narrowed to pairs of bf16.
+struct NarrowedWords {
+  static constexpr int64_t kBytes = 8;
+  DRIVLM_INLINE static uint32_t one(const char* p, int64_t bytes) {
+    float pair[2] = {0, 0};
+    memcpy(pair, p, static_cast<size_t>(min_of(bytes, 8)));
+    return scalar_bf16(pair[0]) | static_cast<uint32_t>(scalar_bf16(pair[1])) << 16;
+  }
+  DRIVLM_INLINE static U4 four(const char* p) { return U4{one(p, 8), one(p + 8, 8), one(p + 16, 8), one(p + 24, 8)}; }
+};
+
+// out [words][width] from `rows` <= width rows at `in`, `stride` bytes apart, `bytes` bytes each (a last part word is
+// filled with zeros). Columns from `rows` on are undefined. Four rows at a time, the last four first: a group of fewer
+// than four writes past its own columns, into words that are undefined or written later, or into the 12 bytes past the
+// end that `out` must have.
+template <class Words>
+void pack_rows(uint32_t* out, const char* in, int64_t stride, int64_t rows, int64_t bytes, int64_t width) {
+  const int64_t words = (bytes + Words::kBytes - 1) / Words::kBytes, whole = bytes / Words::kBytes;
+  for (int64_t first = (rows - 1) / 4 * 4; first >= 0; first -= 4) {
+    const char* p[4];
+    for (int64_t i = 0; i < 4; ++i) p[i] = in + min_of(first + i, rows - 1) * stride;
+    uint32_t* o = out + first;
+    int64_t i = 0;
+    for (; i + 4 <= whole; i += 4) {
+      const U4 a = Words::four(p[0] + i * Words::kBytes), b = Words::four(p[1] + i * Words::kBytes);
+      const U4 c = Words::four(p[2] + i * Words::kBytes), d = Words::four(p[3] + i * Words::kBytes);
+      const U4 ab0 = __builtin_shuffle(a, b, U4{0, 4, 1, 5}), ab1 = __builtin_shuffle(a, b, U4{2, 6, 3, 7});
+      const U4 cd0 = __builtin_shuffle(c, d, U4{0, 4, 1, 5}), cd1 = __builtin_shuffle(c, d, U4{2, 6, 3, 7});
+      *reinterpret_cast<UnalignedU4*>(o) = __builtin_shuffle(ab0, cd0, U4{0, 1, 4, 5});
+      *reinterpret_cast<UnalignedU4*>(o + width) = __builtin_shuffle(ab0, cd0, U4{2, 3, 6, 7});
+      *reinterpret_cast<UnalignedU4*>(o + 2 * width) = __builtin_shuffle(ab1, cd1, U4{0, 1, 4, 5});
+      *reinterpret_cast<UnalignedU4*>(o + 3 * width) = __builtin_shuffle(ab1, cd1, U4{2, 3, 6, 7});
+      o += 4 * width;
+    }
+    for (; i < words; ++i) {
+      for (int64_t r = 0; r < 4 && first + r < rows; ++r) {
+        o[r] = Words::one(p[r] + i * Words::kBytes, bytes - i * Words::kBytes);
+      }
+      o += width;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace drivlm::DRIVLM_TIER
