@@ -1,0 +1,277 @@
+// Causal attention of a forward pass over the paged KV cache: prefill and decode, any mix of sequences.
+//
+//   out[row, head] = softmax(Q[row, head] K^T * head_dim^-0.5) V    over keys 0..position of the row's own sequence
+//
+//   qkv            [rows, (heads + 2 * kv_heads) * head_dim]  bf16   queries, rotated
+//   keys, values   [pages, kv_heads, 64, head_dim]            bf16   one layer; a page is one tile of keys
+//   partial        [slots, heads, head_dim + 2]               f32    of rows whose keys are split over blocks
+//
+// Tiling    The host cuts the pass into items (cuda_ops.cpp): some tokens against a range of keys of one page table. An item
+//           and a kv head make a block. Its rows are tokens x the query heads that share the kv head, so K and V are read
+//           once for the group. Wide items: 64 rows, 16 a warp. Narrow ones (decode): 16 rows, and the warps take a quarter
+//           of each page's keys instead, merged at the end. Pages are double-buffered by cp.async.
+//           Tokens of several questions over the same pages (a scene's prefix) are rows of one item: one read for all.
+//           Long contexts are split over items; a second kernel merges the partial results by their maxima and sums.
+// Traffic   decode reads each page once: 3400 tokens of a 2 x 64 cache are 1.7 MB a layer. Prefill reads a page once for
+//           each 64 rows of its queries, from L2.
+// Numerics  as attention.cu; partial results are f32, merged in split order: the same result every time.
+// Needs     head_dim 16, 32, 64, 96 or 128; at most 64 query heads a kv head; rows 16-byte aligned.
+// Checked   test/emulator/attention_test.cpp, attention_cached.
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/kernels.h"
+
+namespace drivlm::cuda {
+
+namespace {
+
+constexpr int kWarps = 4, kThreads = 32 * kWarps;
+
+struct Args {
+  const bf16* qkv;
+  bf16* out;
+  const bf16* keys;
+  const bf16* values;
+  const int32_t* pages;
+  const AttentionItem* items;
+  const AttentionToken* tokens;
+  float* partial;
+  int heads, kv_heads;
+  float scale_log2;
+};
+
+// Values in r_out[..][half] of a row go to the output, or with maximum and sum to the row's slot.
+template <int kDim, int kKeys>
+__device__ __forceinline__ void store_row(const Args& p, const AttentionTile<kDim, kKeys>& tile, int half,
+                                          const AttentionToken& token, int split, int head, int lane) {
+  const int column = lane % 4 * 2;
+  const float top = tile.r_max[half], sum = tile.r_sum[half];
+  if (token.splits == 1) {
+    bf16* out = p.out + (size_t(token.row) * p.heads + head) * kDim + column;
+    const float inverse = 1.f / sum;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      *reinterpret_cast<uint32_t*>(out + j * 8) =
+          pack_bf16(tile.r_out[0][j][2 * half] * inverse, tile.r_out[0][j][2 * half + 1] * inverse);
+    }
+  } else {
+    float* out = p.partial + (size_t(token.slot + split) * p.heads + head) * (kDim + 2);
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      *reinterpret_cast<float2*>(out + j * 8 + column) = make_float2(tile.r_out[0][j][2 * half], tile.r_out[0][j][2 * half + 1]);
+    }
+    if (column == 0) *reinterpret_cast<float2*>(out + kDim) = make_float2(top, sum);
+  }
+}
+
+// kNarrow: 16 rows, the warps share each page's keys. Else 64 rows, 16 a warp.
+template <int kDim, bool kNarrow>
+__global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
+  // A wide block of a large head walks half pages, so that two blocks fit an SM with 100 KiB.
+  constexpr int kTileKeys = kNarrow || kDim <= 64 ? kPageTokens : kPageTokens / 2;
+  constexpr int kKeys = kNarrow ? kTileKeys / kWarps : kTileKeys;  // of one warp
+  constexpr int kRows = kNarrow ? kAttentionNarrow : kAttentionRows, kChunks = kDim / 8;
+  constexpr int kTilesPerPage = kPageTokens / kTileKeys;
+  using Rows = SharedTile<kDim>;
+  constexpr int kTileBytes = Rows::bytes(kTileKeys);
+  const uint32_t s_q = shared_address(dynamic_shared<unsigned char>());
+  const uint32_t s_k = s_q + Rows::bytes(kRows), s_v = s_k + 2 * kTileBytes;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+  const AttentionItem item = p.items[blockIdx.x];
+  if (item.tokens == 0) return;  // the whole block; lists of a recorded step are padded
+  const int kv_head = blockIdx.y, group = p.heads / p.kv_heads, rows = item.tokens * group;
+  const int width = (p.heads + 2 * p.kv_heads) * kDim;
+  const int tiles = (item.key_end - item.key_begin + kTileKeys - 1) / kTileKeys;
+
+  auto load_keys = [&](int tile) {
+    const uint32_t to_k = s_k + tile % 2 * kTileBytes, to_v = s_v + tile % 2 * kTileBytes;
+    const int page = p.pages[item.page + tile / kTilesPerPage], first = tile % kTilesPerPage * kTileKeys;
+    const size_t from = ((size_t(page) * p.kv_heads + kv_head) * kPageTokens + first) * kDim;
+#pragma unroll
+    for (int i = threadIdx.x; i < kTileKeys * kChunks; i += kThreads) {
+      const int r = i / kChunks, c = i % kChunks;
+      const bool valid = item.key_begin + tile * kTileKeys + r < item.key_end;
+      cp_async16(to_k + Rows::at(r, c), p.keys + from + i * 8, valid);
+      cp_async16(to_v + Rows::at(r, c), p.values + from + i * 8, valid);
+    }
+  };
+  for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
+    const int r = i / kChunks, c = i % kChunks;
+    const bool valid = r < rows;
+    const int row = valid ? p.tokens[item.token + r / group].row : 0;
+    cp_async16(s_q + Rows::at(r, c), p.qkv + size_t(row) * width + (kv_head * group + r % group) * kDim + c * 8, valid);
+  }
+  load_keys(0);
+  cp_async_commit();
+
+  // Rows g and g + 8 of this warp: the last key of this item that each sees. Rows without a token see what there is.
+  const int warp_row = kNarrow ? 0 : warp * 16;
+  int last[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int r = warp_row + lane / 4 + half * 8;
+    const int position = r < rows ? p.tokens[item.token + r / group].position : item.key_end - 1;
+    last[half] = min(position, item.key_end - 1) - item.key_begin;
+  }
+
+  AttentionTile<kDim, kKeys> tile_state;
+  tile_state.clear();
+  for (int tile = 0; tile < tiles; ++tile) {
+    cp_async_wait<0>();
+    __syncthreads();  // tile `tile` has arrived, and everybody has left the one before it
+    if (tile == 0) tile_state.load_queries(s_q, warp_row, lane);
+    if (tile + 1 < tiles) load_keys(tile + 1);
+    cp_async_commit();
+
+    const int first = kNarrow ? warp * kKeys : 0;  // of this warp in the tile
+    const int base = tile * kTileKeys + first;     // and in the item
+    tile_state.score(s_k + tile % 2 * kTileBytes, first, lane);
+    tile_state.mask(last[0] - base, last[1] - base, lane);
+    tile_state.absorb(s_v + tile % 2 * kTileBytes, first, p.scale_log2, lane);
+  }
+  cp_async_wait<0>();
+  tile_state.finish_sums();
+
+  if constexpr (kNarrow) {
+    // Warps hold the same rows over different keys: merge them through shared memory, K and V being done with.
+    float* s_stats = dynamic_shared<float>();            // [kWarps][16][2]: maximum and sum
+    float* s_out = s_stats + kWarps * kAttentionNarrow * 2;  // [kWarps][16][kDim + 4]
+    constexpr int kPitch = kDim + 4;
+    __syncthreads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = lane / 4 + half * 8;
+      float* to = s_out + (warp * kAttentionNarrow + r) * kPitch + lane % 4 * 2;
+#pragma unroll
+      for (int j = 0; j < kDim / 8; ++j) {
+        *reinterpret_cast<float2*>(to + j * 8) =
+            make_float2(tile_state.r_out[0][j][2 * half], tile_state.r_out[0][j][2 * half + 1]);
+      }
+      if (lane % 4 == 0) {
+        *reinterpret_cast<float2*>(s_stats + (warp * kAttentionNarrow + r) * 2) =
+            make_float2(tile_state.r_max[half], tile_state.r_sum[half]);
+      }
+    }
+    __syncthreads();
+    for (int r = warp; r < rows; r += kWarps) {
+      float top = -INFINITY, sum = 0, weight[kWarps];
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) top = fmaxf(top, s_stats[(i * kAttentionNarrow + r) * 2]);
+      const float base = top == -INFINITY ? 0.f : top;  // no key of this item may be the row's
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) {
+        weight[i] = exp2_approx((s_stats[(i * kAttentionNarrow + r) * 2] - base) * p.scale_log2);
+        sum += weight[i] * s_stats[(i * kAttentionNarrow + r) * 2 + 1];
+      }
+      const AttentionToken token = p.tokens[item.token + r / group];
+      const int head = kv_head * group + r % group;
+      const float inverse = token.splits == 1 ? 1.f / sum : 1.f;
+      bf16* out = p.out + (size_t(token.row) * p.heads + head) * kDim;
+      float* partial = p.partial + (size_t(token.slot + item.split) * p.heads + head) * (kDim + 2);
+      for (int d = lane * 2; d < kDim; d += 64) {
+        float y0 = 0, y1 = 0;
+#pragma unroll
+        for (int i = 0; i < kWarps; ++i) {
+          const float2 y = *reinterpret_cast<const float2*>(s_out + (i * kAttentionNarrow + r) * kPitch + d);
+          y0 += weight[i] * y.x, y1 += weight[i] * y.y;
+        }
+        if (token.splits == 1) {
+          *reinterpret_cast<uint32_t*>(out + d) = pack_bf16(y0 * inverse, y1 * inverse);
+        } else {
+          *reinterpret_cast<float2*>(partial + d) = make_float2(y0, y1);
+        }
+      }
+      if (token.splits > 1 && lane == 0) *reinterpret_cast<float2*>(partial + kDim) = make_float2(top, sum);
+    }
+  } else {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = warp_row + lane / 4 + half * 8;
+      if (r >= rows) continue;
+      const AttentionToken token = p.tokens[item.token + r / group];
+      store_row(p, tile_state, half, token, item.split, kv_head * group + r % group, lane);
+    }
+  }
+}
+
+struct MergeArgs {
+  bf16* out;
+  const float* partial;
+  const AttentionToken* tokens;
+  const int32_t* split_tokens;
+  int heads, head_dim;
+  float scale_log2;
+};
+
+// A warp adds up the partial results of one row and head.
+__global__ void __launch_bounds__(kThreads) attention_merge_kernel(MergeArgs p) {
+  const int lane = threadIdx.x % 32, head = blockIdx.y * kWarps + threadIdx.x / 32;
+  if (head >= p.heads) return;
+  const int index = p.split_tokens[blockIdx.x];
+  if (index < 0) return;  // padding
+  const AttentionToken token = p.tokens[index];
+  const int pitch = p.head_dim + 2;
+  const float* partial = p.partial + (size_t(token.slot) * p.heads + head) * pitch;
+  const size_t step = size_t(p.heads) * pitch;
+
+  float top = -INFINITY, sum = 0;
+  for (int i = lane; i < token.splits; i += 32) top = fmaxf(top, partial[i * step + p.head_dim]);
+#pragma unroll
+  for (int flip = 16; flip > 0; flip /= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, flip));
+  for (int i = 0; i < token.splits; ++i) {
+    sum += exp2_approx((partial[i * step + p.head_dim] - top) * p.scale_log2) * partial[i * step + p.head_dim + 1];
+  }
+  const float inverse = 1.f / sum;
+  for (int d = lane * 2; d < p.head_dim; d += 64) {
+    float y0 = 0, y1 = 0;
+    for (int i = 0; i < token.splits; ++i) {
+      const float weight = exp2_approx((partial[i * step + p.head_dim] - top) * p.scale_log2);
+      const float2 y = *reinterpret_cast<const float2*>(partial + i * step + d);
+      y0 += weight * y.x, y1 += weight * y.y;
+    }
+    *reinterpret_cast<uint32_t*>(p.out + (size_t(token.row) * p.heads + head) * p.head_dim + d) =
+        pack_bf16(y0 * inverse, y1 * inverse);
+  }
+}
+
+template <int kDim, bool kNarrow>
+void run(const CachedAttention& job, const AttentionItem* items, int count, float scale_log2, cudaStream_t stream) {
+  const Args args{job.qkv,    job.out,     job.keys,  job.values,   job.pages, items,
+                  job.tokens, job.partial, job.heads, job.kv_heads, scale_log2};
+  constexpr int kTileKeys = kNarrow || kDim <= 64 ? kPageTokens : kPageTokens / 2;
+  const int tiles = SharedTile<kDim>::bytes((kNarrow ? kAttentionNarrow : kAttentionRows) + 4 * kTileKeys);
+  const int merge = kNarrow ? kWarps * kAttentionNarrow * (kDim + 4 + 2) * 4 : 0;
+  launch(attention_cached_kernel<kDim, kNarrow>, dim3(unsigned(count), unsigned(job.kv_heads)), kThreads,
+         std::max(tiles, merge), stream, args);
+}
+
+template <int kDim>
+void run_all(const CachedAttention& job, cudaStream_t stream) {
+  const float scale_log2 = 1.44269504f / std::sqrt(float(kDim));
+  run<kDim, false>(job, job.wide, job.wide_items, scale_log2, stream);
+  run<kDim, true>(job, job.narrow, job.narrow_items, scale_log2, stream);
+  const MergeArgs merge{job.out, job.partial, job.tokens, job.split_tokens, job.heads, kDim, scale_log2};
+  launch(attention_merge_kernel, dim3(unsigned(job.split_token_count), unsigned(ceil_div(job.heads, kWarps))), kThreads, 0,
+         stream, merge);
+}
+
+}  // namespace
+
+void attention_cached(const CachedAttention& job, cudaStream_t stream) {
+  switch (job.head_dim) {
+    case 16: return run_all<16>(job, stream);
+    case 32: return run_all<32>(job, stream);
+    case 64: return run_all<64>(job, stream);
+    case 96: return run_all<96>(job, stream);
+    case 128: return run_all<128>(job, stream);
+    default:
+      throw Error(Code::internal, text("attention: no kernel for head_dim %d; built for 16, 32, 64, 96, 128", job.head_dim));
+  }
+}
+
+}  // namespace drivlm::cuda

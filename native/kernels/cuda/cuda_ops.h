@@ -1,0 +1,103 @@
+// core/ops.h on a CUDA device: checks shapes, picks kernels, enqueues on the device's stream.
+#pragma once
+
+#include <array>
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include "core/ops.h"
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/cuda_memory.h"
+
+namespace drivlm::cuda {
+
+// What ops need of their device.
+struct Context {
+  int index;
+  cudaStream_t stream;
+  DeviceLimits limits;
+  Staging* staging;
+};
+
+class CudaOps : public Ops {
+ public:
+  CudaOps(Device& device, const Context& context);
+  ~CudaOps() override;
+
+  void patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
+                const std::array<float, 3>& std) override;
+  void assemble_tiles(Tensor x, Tensor patches, Tensor class_embedding, Tensor positions) override;
+  void attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) override;
+  void pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) override;
+  void pixel_shuffle_norm(Tensor out, Tensor x, int64_t grid, int version, const Norm& norm) override;
+
+  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) override;
+  void linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor scratch) override;
+  void scale_add(Tensor x, Tensor y, Tensor scale) override;
+  void norm(Tensor out, Tensor x, const Norm& norm) override;
+  void norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) override;
+  void copy_rows(Tensor to, Tensor from) override;
+
+  void gather(Tensor out, const int32_t* ids, int64_t count, const Matrix& table) override;
+  void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) override;
+  void begin_batch(const Batch& batch) override;
+  bool replay_step(Kv kv, int64_t heads, const Batch& batch) override;
+  void end_step() override;
+  void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer, int64_t heads,
+                   const Batch& batch) override;
+  void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) override;
+  void copy_page(Kv kv, int32_t from, int32_t to) override;
+  void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) override;
+  void sample(Sample* samples, Tensor logits, const SampleParams* params) override;
+
+  // Gives up a recording that an error left open. The device calls it before it waits or copies.
+  void abandon_recording();
+
+ private:
+  // What the grids of a decode step depend on: rows and the lengths of the plan's lists.
+  using StepKey = std::array<size_t, 4>;
+
+  // Device memory for the small lists of a pass, one upload for all of them. Grows when a pass is larger than any before.
+  class Lists {
+   public:
+    void clear() { host_.clear(), offsets_.clear(); }
+    template <class T>
+    void add(const T* values, size_t count) {
+      offsets_.push_back(host_.size());
+      host_.resize(size_t(round_up(int64_t(host_.size() + count * sizeof(T)), 16)));
+      if (count > 0) std::memcpy(host_.data() + offsets_.back(), values, count * sizeof(T));
+    }
+    template <class T>
+    void add(const std::vector<T>& values) {
+      add(values.data(), values.size());
+    }
+    bool send(Staging& staging);  // true if the lists lie elsewhere than before
+    template <class T>
+    const T* at(int i) const {
+      return reinterpret_cast<const T*>(static_cast<const char*>(memory_->data) + offsets_[i]);
+    }
+
+   private:
+    std::unique_ptr<DeviceMemory> memory_;
+    std::vector<char> host_;
+    std::vector<size_t> offsets_;
+  };
+
+  cudaStream_t stream();  // with our device current on this thread
+  void run_linear(const Linear& job);
+  const AttentionPlan& plan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t head_dim, bool padded = false);
+  void send(Lists& lists);
+  void drop_recordings();
+
+  Context context_;
+  Lists batch_lists_, plan_lists_, id_lists_, sample_lists_;
+  std::optional<AttentionPlan> plan_;  // of the pass begun last
+  std::map<StepKey, cudaGraphExec_t> recordings_;
+  std::optional<StepKey> recording_;  // being made
+  DeviceMemory partial_;       // partial results of split attention
+  DeviceMemory results_;       // [kMaxSampleRows]
+  SampleResult* pinned_results_ = nullptr;
+};
+
+}  // namespace drivlm::cuda

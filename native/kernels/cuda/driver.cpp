@@ -1,0 +1,52 @@
+#include "kernels/cuda/driver.h"
+
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+
+#include "core/error.h"
+
+namespace drivlm::cuda {
+
+namespace {
+constexpr int kOldestMajor = 8;  // mma.sync in bf16, cp.async
+}
+
+std::string driver_problem() {
+#if !defined(DRIVLM_EMULATED)
+  void* library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (!library) return "the NVIDIA driver could not be loaded (libcuda.so.1: not found)";
+  dlclose(library);
+#endif
+  int driver = 0, runtime = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || cudaRuntimeGetVersion(&runtime) != cudaSuccess) {
+    cudaGetLastError();
+    return "the NVIDIA driver did not give its version";
+  }
+  if (driver == 0) return "the NVIDIA driver is not running (driver version 0)";
+  if (driver / 1000 < runtime / 1000) {
+    return text("the NVIDIA driver is too old: it supports CUDA %d.%d, this build needs %d.0 or newer", driver / 1000,
+                driver % 1000 / 10, runtime / 1000);
+  }
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (error != cudaSuccess) return text("the NVIDIA driver reports: %s", cudaGetErrorString(error));
+  if (count == 0) return "there is no NVIDIA GPU in this machine";
+  return "";
+}
+
+std::string device_problem(int index) {
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, index);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return text("GPU %d does not answer: %s", index, cudaGetErrorString(error));
+  }
+  if (properties.major < kOldestMajor) {
+    return text("GPU %d (%s) has compute capability %d.%d; %d.0 or newer is needed", index, properties.name,
+                properties.major, properties.minor, kOldestMajor);
+  }
+  return "";
+}
+
+}  // namespace drivlm::cuda

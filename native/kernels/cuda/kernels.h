@@ -1,0 +1,161 @@
+// Every kernel's launch wrapper: plain pointers and sizes. cuda_ops.cpp checks shapes and fills these in.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+
+#include "kernels/cuda/launch.h"
+
+namespace drivlm::cuda {
+
+// ---- linear.cu ----
+
+// x [rows, k] * w [n, k]^T with what follows it fused. w's rows are `w_stride` long, zero past k.
+struct Linear {
+  const bf16* x;
+  const bf16* w;
+  int64_t rows, n, k, w_stride;
+  const float* bias = nullptr;   // [n]
+  const float* scale = nullptr;  // [n], with `add`
+  void* out = nullptr;           // [rows, n], [rows, n / 2] if gated
+  bool out_f32 = false;
+  bool gelu = false;
+  bool add = false;    // out += scale * (...)
+  bool gated = false;  // rows 2i, 2i + 1 of w are gate and up: out = silu(gate) * up
+};
+
+enum class LinearTile { t128x128x4, t128x128x3, t64x128, t64x64, t16x64 };
+const char* linear_tile_name(LinearTile tile);
+// The tile that should finish first: whole waves of blocks times the cost of one, see linear.cu.
+LinearTile choose_linear_tile(int64_t rows, int64_t n, const DeviceLimits& limits);
+
+void linear(const Linear& job, LinearTile tile, cudaStream_t stream);
+
+// ---- matvec.cu ----
+
+constexpr int kMatvecRows = 8;  // most rows of x
+// The same job for 1 to 8 rows: bound by reading w once.
+void matvec(const Linear& job, cudaStream_t stream);
+
+// ---- attention.cu ----
+
+// Bidirectional attention inside groups of `positions` rows. qkv [groups * positions, 3 * heads * head_dim].
+struct FullAttention {
+  const bf16* qkv;
+  bf16* out;  // [groups * positions, heads * head_dim]
+  int groups, positions, heads, head_dim;
+};
+void attention_full(const FullAttention& job, cudaStream_t stream);
+
+// ---- attention_cached.cu ----
+
+// A block's work: tokens [token, token + tokens) of the token list against keys [key_begin, key_end) of a page table.
+// With `splits` > 1 the result is partial number `split` of each of these tokens.
+struct AttentionItem {
+  int32_t token, tokens;
+  int32_t page;  // index of the table's entry for key_begin
+  int32_t key_begin, key_end;
+  int32_t split;
+};
+// A query row: it sees keys 0..position. Its partials are at `slot`, `splits` of them; splits 1 writes the result itself.
+struct AttentionToken {
+  int32_t row, position, slot, splits;
+};
+
+constexpr int kPageTokens = 64;
+constexpr int kAttentionRows = 64;   // query rows (tokens x heads of a group) of a wide item
+constexpr int kAttentionNarrow = 16;  // and of a narrow one
+
+struct CachedAttention {
+  const bf16* qkv;  // [rows, (heads + 2 * kv_heads) * head_dim]
+  bf16* out;        // [rows, heads * head_dim]
+  const bf16* keys;    // [pages, kv_heads, 64, head_dim] of this layer
+  const bf16* values;  // the same
+  const int32_t* pages;
+  const AttentionItem* wide;
+  int wide_items;
+  const AttentionItem* narrow;
+  int narrow_items;
+  const AttentionToken* tokens;
+  const int32_t* split_tokens;  // indices of tokens with more than one split
+  int split_token_count;
+  float* partial;  // [slots, heads, head_dim + 2]: weighted values, then maximum and sum
+  int heads, kv_heads, head_dim;
+};
+void attention_cached(const CachedAttention& job, cudaStream_t stream);
+
+// ---- norm.cu ----
+
+struct NormJob {
+  const bf16* x;
+  bf16* out;
+  const float* weight;
+  const float* bias = nullptr;
+  int64_t rows, dim;
+  int64_t x_stride, out_stride;
+  float eps;
+  bool layer;
+  // x += scale * y first, when y is given
+  const bf16* y = nullptr;
+  const float* scale = nullptr;
+  // pixel shuffle of [tiles, 1 + grid * grid, dim / 4], when grid is given; version 1 or 2
+  int64_t grid = 0;
+  int version = 2;
+};
+void norm(const NormJob& job, cudaStream_t stream);
+
+// x += scale * y over [rows, dim]
+void scale_add(bf16* x, const bf16* y, const float* scale, int64_t rows, int64_t dim, cudaStream_t stream);
+
+// ---- vision.cu ----
+
+void patchify(bf16* patches, const uint8_t* tiles, int64_t tile_count, int64_t size, int64_t patch,
+              const std::array<float, 3>& mean, const std::array<float, 3>& std, cudaStream_t stream);
+void assemble_tiles(bf16* x, const bf16* patches, const float* class_embedding, const float* positions, int64_t tiles,
+                    int64_t patches_per_tile, int64_t dim, cudaStream_t stream);
+void pixel_shuffle(bf16* out, const bf16* x, int64_t tiles, int64_t grid, int64_t dim, int version, cudaStream_t stream);
+
+// ---- rope.cu ----
+
+struct RopeAppend {
+  bf16* qkv;  // [rows, (heads + 2 * kv_heads) * head_dim]; q is rotated in place
+  const float* cos_sin;  // [rows, head_dim]
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;  // [head_dim]
+  float eps = 0;
+  const int32_t* slots;  // [rows]: page * 64 + place in the page
+  bf16* keys;
+  bf16* values;  // [pages, kv_heads, 64, head_dim]
+  int64_t rows;
+  int heads, kv_heads, head_dim;
+};
+void rope_append(const RopeAppend& job, cudaStream_t stream);
+void read_cached(float* keys, float* values, const bf16* cached_keys, const bf16* cached_values, const int32_t* pages,
+                 int64_t tokens, int kv_heads, int head_dim, cudaStream_t stream);
+
+// ---- embedding.cu ----
+
+void gather(bf16* out, const int32_t* ids, int64_t count, const bf16* table, int64_t table_stride, int64_t dim,
+            cudaStream_t stream);
+
+// ---- sample.cu ----
+
+struct SampleJob {  // one row; on the device
+  float temperature, top_p;
+  double uniform;
+  int32_t limit;         // ids from here on are never chosen
+  int32_t forced;        // >= 0: take it
+  int32_t allowed;       // first word of this row's bit set; -1: all ids
+  int32_t want_logprob;
+};
+struct SampleResult {
+  int32_t id;  // -1 if none may be chosen
+  float logprob;
+};
+void sample(SampleResult* results, const float* logits, const SampleJob* jobs, const uint32_t* allowed, int64_t rows,
+            int64_t vocab, cudaStream_t stream);
+
+}  // namespace drivlm::cuda

@@ -1,0 +1,100 @@
+// After the qkv product of a decoder layer: q/k norm, rotary positions, and the new keys and values into their pages.
+//
+//   q, k   = bf16(q, k * rrms) * norm_weight                        per head, if the network has it
+//   q, k   = x[i] cos - x[i + D/2] sin,  x[i + D/2] cos + x[i] sin  rotate-half, D = head_dim
+//   cache[page, kv_head, place, :] = k, v
+//
+//   qkv            [rows, (heads + 2 * kv_heads) * D]  bf16   q is rotated in place
+//   cos_sin        [rows, D]                           f32    D / 2 cosines, then sines; all scaling is in it
+//   slots          [rows]                              i32    page * 64 + place in the page
+//   keys, values   [pages, kv_heads, 64, D]            bf16   one layer
+//
+// Tiling    A warp takes one head of one row: lane l holds pairs (i, i + D/2) for i = 2l, 2l + 1. No shared memory.
+// Traffic   qkv once, q and the pages once: for one decoded token of a 0.5B network 4.6 KB a layer; launch-bound.
+// Numerics  f32 until the rounding to bf16 that ends each step of the reference: norm, weight, rotation.
+// Needs     D a multiple of 4, at most 128.
+// Checked   test/emulator/rope_test.cpp.
+
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/warp.cuh"
+
+namespace drivlm::cuda {
+
+namespace {
+
+constexpr int kWarps = 4;
+
+__global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) {
+  const int lane = threadIdx.x % 32, all_heads = p.heads + 2 * p.kv_heads, half = p.head_dim / 2;
+  const int64_t unit = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (unit >= p.rows * all_heads) return;  // the whole warp leaves together
+  const int64_t row = unit / all_heads;
+  const int head = int(unit % all_heads), i = 2 * lane;
+  const bool active = i < half, is_q = head < p.heads, is_k = !is_q && head < p.heads + p.kv_heads;
+
+  bf16* x = p.qkv + (row * all_heads + head) * p.head_dim;
+  uint32_t low = 0, high = 0;  // x[i], x[i + 1] and x[i + D/2], x[i + 1 + D/2]
+  if (active) {
+    low = *reinterpret_cast<const uint32_t*>(x + i);
+    high = *reinterpret_cast<const uint32_t*>(x + half + i);
+  }
+  if (is_q || is_k) {
+    float a0 = bf16_low(low), a1 = bf16_high(low), b0 = bf16_low(high), b1 = bf16_high(high);
+    if (const float* weight = is_q ? p.q_norm : p.k_norm) {
+      const float mean_square = warp_sum(a0 * a0 + a1 * a1 + b0 * b0 + b1 * b1) / p.head_dim;
+      const float inverse = rsqrtf(mean_square + p.eps);
+      if (active) {
+        a0 = round_bf16(round_bf16(a0 * inverse) * weight[i]), a1 = round_bf16(round_bf16(a1 * inverse) * weight[i + 1]);
+        b0 = round_bf16(round_bf16(b0 * inverse) * weight[half + i]);
+        b1 = round_bf16(round_bf16(b1 * inverse) * weight[half + i + 1]);
+      }
+    }
+    if (active) {
+      const float* cos_sin = p.cos_sin + row * p.head_dim;
+      const float2 cosine = *reinterpret_cast<const float2*>(cos_sin + i);
+      const float2 sine = *reinterpret_cast<const float2*>(cos_sin + half + i);
+      low = pack_bf16(a0 * cosine.x - b0 * sine.x, a1 * cosine.y - b1 * sine.y);
+      high = pack_bf16(b0 * cosine.x + a0 * sine.x, b1 * cosine.y + a1 * sine.y);
+    }
+  }
+  if (!active) return;
+  bf16* to = x;
+  if (!is_q) {
+    const int kv_head = head - p.heads - (is_k ? 0 : p.kv_heads), slot = p.slots[row];
+    const int64_t page = slot / kPageTokens, place = slot % kPageTokens;
+    to = (is_k ? p.keys : p.values) + ((page * p.kv_heads + kv_head) * kPageTokens + place) * p.head_dim;
+  }
+  *reinterpret_cast<uint32_t*>(to + i) = low;
+  *reinterpret_cast<uint32_t*>(to + half + i) = high;
+}
+
+// [kv_heads, tokens, head_dim] of keys (z = 0) or values (z = 1), for tests.
+__global__ void __launch_bounds__(128) read_cached_kernel(float* keys, float* values, const bf16* cached_keys,
+                                                          const bf16* cached_values, const int32_t* pages, int tokens,
+                                                          int kv_heads, int head_dim) {
+  const int token = blockIdx.x, kv_head = blockIdx.y;
+  const int64_t page = pages[token / kPageTokens], place = token % kPageTokens;
+  const int64_t from = ((page * kv_heads + kv_head) * kPageTokens + place) * head_dim;
+  const int64_t to = (int64_t(kv_head) * tokens + token) * head_dim;
+  for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {
+    (blockIdx.z ? values : keys)[to + d] = __bfloat162float((blockIdx.z ? cached_values : cached_keys)[from + d]);
+  }
+}
+
+}  // namespace
+
+void rope_append(const RopeAppend& job, cudaStream_t stream) {
+  if (job.head_dim % 4 != 0 || job.head_dim > 128) {
+    throw Error(Code::internal, text("rope_append: no kernel for head_dim %d; multiples of 4 up to 128", job.head_dim));
+  }
+  const int64_t units = job.rows * (job.heads + 2 * job.kv_heads);
+  launch(rope_append_kernel, dim3(unsigned(ceil_div(units, kWarps))), 32 * kWarps, 0, stream, job);
+}
+
+void read_cached(float* keys, float* values, const bf16* cached_keys, const bf16* cached_values, const int32_t* pages,
+                 int64_t tokens, int kv_heads, int head_dim, cudaStream_t stream) {
+  launch(read_cached_kernel, dim3(unsigned(tokens), unsigned(kv_heads), 2), 128, 0, stream, keys, values, cached_keys,
+         cached_values, pages, int(tokens), kv_heads, head_dim);
+}
+
+}  // namespace drivlm::cuda
