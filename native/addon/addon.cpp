@@ -1,0 +1,108 @@
+// The addon's module: NativeAddon of lib/native.ts.
+
+#include <thread>
+#include <utility>
+
+#include "addon/addon_data.h"
+#include "addon/convert.h"
+#include "addon/model_wrap.h"
+#include "addon/pool_work.h"
+#include "core/registry.h"
+
+namespace drivlm {
+namespace {
+
+Napi::Value js_system(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const SystemInfo system = system_info();
+    auto features = Napi::Array::New(env);
+    for (const std::string& feature : system.cpu_features) features[features.Length()] = Napi::String::New(env, feature);
+    auto devices = Napi::Array::New(env);
+    for (const CudaDeviceInfo& device : system.cuda_devices) {
+      auto entry = Napi::Object::New(env);
+      entry["name"] = device.name;
+      entry["computeCapability"] = device.compute_capability;
+      entry["memoryBytes"] = static_cast<double>(device.memory_bytes);
+      entry["usable"] = device.usable;
+      devices[devices.Length()] = entry;
+    }
+    auto cuda = Napi::Object::New(env);
+    cuda["built"] = system.cuda_built;
+    cuda["devices"] = devices;
+    cuda["reason"] = system.cuda_reason;
+    auto object = Napi::Object::New(env);
+    object["cpuFeatures"] = features;
+    object["cpuTier"] = system.cpu_tier;
+    object["cores"] = static_cast<double>(std::thread::hardware_concurrency());
+    object["cuda"] = cuda;
+    return object;
+  });
+}
+
+Napi::Value js_memory_plan(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    return from_plan(info.Env(), Engine::plan(to_network(info[0]), to_engine_options(info[1]), to_stored_type(info[2], "stored")));
+  });
+}
+
+Napi::Value js_choose_grid(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const int64_t width = to_integer(info[0], "width", 1, kMaxPixels), height = to_integer(info[1], "height", 1, kMaxPixels);
+    const int64_t tile_size = to_integer(info[2], "tileSize", 1, 16384);
+    const int64_t min_tiles = to_integer(info[3], "minTiles", 1, 4096);
+    const int64_t max_tiles = to_integer(info[4], "maxTiles", min_tiles, 4096);
+    return from_grid(info.Env(),
+                     choose_grid(width, height, tile_size, min_tiles, max_tiles, to_boolean(info[5], "thumbnail")));
+  });
+}
+
+Napi::Value js_cut_tiles(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&]() -> Napi::Value {
+    const auto image = std::make_shared<Image>(to_image(info[0]));
+    const int64_t tile_size = to_integer(info[1], "tileSize", 1, 16384);
+    if (image->grid.tiles() * tile_size * tile_size > 16 * kMaxPixels) {
+      throw Error(Code::bad_argument, "Expected fewer or smaller tiles.");
+    }
+    return run_in_pool(info.Env(), "drivlm.cutTiles",
+                       [image, tile_size] { return make_bytes(cut_tiles(*image, tile_size)); });
+  });
+}
+
+Napi::Value js_compose_canvas(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&]() -> Napi::Value {
+    const auto image = std::make_shared<Image>(to_image(info[0]));
+    return run_in_pool(info.Env(), "drivlm.composeCanvas", [image] { return make_pixels(compose(*image)); });
+  });
+}
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  auto* data = new AddonData(env);  // freed by the environment
+  env.SetInstanceData(data);
+  data->model_class = Napi::Persistent(ModelWrap::define(env));
+
+  auto build = Napi::Object::New(env);
+#ifdef DRIVLM_HAVE_CUDA
+  build["cuda"] = true;
+#else
+  build["cuda"] = false;
+#endif
+  build["sanitizer"] = DRIVLM_SANITIZER;
+  build["compiler"] = __VERSION__;
+  exports["build"] = build;
+  exports["version"] = DRIVLM_VERSION;
+  exports["system"] = Napi::Function::New(env, js_system, "system");
+  exports["load"] = Napi::Function::New(env, ModelWrap::load, "load");
+  exports["cancelLoad"] = Napi::Function::New(env, ModelWrap::cancel_load, "cancelLoad");
+  exports["memoryPlan"] = Napi::Function::New(env, js_memory_plan, "memoryPlan");
+  exports["chooseGrid"] = Napi::Function::New(env, js_choose_grid, "chooseGrid");
+  exports["cutTiles"] = Napi::Function::New(env, js_cut_tiles, "cutTiles");
+  exports["composeCanvas"] = Napi::Function::New(env, js_compose_canvas, "composeCanvas");
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(drivlm, initialise)
+
+}  // namespace drivlm

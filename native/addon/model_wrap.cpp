@@ -1,0 +1,279 @@
+#include "addon/model_wrap.h"
+
+#include <future>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#include "addon/addon_data.h"
+#include "addon/convert.h"
+#include "core/constraint.h"
+
+namespace drivlm {
+namespace {
+
+// What a load hands to the constructor; alive while the constructor runs.
+struct Loaded {
+  std::shared_ptr<EngineThread> thread;
+  MemoryPlan plan;
+};
+
+// A loaded engine on its way to JavaScript; one that never gets there is stopped.
+struct Unclaimed {
+  explicit Unclaimed(std::weak_ptr<EngineThread> thread) : thread(std::move(thread)) {}
+  ~Unclaimed() {
+    if (const auto owner = thread.lock()) owner->stop();
+  }
+  std::weak_ptr<EngineThread> thread;
+};
+
+const napi_type_tag kLoadedTag = {0x6472697677a1c0deULL, 0x6c6f6164656421ULL};
+
+Error disposed() { return {Code::disposed, "The model was disposed; load it again to ask more."}; }
+
+// Progress is worth a call every so many bytes of weights.
+constexpr int64_t kProgressSteps = 200;
+
+Napi::Function optional_function(Napi::Value value, const char* name) {
+  if (value.IsUndefined() || value.IsNull()) return {};
+  if (!value.IsFunction()) throw Error(Code::bad_argument, text("Expected a function for %s.", name));
+  return value.As<Napi::Function>();
+}
+
+// JS thread, C calls only: a new ModelWrap around a loaded engine.
+napi_value make_model(napi_env env, Loaded* loaded) {
+  void* data = nullptr;
+  napi_value model_class, external, model;
+  if (napi_get_instance_data(env, &data) != napi_ok || data == nullptr) return nullptr;
+  const napi_ref reference = static_cast<AddonData*>(data)->model_class;
+  if (napi_get_reference_value(env, reference, &model_class) != napi_ok) return nullptr;
+  if (napi_create_external(env, loaded, nullptr, nullptr, &external) != napi_ok) return nullptr;
+  if (napi_type_tag_object(env, external, &kLoadedTag) != napi_ok) return nullptr;
+  return napi_new_instance(env, model_class, 1, &external, &model) == napi_ok ? model : nullptr;
+}
+
+}  // namespace
+
+Napi::Error to_js_error(Napi::Env env, Code code, const char* message) {
+  const napi_value error = make_error(env, code, message);
+  return error == nullptr ? Napi::Error::New(env, message) : Napi::Error(env, error);
+}
+
+Napi::Function ModelWrap::define(Napi::Env env) {
+  return DefineClass(env, "NativeModel",
+                     {
+                         InstanceMethod<&ModelWrap::see>("see"),
+                         InstanceMethod<&ModelWrap::generate>("generate"),
+                         InstanceMethod<&ModelWrap::score>("score"),
+                         InstanceMethod<&ModelWrap::set_vocabulary>("setVocabulary"),
+                         InstanceMethod<&ModelWrap::cancel>("cancel"),
+                         InstanceMethod<&ModelWrap::finish>("finish"),
+                         InstanceMethod<&ModelWrap::release>("release"),
+                         InstanceMethod<&ModelWrap::stats>("stats"),
+                         InstanceMethod<&ModelWrap::memory>("memory"),
+                         InstanceMethod<&ModelWrap::dispose>("dispose"),
+                     });
+}
+
+Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded_promise(env, [&]() -> Napi::Value {
+    auto* data = env.GetInstanceData<AddonData>();
+    auto source = to_model_source(info[0]);
+    const EngineOptions options = to_engine_options(info[1]);
+    Napi::Function on_progress = optional_function(info[2], "onProgress");
+    const int64_t job = info[3].IsUndefined() ? -1 : to_integer(info[3], "job", 0, int64_t{1} << 53);
+    if (job >= 0 && data->loads.contains(job)) throw Error(Code::bad_argument, "This job number is in use.");
+
+    Napi::Promise promise;
+    SettlerSetup setup;
+    setup.name = "drivlm.load";
+    setup.callback = on_progress;
+    setup.on_closed = [data, job] { data->loads.erase(job); };
+    auto settler = Settler::create(env, std::move(setup), &promise);
+
+    // The thread is told of itself only once it exists, and waits for that: what it resolves with has to share it.
+    auto self = std::make_shared<std::promise<std::weak_ptr<EngineThread>>>();
+    auto load = [source = std::move(source), options, settler, reports = !on_progress.IsEmpty()](const std::atomic<bool>& cancel) {
+      int64_t reported = -1;
+      const Progress progress = [&](int64_t done, int64_t total) {
+        const int64_t step = total > 0 ? done * kProgressSteps / total : 0;
+        if (!reports || (step == reported && done != total)) return;
+        reported = step;
+        settler->report(static_cast<double>(done), static_cast<double>(total));
+      };
+      return Engine::load(source, options, progress, cancel);
+    };
+    auto on_loaded = [settler, self](MemoryPlan plan) {
+      const auto unclaimed = std::make_shared<Unclaimed>(self->get_future().get());
+      settler->resolve([unclaimed, plan](napi_env environment) -> napi_value {
+        Loaded loaded{unclaimed->thread.lock(), plan};
+        if (!loaded.thread) return nullptr;
+        const napi_value model = make_model(environment, &loaded);
+        if (model != nullptr) unclaimed->thread.reset();
+        return model;
+      });
+    };
+    auto on_failed = [settler](const Error& error) { settler->reject(error); };
+    auto thread = std::make_shared<EngineThread>(std::move(load), std::move(on_loaded), std::move(on_failed));
+    self->set_value(thread);
+    data->adopt(thread);
+    if (job >= 0) data->loads[job] = thread;
+    return promise;
+  });
+}
+
+void ModelWrap::cancel_load(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const auto& loads = info.Env().GetInstanceData<AddonData>()->loads;
+    const auto found = loads.find(to_integer(info[0], "job", 0, int64_t{1} << 53));
+    if (found == loads.end()) return;
+    if (const auto thread = found->second.lock()) thread->cancel_load();
+  });
+}
+
+ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWrap>(info) {
+  bool tagged = false;
+  if (!info[0].IsExternal() || napi_check_object_type_tag(info.Env(), info[0], &kLoadedTag, &tagged) != napi_ok || !tagged) {
+    throw Napi::TypeError::New(info.Env(), "A NativeModel comes from load().");
+  }
+  auto* loaded = info[0].As<Napi::External<Loaded>>().Data();
+  thread_ = std::move(loaded->thread);
+  plan_ = loaded->plan;
+  account(info.Env(), plan_.weights_bytes + plan_.kv_bytes + plan_.arena_bytes);
+}
+
+// Dropped: no job runs, or it would keep this alive. The thread frees the engine; its environment joins it later.
+ModelWrap::~ModelWrap() {
+  if (!thread_) return;
+  thread_->stop();
+  account(Env(), 0);
+}
+
+void ModelWrap::account(Napi::Env env, int64_t bytes) {
+  int64_t total;
+  napi_adjust_external_memory(env, bytes - accounted_bytes_, &total);
+  accounted_bytes_ = bytes;
+}
+
+template <class Request>
+Napi::Value ModelWrap::start(const Napi::CallbackInfo& info, const char* name, Request request, int64_t job) {
+  if (thread_->stopping()) throw disposed();
+  if (jobs_->contains(job)) throw Error(Code::bad_argument, "This job number is in use.");
+  const auto control = std::make_shared<JobControl>();
+  Napi::Promise promise;
+  SettlerSetup setup;
+  setup.name = name;
+  setup.keep_alive = info.This().As<Napi::Object>();
+  setup.callback = optional_function(info[1], "onTokens");
+  setup.on_closed = [jobs = jobs_, job, control] {
+    control->cancel = true;  // settled already, or nobody is left to hear of it
+    jobs->erase(job);
+  };
+  const bool streams = !setup.callback.IsEmpty();
+  auto settler = Settler::create(info.Env(), std::move(setup), &promise);
+  jobs_->emplace(job, control);
+
+  request.control = control;
+  request.on_error = [settler, thread = thread_.get()](const Error& error) {
+    settler->reject(thread->stopping() && error.code == Code::aborted ? disposed() : error);
+  };
+  if constexpr (std::is_same_v<Request, SceneRequest>) {
+    request.on_done = [settler](SceneResult result) { settler->resolve(make_scene_result(std::move(result))); };
+  } else if constexpr (std::is_same_v<Request, ScoreRequest>) {
+    request.on_done = [settler](std::vector<std::vector<float>> logprobs) { settler->resolve(make_float_arrays(std::move(logprobs))); };
+  } else {
+    request.on_done = [settler](GenerateResult result) { settler->resolve(make_generate_result(std::move(result))); };
+    if (streams) request.on_tokens = [settler](const int32_t* ids, int64_t count) { settler->push_tokens(ids, count); };
+  }
+  thread_->watch(control);
+  const auto shared = std::make_shared<Request>(std::move(request));  // std::function wants to be copyable
+  const bool posted = thread_->post([shared, settler](Engine& engine) {
+    try {
+      engine.submit(std::move(*shared));
+    } catch (const Error& error) {
+      settler->reject(error);
+    } catch (const std::bad_alloc&) {
+      settler->reject(Code::out_of_memory, "There is not enough memory for this request.");
+    } catch (const std::exception& error) {
+      settler->reject(Code::internal, error.what());
+    }
+  });
+  if (!posted) settler->reject(disposed());
+  return promise;
+}
+
+Napi::Value ModelWrap::see(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&] {
+    int64_t job;
+    SceneRequest request = to_scene_request(info[0], &job);
+    return start(info, "drivlm.see", std::move(request), job);
+  });
+}
+
+Napi::Value ModelWrap::generate(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&] {
+    int64_t job;
+    GenerateRequest request = to_generate_request(info[0], &job);
+    return start(info, "drivlm.generate", std::move(request), job);
+  });
+}
+
+Napi::Value ModelWrap::score(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&] {
+    int64_t job;
+    ScoreRequest request = to_score_request(info[0], &job);
+    return start(info, "drivlm.score", std::move(request), job);
+  });
+}
+
+void ModelWrap::set_vocabulary(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    // Parsed here, so that a mistake is thrown to the caller; the engine only takes it over.
+    auto vocabulary = std::make_shared<const Vocabulary>(to_bytes(info[0], "bytes"), to_offsets(info[1], "offsets"));
+    if (!thread_->post([vocabulary](Engine& engine) { engine.set_vocabulary(vocabulary); })) throw disposed();
+  });
+}
+
+void ModelWrap::cancel(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const auto found = jobs_->find(to_integer(info[0], "job", 0, int64_t{1} << 53));
+    if (found != jobs_->end()) found->second->cancel = true;
+  });
+}
+
+void ModelWrap::finish(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const auto found = jobs_->find(to_integer(info[0], "job", 0, int64_t{1} << 53));
+    if (found != jobs_->end()) found->second->finish = true;
+  });
+}
+
+void ModelWrap::release(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const int64_t scene = to_integer(info[0], "scene", 0, int64_t{1} << 53);
+    thread_->post([scene](Engine& engine) { engine.release(scene); });
+  });
+}
+
+Napi::Value ModelWrap::stats(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value { return from_stats(info.Env(), thread_->stats()); });
+}
+
+Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) { return from_plan(info.Env(), plan_); }
+
+Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&]() -> Napi::Value {
+    Napi::Promise promise;
+    SettlerSetup setup;
+    setup.name = "drivlm.dispose";
+    setup.keep_alive = info.This().As<Napi::Object>();
+    auto settler = Settler::create(info.Env(), std::move(setup), &promise);
+    thread_->stop([settler] { settler->resolve(make_undefined()); });
+    account(info.Env(), 0);
+    info.Env().GetInstanceData<AddonData>()->reap();
+    return promise;
+  });
+}
+
+}  // namespace drivlm

@@ -1,0 +1,83 @@
+// NativeModel of lib/native.ts: JS values -> requests -> the engine's thread -> promises.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "addon/engine_thread.h"
+#include "addon/napi_setup.h"
+#include "addon/settler.h"
+
+namespace drivlm {
+
+class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
+ public:
+  static Napi::Function define(Napi::Env env);
+
+  // load(source, options, onProgress?, job?)
+  static Napi::Value load(const Napi::CallbackInfo& info);
+  // cancelLoad(job)
+  static void cancel_load(const Napi::CallbackInfo& info);
+
+  explicit ModelWrap(const Napi::CallbackInfo& info);
+  ~ModelWrap() override;
+
+ private:
+  // Running jobs by number; the JS thread's alone. Shared with their settlers, which may outlive the wrap.
+  using Jobs = std::map<int64_t, std::shared_ptr<JobControl>>;
+
+  Napi::Value see(const Napi::CallbackInfo& info);
+  Napi::Value generate(const Napi::CallbackInfo& info);
+  Napi::Value score(const Napi::CallbackInfo& info);
+  void set_vocabulary(const Napi::CallbackInfo& info);
+  void cancel(const Napi::CallbackInfo& info);
+  void finish(const Napi::CallbackInfo& info);
+  void release(const Napi::CallbackInfo& info);
+  Napi::Value stats(const Napi::CallbackInfo& info);
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+
+  template <class Request>
+  Napi::Value start(const Napi::CallbackInfo& info, const char* name, Request request, int64_t job);
+  void account(Napi::Env env, int64_t bytes);
+
+  std::shared_ptr<EngineThread> thread_;
+  MemoryPlan plan_{};
+  std::shared_ptr<Jobs> jobs_ = std::make_shared<Jobs>();
+  int64_t accounted_bytes_ = 0;  // told to the garbage collector
+};
+
+// Runs a bound function's body and turns what it throws into a JS error with a code.
+template <class Body>
+auto guarded(Napi::Env env, Body body) -> decltype(body());
+// The same for functions that return a promise: the promise is rejected instead.
+template <class Body>
+Napi::Value guarded_promise(Napi::Env env, Body body);
+
+Napi::Error to_js_error(Napi::Env env, Code code, const char* message);
+
+template <class Body>
+auto guarded(Napi::Env env, Body body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const Error& error) {
+    throw to_js_error(env, error.code, error.what());
+  } catch (const std::exception& error) {
+    throw to_js_error(env, Code::internal, error.what());
+  }
+}
+
+template <class Body>
+Napi::Value guarded_promise(Napi::Env env, Body body) {
+  try {
+    return guarded(env, std::move(body));
+  } catch (const Napi::Error& error) {
+    const auto deferred = Napi::Promise::Deferred::New(env);
+    deferred.Reject(error.Value());
+    return deferred.Promise();
+  }
+}
+
+}  // namespace drivlm
