@@ -1,0 +1,196 @@
+/**
+ * From stored tensors to canonical roles. Adapters `take` a tensor by its name and expected shape and `add` rows of it
+ * under a role; `finish` fails if anything was left over, so every tensor of a checkpoint is used exactly once.
+ */
+import { ModelError } from '../errors.ts'
+import type { StoredDType, TensorSource, TensorSpan } from '../native.ts'
+import { shorten } from './files.ts'
+import type { StoredTensor, WeightFiles } from './safetensors.ts'
+
+/** A run of rows of a stored tensor. */
+export interface Rows {
+  tensor: StoredTensor
+  first: number
+  rows: number
+}
+
+const bytesOf: Record<StoredDType, number> = { F32: 4, F16: 2, BF16: 2 }
+
+const isStored = (dtype: string): dtype is StoredDType => Object.hasOwn(bytesOf, dtype)
+const shapeText = (shape: readonly number[]): string => `[${shape.join(', ')}]`
+
+/** Buffers old exporters stored along; they are computed, never read. */
+const ignored = /(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$/
+
+/** Modules of the `-Flash` checkpoints, which compress some tiles. */
+const flashModule = /^(model\.)?(mlp2|gating|pooling_before_gating)\./
+
+const adapterName = /(^|\.)(lora_[A-Za-z_]+|base_layer|modules_to_save)(\.|$)/
+
+export class TensorBinder {
+  readonly #weights: WeightFiles
+  /** Tensors by the name adapters ask for. */
+  readonly #byName = new Map<string, StoredTensor>()
+  readonly #unused = new Set<string>()
+  readonly #spell: (name: string) => string
+  readonly #sources: TensorSource[] = []
+
+  /**
+   * @param normalize - From a stored name to the name adapters ask for.
+   * @param spell - Back, for messages about tensors that are missing.
+   */
+  constructor(
+    weights: WeightFiles,
+    normalize: (name: string) => string = (name) => name,
+    spell: (name: string) => string = (name) => name,
+  ) {
+    this.#weights = weights
+    this.#spell = spell
+    for (const tensor of weights.tensors.values()) {
+      if (adapterName.test(tensor.name)) {
+        throw new ModelError(
+          'UNSUPPORTED_MODEL',
+          `${tensor.name} in ${this.fileOf(tensor)} belongs to a LoRA adapter. Merge the adapter into the weights first.`,
+        )
+      }
+      if (flashModule.test(tensor.name)) {
+        throw new ModelError(
+          'UNSUPPORTED_MODEL',
+          `${tensor.name} in ${this.fileOf(tensor)} belongs to a Flash variant, which compresses some tiles. Use the checkpoint without Flash in its name.`,
+        )
+      }
+      if (ignored.test(tensor.name)) continue
+      const name = normalize(tensor.name)
+      const twin = this.#byName.get(name)
+      if (twin !== undefined) {
+        throw new ModelError(
+          'BAD_WEIGHTS',
+          `${tensor.name} in ${this.fileOf(tensor)} and ${twin.name} in ${this.fileOf(twin)} are two spellings of one tensor; expected one of them.`,
+        )
+      }
+      this.#byName.set(name, tensor)
+      this.#unused.add(name)
+    }
+  }
+
+  has(name: string): boolean {
+    return this.#byName.has(name)
+  }
+
+  fileOf(tensor: StoredTensor): string {
+    return (this.#weights.files[tensor.file] ?? '').split('/').at(-1) ?? ''
+  }
+
+  /**
+   * The tensor of that name, whose shape is checked, for one use.
+   *
+   * @param why - What the expected shape follows from, for the message: `llm_config.vocab_size 151655`.
+   */
+  take(name: string, shape: readonly number[], why = ''): StoredTensor {
+    const tensor = this.find(name, shape)
+    if (tensor.shape.length !== shape.length || tensor.shape.some((size, i) => size !== shape[i])) {
+      throw this.mismatch(tensor, shapeText(shape), why)
+    }
+    return tensor
+  }
+
+  /** As {@link take}, with the shape left to the caller to check. */
+  find(name: string, shape?: readonly number[]): StoredTensor {
+    const tensor = this.#byName.get(name)
+    if (tensor === undefined) {
+      const expected = shape === undefined ? '' : ` of shape ${shapeText(shape)}`
+      throw new ModelError(
+        'BAD_WEIGHTS',
+        `${this.#spell(name)} is missing; expected a tensor${expected}, found none of that name in ${this.#fileNames()}. Download the weights again.`,
+      )
+    }
+    if (!this.#unused.delete(name)) throw new ModelError('INTERNAL', `${tensor.name} is used twice.`)
+    if (!isStored(tensor.dtype)) {
+      throw new ModelError(
+        'BAD_WEIGHTS',
+        `${tensor.name}: expected bf16, f16 or f32, found ${tensor.dtype.toLowerCase()} in ${this.fileOf(tensor)}. Quantised weights cannot be read; use the original checkpoint.`,
+      )
+    }
+    return tensor
+  }
+
+  mismatch(tensor: StoredTensor, expected: string, why = ''): ModelError {
+    const dtype = tensor.dtype.toLowerCase()
+    return new ModelError(
+      'BAD_WEIGHTS',
+      `${tensor.name}: expected ${dtype} ${expected}${why && ` (${why})`}, found ${dtype} ${shapeText(tensor.shape)} in ${this.fileOf(tensor)}.`,
+    )
+  }
+
+  /**
+   * A canonical tensor out of rows of stored ones, in order.
+   *
+   * @param shape - Canonical shape; its first dimension must be the sum of the rows.
+   */
+  add(role: string, shape: readonly number[], parts: readonly Rows[]): void {
+    const dtype = parts[0]!.tensor.dtype as StoredDType
+    let rowBytes = bytesOf[dtype]
+    for (const size of shape.slice(1)) rowBytes *= size
+    const spans: TensorSpan[] = []
+    let rows = 0
+    for (const part of parts) {
+      if (part.tensor.dtype !== dtype) {
+        const first = parts[0]!.tensor
+        throw new ModelError(
+          'BAD_WEIGHTS',
+          `${part.tensor.name}: expected ${dtype.toLowerCase()} as ${first.name} has, found ${part.tensor.dtype.toLowerCase()} in ${this.fileOf(part.tensor)}.`,
+        )
+      }
+      const offset = part.tensor.offset + part.first * rowBytes
+      if ((part.first + part.rows) * rowBytes > part.tensor.bytes) {
+        throw new ModelError('INTERNAL', `${role}: rows past the end of ${part.tensor.name}.`)
+      }
+      const last = spans.at(-1)
+      if (last !== undefined && last.file === part.tensor.file && last.offset + last.rows * rowBytes === offset) {
+        last.rows += part.rows
+      } else {
+        spans.push({ file: part.tensor.file, offset, rows: part.rows })
+      }
+      rows += part.rows
+    }
+    if (rows !== shape[0]) throw new ModelError('INTERNAL', `${role}: ${rows} rows for shape ${shapeText(shape)}.`)
+    this.#sources.push({ role, dtype, shape: [...shape], spans })
+  }
+
+  /** One stored tensor as one role; `stored` is its shape on disk where that differs from the canonical one. */
+  whole(role: string, name: string, shape: readonly number[], why = '', stored: readonly number[] = shape): void {
+    this.concat(role, [[name, shape[0]!]], shape, why, () => stored)
+  }
+
+  /** Several stored tensors under each other as one role: `[name, rows]` each, of the same width. */
+  concat(
+    role: string,
+    parts: readonly (readonly [name: string, rows: number])[],
+    shape: readonly number[],
+    why = '',
+    stored: (rows: number) => readonly number[] = (rows) => [rows, ...shape.slice(1)],
+  ): void {
+    const taken = parts.map(([name, rows]) => ({ tensor: this.take(name, stored(rows), why), first: 0, rows }))
+    this.add(role, shape, taken)
+  }
+
+  /** All canonical tensors. @throws {@link ModelError} `BAD_WEIGHTS` if a stored tensor was not used. */
+  finish(): TensorSource[] {
+    const left = [...this.#unused].map((name) => this.#byName.get(name)!)
+    if (left.length > 0) {
+      const tensor = left[0]!
+      const more = left.length > 1 ? ` and ${left.length - 1} more like it` : ''
+      throw new ModelError(
+        'BAD_WEIGHTS',
+        `${shorten(tensor.name, 200)}${more}: expected only tensors that config.json accounts for, found ${tensor.dtype.toLowerCase()} ${shapeText(tensor.shape)} in ${this.fileOf(tensor)}. The model would not be what its weights say.`,
+      )
+    }
+    return this.#sources
+  }
+
+  #fileNames(): string {
+    const { files } = this.#weights
+    if (files.length === 1) return files[0]!.split('/').at(-1)!
+    return `the ${files.length} shards`
+  }
+}

@@ -1,0 +1,77 @@
+/** Flags that commands have in common, and the reading of their values. */
+import os from 'node:os'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { parseShard } from '../drivelm/selection.ts'
+import type { LoadOptions } from '../options.ts'
+
+/** A whole number of at least `low`. */
+export function integer(low: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d+$/.test(text) ? Number(text) : Number.NaN
+    if (Number.isSafeInteger(value) && value >= low) return value
+    throw new InvalidArgumentError(`Expected a whole number of at least ${low}.`)
+  }
+}
+
+export function decimal(text: string): number {
+  const value = /^\d*\.?\d+$/.test(text) ? Number(text) : Number.NaN
+  if (Number.isFinite(value)) return value
+  throw new InvalidArgumentError('Expected a number such as 0.7.')
+}
+
+/** `0,1`: whole numbers. */
+export function integers(text: string): number[] {
+  if (/^\d{1,6}(,\d{1,6})*$/.test(text)) return text.split(',').map(Number)
+  throw new InvalidArgumentError('Expected whole numbers such as 0,1.')
+}
+
+/** `2/4` */
+export function shard(text: string): { index: number; count: number } {
+  try {
+    return parseShard(text)
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
+/** Collects a flag that may be given several times. */
+export function list(value: string, before: string[] | undefined): string[] {
+  return [...(before ?? []), value]
+}
+
+export interface LoadFlags {
+  device?: string
+  precision?: 'bf16' | 'f32'
+  weights?: 'bf16' | 'int8' | 'int4'
+  activations?: 'bf16' | 'int8'
+  threads?: number
+  maxContext?: number
+}
+
+export function addLoadFlags(command: Command): Command {
+  return command
+    .option('--device <name>', 'auto, cpu, cuda or cuda:N (default: auto)')
+    .addOption(
+      new Option('--precision <type>', 'bf16 or f32; f32 is for the CPU (default: bf16)').choices(['bf16', 'f32']),
+    )
+    .addOption(
+      new Option('--weights <type>', 'bf16, int8 or int4, on the CPU (default: bf16)').choices([
+        'bf16',
+        'int8',
+        'int4',
+      ]),
+    )
+    .addOption(
+      new Option('--activations <type>', 'bf16, or int8 beside weights in 8 bits (default: bf16)').choices([
+        'bf16',
+        'int8',
+      ]),
+    )
+    .option('--threads <n>', `threads on the CPU (default: ${os.availableParallelism()}, all)`, integer(1))
+    .option('--max-context <tokens>', 'longest sequence: views, question and answer', integer(16))
+}
+
+export function loadOptions({ device, precision, weights, activations, threads, maxContext }: LoadFlags): LoadOptions {
+  // loadModel checks the device's name and says what it may be.
+  return { device: device as LoadOptions['device'], precision, weights, activations, threads, maxContext }
+}

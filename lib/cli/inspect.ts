@@ -1,0 +1,268 @@
+/** `drivlm inspect`: what a model folder is, what it will need, and what is missing. */
+import { readdir } from 'node:fs/promises'
+import path from 'node:path'
+import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
+import { ModelError } from '../errors.ts'
+import { bundledModel, resolveOptions, templateFor } from '../load-model.ts'
+import { limitBytes } from '../model.ts'
+import {
+  loadAddon,
+  type NativeAddon,
+  type NativeMemoryPlan,
+  type NativeModelOptions,
+  toModelError,
+  type VisionDescription,
+} from '../native.ts'
+import { loadTokenizer } from '../text/tokenizer.ts'
+import { tileCount } from '../views/compose.ts'
+import { type LoadFlags, loadOptions } from './flags.ts'
+import { formatBytes, formatCount, print, printable, printFields, printJson, styled, withProgress } from './terminal.ts'
+
+export interface InspectFlags extends LoadFlags {
+  maxBatch?: number
+  json?: boolean
+}
+
+/** One thing that was looked at: what it is, or why it is not. */
+type Found<T> = { ok: true; value: T } | { ok: false; error: ModelError }
+
+export async function inspect(given: string | undefined, flags: InspectFlags): Promise<void> {
+  const dir = path.resolve(given ?? bundledModel)
+  const checkpoint = await withProgress(`Reading ${dir}`, () => attempt(() => readCheckpoint(dir)))
+  const tokenizer = await attempt(() => loadTokenizer(dir))
+  const template = await attempt(async () => (checkpoint.ok ? templateFor(checkpoint.value) : undefined))
+  const memory = await attempt(async () => (checkpoint.ok ? planOf(checkpoint.value, flags) : undefined))
+  const problems = [checkpoint, tokenizer, template, memory].flatMap((found) => (found.ok ? [] : [found.error]))
+  const files = await filesOf(dir)
+  if (checkpoint.ok) files.weights = checkpoint.value.files.map((file) => path.basename(file))
+
+  const facts = {
+    dir,
+    ...(checkpoint.ok ? describeCheckpoint(checkpoint.value) : {}),
+    ...(template.ok && template.value
+      ? { template: template.value.name, systemMessage: template.value.systemMessage }
+      : {}),
+    ...(tokenizer.ok ? { tokenizer: { rules: tokenizer.value.rules, tokens: tokenizer.value.size } } : {}),
+    ...(memory.ok && memory.value ? { memory: memory.value } : {}),
+    files,
+    problems: problems.map(({ code, message }) => ({ code, message })),
+  }
+  if (flags.json) printJson(facts)
+  else printReport(facts)
+  if (problems.length > 0) process.exitCode = 1
+}
+
+async function attempt<T>(work: () => Promise<T>): Promise<Found<T>> {
+  try {
+    return { ok: true, value: await work() }
+  } catch (error) {
+    if (error instanceof ModelError) return { ok: false, error }
+    throw error
+  }
+}
+
+function describeCheckpoint(checkpoint: Checkpoint) {
+  const { name, family, format, network, parameters, weightsBytes, weightsDType, layout, tiling, maxPositions } =
+    checkpoint
+  const { vision, projector, language } = network
+  return {
+    name,
+    family,
+    format,
+    parameters,
+    weights: { files: checkpoint.files.length, bytes: weightsBytes, dtype: weightsDType },
+    vision: {
+      layers: vision.outputLayer,
+      dim: vision.dim,
+      heads: vision.heads,
+      tileSize: vision.tileSize,
+      patchSize: vision.patchSize,
+      tileTokens: tileTokensOf(vision),
+    },
+    projector: { shuffle: projector.shuffle },
+    language: {
+      layers: language.layers,
+      dim: language.dim,
+      heads: language.heads,
+      kvHeads: language.kvHeads,
+      headDim: language.headDim,
+      vocab: language.vocab,
+      rope: language.rope.kind,
+      tiedHead: language.tiedHead,
+      maxPositions,
+    },
+    layout,
+    tiling,
+  }
+}
+
+function tileTokensOf({ tileSize, patchSize }: VisionDescription): number {
+  return (tileSize / patchSize / 2) ** 2
+}
+
+interface MemoryReport extends NativeMemoryPlan {
+  totalBytes: number
+  /** A page of the KV cache, and the longest sequence. */
+  pageBytes: number
+  contextBytes: number
+  /** Most host memory for image tokens of pictures that were seen before. */
+  visionCacheBytes: number
+  /** Image tokens of one moment, for a model with a canvas. */
+  canvasTokens?: number
+  device: string
+  precision: string
+  maxContext: number
+  maxBatch: number
+}
+
+function planOf(checkpoint: Checkpoint, flags: InspectFlags): MemoryReport {
+  const addon = loadAddon()
+  const options: NativeModelOptions = resolveOptions(addon, checkpoint, {
+    ...loadOptions(flags),
+    maxBatch: flags.maxBatch,
+  })
+  try {
+    const plan = addon.memoryPlan(checkpoint.network, options, checkpoint.weightsDType)
+    const { device, precision, maxContext, maxBatch } = options
+    const totalBytes = plan.weightsBytes + plan.kvBytes + plan.arenaBytes
+    const canvasTokens = canvasTokensOf(checkpoint, addon)
+    const limits = { ...limitBytes(plan, maxContext), visionCacheBytes: options.visionCacheBytes }
+    const tokens = canvasTokens && { canvasTokens }
+    return { ...plan, ...limits, totalBytes, ...tokens, device, precision, maxContext, maxBatch }
+  } catch (error) {
+    throw toModelError(error)
+  }
+}
+
+function canvasTokensOf({ layout: { canvas }, tiling, network: { vision } }: Checkpoint, addon: NativeAddon) {
+  if (canvas === undefined) return undefined
+  const { columns, rows, cellWidth, cellHeight, maxTiles, thumbnail } = canvas
+  const { tileSize, minTiles } = tiling
+  const least = Math.min(minTiles, maxTiles)
+  const grid = addon.chooseGrid(columns * cellWidth, rows * cellHeight, tileSize, least, maxTiles, thumbnail)
+  return tileCount({ pictures: [], grid }) * tileTokensOf(vision)
+}
+
+/** What a folder may hold, and what each file is for. */
+const roles: readonly (readonly [string, RegExp])[] = [
+  ['config', /^config\.json$/],
+  ['weights', /\.safetensors$/],
+  ['shard index', /\.safetensors\.index\.json$/],
+  ['tokenizer', /^(tokenizer\.(json|model)|vocab\.json|merges\.txt)$/],
+  ['added tokens', /^(added_tokens|special_tokens_map|tokenizer_config)\.json$/],
+  ['preprocessor', /^(preprocessor|processor)_config\.json$/],
+  ['chat template', /^(chat_template\.(json|jinja)|conversation\.py)$/],
+  ['generation', /^generation_config\.json$/],
+  ['layout of views', /^drivlm\.json$/],
+]
+
+async function filesOf(dir: string): Promise<Record<string, string[]>> {
+  const names = await readdir(dir).catch(() => [])
+  return Object.fromEntries(roles.map(([role, pattern]) => [role, names.filter((name) => pattern.test(name)).sort()]))
+}
+
+type Facts = Partial<ReturnType<typeof describeCheckpoint>> & {
+  dir: string
+  template?: string
+  systemMessage?: string | undefined
+  tokenizer?: { rules: string; tokens: number }
+  memory?: MemoryReport
+  files: Record<string, string[]>
+  problems: { code: string; message: string }[]
+}
+
+function printReport(facts: Facts): void {
+  const { name, family, format, parameters, weights, vision, projector, language, layout } = facts
+  print(`${styled('bold', printable(name ?? path.basename(facts.dir)))}  ${styled('dim', printable(facts.dir))}`)
+  const fields: [string, string][] = []
+  if (family !== undefined && format !== undefined) {
+    fields.push(['family', `${family} (${format === 'hf' ? "'-hf' names" : 'remote-code names'})`])
+  }
+  if (parameters !== undefined && weights !== undefined) {
+    const files = `${weights.files} ${weights.files === 1 ? 'file' : 'files'}`
+    fields.push(['parameters', formatCount(parameters)])
+    fields.push(['weights', `${formatBytes(weights.bytes)} of ${weights.dtype} in ${files}`])
+  }
+  if (vision !== undefined && projector !== undefined) {
+    fields.push([
+      'vision',
+      `${vision.layers} layers of ${vision.dim}, ${vision.heads} heads; tiles of ${vision.tileSize} px, ` +
+        `${vision.tileTokens} tokens a tile (shuffle ${projector.shuffle})`,
+    ])
+  }
+  if (language !== undefined) {
+    fields.push([
+      'language',
+      `${language.layers} layers of ${language.dim}, ${language.heads} heads / ${language.kvHeads} KV of ${language.headDim}; ` +
+        `vocabulary ${language.vocab}${language.tiedHead ? ', tied head' : ''}; rope ${language.rope}, ` +
+        `up to ${language.maxPositions} tokens`,
+    ])
+  }
+  if (facts.tokenizer !== undefined) {
+    fields.push(['tokenizer', `${facts.tokenizer.tokens} tokens, rules of ${facts.tokenizer.rules}`])
+  }
+  if (facts.template !== undefined) {
+    const system = facts.systemMessage
+    fields.push(['template', facts.template])
+    fields.push(['system message', system === undefined ? 'none' : printable(JSON.stringify(system))])
+  }
+  if (layout !== undefined) {
+    fields.push(['views', layoutText(layout)])
+    fields.push(['', styled('dim', printable(layout.why))])
+  }
+  if (facts.memory?.canvasTokens !== undefined) fields.push(['', `${facts.memory.canvasTokens} image tokens a moment`])
+  if (facts.memory !== undefined) fields.push(...memoryFields(facts.memory))
+  if (fields.length > 0) printFields(fields)
+
+  print('\nFiles')
+  printFields(
+    Object.entries(facts.files).map(([role, names]) => [
+      role,
+      names.length === 0
+        ? styled('dim', 'none')
+        : printable(names.length > 4 ? `${names.length} files` : names.join(', ')),
+    ]),
+  )
+  if (facts.problems.length === 0) {
+    print(`\n${styled('green', 'Nothing is missing.')}`)
+    return
+  }
+  print(
+    `\n${styled('red', facts.problems.length === 1 ? 'It cannot be loaded:' : 'It cannot be loaded, for these reasons:')}`,
+  )
+  for (const { code, message } of facts.problems) print(`  ModelError [${code}] ${printable(message)}`)
+}
+
+function layoutText({ layout, canvas, maxTilesPerImage, tileBudget, cameraNames }: Checkpoint['layout']): string {
+  if (canvas !== undefined) {
+    const { columns, rows, cellWidth, cellHeight, labels, thumbnail, maxTiles } = canvas
+    return (
+      `one canvas of ${columns} x ${rows} cells of ${cellWidth} x ${cellHeight}${labels ? ', labelled' : ''}, ` +
+      `up to ${maxTiles} tiles${thumbnail ? ' and a thumbnail' : ''}: ${canvas.cameras.join(', ')}`
+    )
+  }
+  if (layout === 'single') return `one picture, up to ${maxTilesPerImage} tiles`
+  return (
+    `separate images, up to ${maxTilesPerImage} tiles each and ${tileBudget} in all` +
+    (cameraNames ? ', camera names in the text' : '')
+  )
+}
+
+function memoryFields(memory: MemoryReport): [string, string][] {
+  const { weightsBytes, kvBytes, arenaBytes, totalBytes, kvBytesPerToken, device, precision, maxContext, maxBatch } =
+    memory
+  const { pageBytes, pageTokens, contextBytes, visionCacheBytes } = memory
+  return [
+    ['memory', `${formatBytes(totalBytes)} on ${device} in ${precision}, context ${maxContext}, batch ${maxBatch}`],
+    [
+      '',
+      `weights ${formatBytes(weightsBytes)}, KV cache ${formatBytes(kvBytes)} (${formatBytes(kvBytesPerToken)} a token), ` +
+        `arena ${formatBytes(arenaBytes)}`,
+    ],
+    [
+      '',
+      `${kvBytes / pageBytes} pages of ${pageTokens} tokens (${formatBytes(pageBytes)}); a sequence of ${maxContext} takes ` +
+        `${formatBytes(contextBytes)}; vision cache up to ${formatBytes(visionCacheBytes)} more on the host`,
+    ],
+  ]
+}

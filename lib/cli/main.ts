@@ -1,0 +1,136 @@
+#!/usr/bin/env node
+/**
+ * The command line. A command's file is loaded when it is called, so `drivlm --help` needs neither addon nor sharp.
+ *
+ * Exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
+ */
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { Command, CommanderError, Option } from 'commander'
+import { packageRoot } from '../native.ts'
+import { cameras } from '../views/cameras.ts'
+import { conversions } from './conversions.ts'
+import { addLoadFlags, decimal, integer, integers, list, shard } from './flags.ts'
+import { errorText } from './terminal.ts'
+
+function version(): string {
+  const file = path.join(packageRoot, 'package.json')
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+}
+
+/** `CAM_FRONT_LEFT` is `--front-left`. */
+function cameraFlag(camera: string): string {
+  return camera.replace('CAM_', '').replace('_', '-').toLowerCase()
+}
+
+function program(): Command {
+  const root = new Command('drivlm')
+    .description('Asks vision-language models about what the cameras of a vehicle see.')
+    .version(version(), '-V, --version')
+    .exitOverride()
+    .showHelpAfterError('(drivlm --help lists the commands)')
+
+  addLoadFlags(root.command('demo'))
+    .description('ask the bundled model about its bundled moments')
+    .option('--json', 'print one JSON object')
+    .action(async (flags) => (await import('./demo.ts')).demo(flags))
+
+  const ask = root
+    .command('ask')
+    .description('ask a question about pictures')
+    .argument('<question>', 'plain text; the chat template is added')
+    .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
+  for (const camera of cameras) ask.option(`--${cameraFlag(camera)} <file>`, `picture of ${camera}`)
+  ask
+    .option('--views <dir>', 'folder of pictures named after cameras, such as CAM_FRONT.jpg')
+    .option('--image <file>', 'a picture without a camera; may be given several times', list)
+    .addOption(
+      new Option('--missing-views <what>', 'leave the cells of missing cameras black').choices(['error', 'black']),
+    )
+    .option('--max-tiles <n>', 'most tiles of one separate image', integer(1))
+    .option('--tile-budget <n>', 'tiles shared out among separate images', integer(1))
+    .option('--system <text>', "in place of the model's own system message")
+    .option('--max-new-tokens <n>', 'longest answer (default: 512)', integer(1))
+    .option('--min-new-tokens <n>', 'shortest answer (default: 0)', integer(0))
+    .option('--temperature <t>', '0 takes the likeliest token every time (default: 0)', decimal)
+    .option('--top-p <p>', 'draw from the likeliest tokens of this much probability (default: 1)', decimal)
+    .option('--seed <n>', 'fixes what is drawn', integer(0))
+    .option('--stop <text>', 'end the answer before this text; may be given several times', list)
+    .option('--timings', 'print the time of each stage on stderr')
+    .option('--json', 'print one JSON object in place of streaming')
+  addLoadFlags(ask).action(async (question, flags) => (await import('./ask.ts')).ask(question, flags))
+
+  addLoadFlags(root.command('inspect'))
+    .description('say what a model folder is, what it will need and what is missing')
+    .argument('[dir]', 'model folder as downloaded (default: the bundled street-tiny)')
+    .option('--max-batch <n>', 'questions decoded together (default: 8)', integer(1))
+    .option('--json', 'print one JSON object')
+    .action(async (dir, flags) => (await import('./inspect.ts')).inspect(dir, flags))
+
+  const evaluation = root
+    .command('eval')
+    .description('ask a model all questions of a file, score the answers, and report')
+    .requiredOption('--data <file>', 'questions: a DriveLM file, or a question a line (JSONL)')
+    .option('--images <dir>', 'folder the pictures are looked for in (default: that of the questions)')
+    .option('-m, --model <dir>', 'model folder as downloaded')
+    .option('--predictions <file>', 'score these answers, or those in the folder of a run, and ask nothing')
+    .option('--out <dir>', 'folder for answers and report; a run that was stopped goes on there')
+    .option('--shard <i/n>', 'part i of n, for several machines; drivlm merge puts them together', shard)
+    .option('--limit <n>', 'only the first n questions', integer(1))
+    .option('--tags <list>', 'only questions with one of these tags, such as 0,2', integers)
+    .option('--keep-going', 'skip and list what cannot be read, seen, answered or scored')
+    .option('--judge-command <command>', 'rates an answer: JSON on stdin, a number from 0 to 100 on stdout')
+    .option('--judge-jobs <n>', 'judges at work at the same time (default: 4)', integer(1))
+    .option('--judgements <file>', 'ratings that were collected before, by question id')
+    .addOption(
+      new Option('--conversion <what>', 'object coordinates, to the canvas and back (default: auto)').choices(
+        conversions,
+      ),
+    )
+    .option('--max-new-tokens <n>', 'longest answer (default: 200)', integer(1))
+    .option('--temperature <t>', '0 takes the likeliest token every time (default: 0)', decimal)
+    .option('--top-p <p>', 'draw from the likeliest tokens of this much probability (default: 1)', decimal)
+    .option('--seed <n>', 'fixes what is drawn (default: 0)', integer(0))
+    .addOption(
+      new Option('--missing-views <what>', 'leave the cells of missing cameras black').choices(['error', 'black']),
+    )
+    .option('--concurrency <n>', 'questions of a moment decoded together (default: 1)', integer(1))
+    .addOption(
+      new Option('--pictures <how>', 'pictures in the report (default: embed)').choices(['embed', 'link', 'none']),
+    )
+    .option('--json', 'print one JSON object in place of the score sheet')
+  addLoadFlags(evaluation).action(async (flags) => (await import('./eval.ts')).evaluate(flags))
+
+  root
+    .command('merge')
+    .description('put the answers of shards together')
+    .argument('<run...>', 'output folders of drivlm eval --shard')
+    .requiredOption('--out <dir>', 'folder for the whole')
+    .option('--partial', 'take what is there of shards that are missing or unfinished')
+    .action(async (runs, flags) => (await import('./merge.ts')).merge(runs, flags))
+
+  root
+    .command('doctor')
+    .description('check the addon, the processor, the GPU and its driver, and say what to do')
+    .option('--json', 'print one JSON object')
+    .action(async (flags) => (await import('./doctor.ts')).doctor(flags))
+  return root
+}
+
+// A reader that has seen enough (`drivlm demo | head -3`) is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+})
+process.stderr.on('error', () => undefined)
+
+try {
+  await program().parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : 2 // commander has said what is wrong
+  } else {
+    process.stderr.write(`${errorText(error)}\n`)
+    process.exitCode = 1
+  }
+}

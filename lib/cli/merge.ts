@@ -1,0 +1,14 @@
+/** `drivlm merge`: the answers of several shards as one run. */
+import path from 'node:path'
+import { mergeRuns } from '../drivelm/merge.ts'
+import { print } from './terminal.ts'
+
+export async function merge(runs: readonly string[], flags: { out: string; partial?: boolean }): Promise<void> {
+  const { out, partial } = flags
+  const { entries, missing, files } = await mergeRuns(runs, out, { partial })
+  print(`${entries.length} answers of ${runs.length} ${runs.length === 1 ? 'run' : 'runs'} are in ${out}.`)
+  if (missing.length > 0) print(`Shards that are missing: ${missing.join(', ')}.`)
+  print('\nWritten')
+  for (const file of [files.output, files.submission]) print(`  ${path.normalize(file)}`)
+  print(`\nScore them:  drivlm eval --data FILE --images DIR --predictions ${out} --out ${out}`)
+}

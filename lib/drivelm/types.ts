@@ -1,0 +1,121 @@
+// What DriveLM's files hold, once read. Everything that is an object with an order in the files is a list here, so that keys
+// that look like numbers cannot lose their place.
+
+import type { Camera } from '../views/cameras.ts'
+
+/** The parts of a frame's `QA`, in the order questions are numbered in. */
+export const categories = ['perception', 'prediction', 'planning', 'behavior'] as const
+
+/** One of {@link categories}. */
+export type Category = (typeof categories)[number]
+
+/** One question with its answer; empty where the answer is hidden. */
+export interface Qa {
+  question: string
+  answer: string
+  /** Only in test-style files: 0 accuracy, 1 judge, 2 language, 3 match. */
+  tags?: number[]
+  /** Instead of tags, in sets of the same layout that are not DriveLM's: a word. */
+  kind?: string
+  /** Further fields of the record as they stand in the file (`C`, `con_up`, …). */
+  rest: Record<string, unknown>
+}
+
+/** An object of interest. */
+export interface KeyObject {
+  /** `<cK,CAM,x,y>` */
+  tag: string
+  category: string
+  /** Null for traffic elements. */
+  status: string | null
+  description: string
+  /** Pixels of the camera's own image: x_min, y_min, x_max, y_max. */
+  box: [number, number, number, number]
+}
+
+/** A scene's own fields. */
+export interface SceneInfo {
+  token: string
+  description?: string
+}
+
+/** A key frame: six pictures and the questions about them. */
+export interface Frame {
+  scene: SceneInfo
+  token: string
+  /** Empty in test-style files. */
+  objects: KeyObject[]
+  /** Whether the file had `key_object_infos`. */
+  annotated: boolean
+  qa: Record<Category, Qa[]>
+  /** In the order of the file. Paths as written there. */
+  images: { camera: Camera; path: string }[]
+}
+
+/** A question with its identity and place. */
+export interface Question {
+  /** Unique in the file; `<scene>_<frame>_<i>` in DriveLM. */
+  id: string
+  /** The question alone, without image marks. */
+  text: string
+  /** Undefined where there is none or it is hidden. */
+  reference?: string
+  tags?: readonly number[]
+  /** From the file, or {@link questionKind}. */
+  kind: string
+  hop?: number
+}
+
+/** All questions about the same pictures. */
+export interface Moment {
+  /** `<scene>_<frame>`, or the first question's id. */
+  key: string
+  /** Paths as the file gives them, by camera name (or `image` for a single picture). */
+  views: Record<string, string>
+  questions: Question[]
+  /** The frame it was made from, if the file has frames. */
+  frame?: Frame
+}
+
+/** An answer in the challenge's form. */
+export interface Prediction {
+  id: string
+  question: string
+  answer: string
+}
+
+/** The questions of a frame in the order they are numbered in. */
+export function questionsOf(frame: Frame): Question[] {
+  const records = categories.flatMap((category) => frame.qa[category].map((qa) => ({ category, qa })))
+  return records.map(({ category, qa }, i) => ({
+    id: `${frameKey(frame)}_${i}`,
+    text: qa.question,
+    ...(qa.answer === '' ? {} : { reference: qa.answer }),
+    ...(qa.tags ? { tags: qa.tags } : {}),
+    kind: qa.kind ?? questionKind(qa.question, category),
+  }))
+}
+
+/** `<scene>_<frame>` */
+export function frameKey(frame: Frame): string {
+  return `${frame.scene.token}_${frame.token}`
+}
+
+const wordings: readonly (readonly [kind: string, wording: RegExp])[] = [
+  ['important objects', /what are the important objects/i],
+  ['moving status', /what is the moving status of object/i],
+  ['notice order', /what object should the ego vehicle notice first/i],
+  ['actions', /what actions could the ego vehicle take/i],
+  ['collision', /lead to a collision/i],
+  ['safe actions', /safe actions/i],
+  ['ego behavior', /predict the behavior of the ego/i],
+  ['description', /what is the visual description/i],
+  ['yes or no', /^\s*(is|are|would|will|do|does|did|can|could|should|has|have|was|were)\b/i],
+]
+
+/** Kind of a question by its wording, for tables; a name of its category where no wording is known. */
+export function questionKind(question: string, category: string = 'other'): string {
+  return (
+    wordings.find(([, wording]) => wording.test(question))?.[0] ?? `other ${category}`.replace(/^other other$/, 'other')
+  )
+}

@@ -1,0 +1,49 @@
+/** One job of the addon: its number, the caller's signal, and errors as the package's own. */
+import { setMaxListeners } from 'node:events'
+import type { ModelError } from './errors.ts'
+import { toModelError } from './native.ts'
+import { abortError, throwIfAborted } from './options.ts'
+
+let lastJob = 0
+
+/** A number no other job of this thread has. */
+export function nextJob(): number {
+  return ++lastJob
+}
+
+/**
+ * Runs a job under a signal.
+ *
+ * @param start - Starts it with its number.
+ * @param cancel - Cancels it by its number; it then rejects by itself, once its memory is given back.
+ */
+export async function runJob<T>(
+  signal: AbortSignal | undefined,
+  start: (job: number) => Promise<T>,
+  cancel: (job: number) => void,
+): Promise<T> {
+  throwIfAborted(signal)
+  const job = nextJob()
+  const stop = whenAborted(signal, () => cancel(job))
+  try {
+    return await start(job)
+  } catch (error) {
+    throw explain(error, signal)
+  } finally {
+    stop()
+  }
+}
+
+/** Listens to a signal until what it returns is called. Many questions may share one signal: Node's warning of a leak is of no use. */
+export function whenAborted(signal: AbortSignal | undefined, listener: () => void): () => void {
+  if (signal === undefined) return () => {}
+  setMaxListeners(0, signal)
+  signal.addEventListener('abort', listener)
+  return () => signal.removeEventListener('abort', listener)
+}
+
+/** The error of a job; one that the signal brought about says why. */
+function explain(error: unknown, signal: AbortSignal | undefined): ModelError {
+  const known = toModelError(error)
+  return known.code === 'ABORTED' && signal?.aborted ? abortError(signal) : known
+}

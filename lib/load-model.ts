@@ -1,0 +1,190 @@
+/** From a model folder to a model. */
+import os from 'node:os'
+import path from 'node:path'
+import { type Checkpoint, readCheckpoint } from './checkpoint/load-checkpoint.ts'
+import { ModelError } from './errors.ts'
+import { runJob } from './job.ts'
+import { Model } from './model.ts'
+import {
+  loadAddon,
+  type NativeAddon,
+  type NativeModelOptions,
+  type NativeSystem,
+  packageRoot,
+  toModelError,
+} from './native.ts'
+import { checkLoadOptions, type LoadOptions, throwIfAborted } from './options.ts'
+import { type Template, templateOf, withSystemMessage } from './text/templates.ts'
+import { loadTokenizer, type Tokenizer } from './text/tokenizer.ts'
+
+/** The model inside this package: `street-tiny`, which knows drawn street scenes and nothing else. */
+export const bundledModel: string = path.join(packageRoot, 'models', 'street-tiny')
+
+/**
+ * Loads a model: reads and checks its folder, maps its weights, and reserves all the memory it will ever use.
+ *
+ * @param dir - A model folder as downloaded from the hub. Without one: {@link bundledModel}.
+ * @throws {@link ModelError} `BAD_ARGUMENT`; `BAD_CHECKPOINT`, `BAD_WEIGHTS`, `BAD_TOKENIZER` with the file and what is wrong with it;
+ *   `UNSUPPORTED_MODEL`; `OUT_OF_MEMORY` with what is missing; `DEVICE_UNAVAILABLE`; `ABORTED`.
+ *
+ * @example
+ * const model = await loadModel('models/Mini-InternVL2-1B-DA-DriveLM', {
+ *   onProgress: ({ doneBytes, totalBytes }) => console.error(`${Math.round((100 * doneBytes) / totalBytes)} %`),
+ * })
+ */
+export async function loadModel(dir?: string, options?: LoadOptions): Promise<Model>
+export async function loadModel(options: LoadOptions): Promise<Model>
+export async function loadModel(first?: string | LoadOptions, second: LoadOptions = {}): Promise<Model> {
+  const [dir, options] =
+    typeof first === 'object' && first !== null ? [bundledModel, first] : [first ?? bundledModel, second]
+  if (typeof dir !== 'string' || dir === '') {
+    throw new ModelError('BAD_ARGUMENT', 'Expected the path of a model folder; leave it out for the bundled model.')
+  }
+  checkLoadOptions(options)
+  throwIfAborted(options.signal)
+  const addon = loadAddon()
+  const { tileSize, layout } = options
+  const checkpoint = await readCheckpoint(dir, {
+    ...(tileSize === undefined ? {} : { tileSize }),
+    ...(layout === undefined ? {} : { layout }),
+  })
+  const tokenizer = await loadTokenizer(checkpoint.dir)
+  const template = templateFor(checkpoint)
+  checkVocabulary(checkpoint, tokenizer)
+  const nativeOptions = resolveOptions(addon, checkpoint, options)
+
+  let thrown: { error: unknown } | undefined
+  const start = (job: number) => {
+    const onProgress = (doneBytes: number, totalBytes: number) => {
+      try {
+        if (thrown === undefined) options.onProgress?.({ doneBytes, totalBytes })
+      } catch (error) {
+        thrown = { error }
+        addon.cancelLoad(job)
+      }
+    }
+    return addon.load(checkpoint, nativeOptions, options.onProgress && onProgress, job)
+  }
+  const native = await runJob(options.signal, start, (job) => addon.cancelLoad(job)).catch((error: unknown) => {
+    throw thrown === undefined ? error : thrown.error
+  })
+  try {
+    if (thrown !== undefined) throw thrown.error
+    throwIfAborted(options.signal)
+    const { device, precision, weights = 'bf16', maxContext, maxBatch, visionCacheBytes } = nativeOptions
+    const limits = {
+      maxScenes: options.maxScenes ?? Number.POSITIVE_INFINITY,
+      evict: options.evict === true ? ('resee' as const) : options.evict || undefined,
+      maxQueue: options.maxQueue ?? Number.POSITIVE_INFINITY,
+      maxBatch,
+    }
+    const parts = { addon, native, checkpoint, tokenizer, template }
+    const activations = options.activations ?? 'bf16'
+    return new Model({ ...parts, device, precision, weights, activations, maxContext, visionCacheBytes, limits })
+  } catch (error) {
+    await native.dispose()
+    throw error
+  }
+}
+
+/** The template a folder asks for, with the system message it was trained with. */
+export function templateFor(checkpoint: Checkpoint): Template {
+  const template = templateOf(checkpoint.format === 'hf' ? 'chatml-hf' : (checkpoint.template ?? ''))
+  return withSystemMessage(template, {
+    config: checkpoint.layout.systemMessage ?? checkpoint.systemMessage?.text,
+    v15: /V1[-_.]5/i.test(checkpoint.name),
+  })
+}
+
+/** What the addon is asked to reserve. */
+export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, options: LoadOptions): NativeModelOptions {
+  const maxContext = options.maxContext ?? Math.min(checkpoint.maxPositions, 8192)
+  if (maxContext > checkpoint.maxPositions) {
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected up to ${checkpoint.maxPositions} for options.maxContext, the most this model was made for, received ${maxContext}.`,
+    )
+  }
+  const native: NativeModelOptions = {
+    device: pickDevice(addon, options.device ?? 'auto'),
+    precision: options.precision ?? 'bf16',
+    weights: options.weights ?? 'bf16',
+    int8Activations: options.activations === 'int8',
+    threads: options.threads ?? os.availableParallelism(),
+    maxContext,
+    kvTokens: 2 * maxContext,
+    visionCacheBytes: 0,
+    maxBatch: options.maxBatch ?? 8,
+  }
+  native.visionCacheBytes = options.visionCache ?? 2 * sceneImageBytes(checkpoint, native)
+  if (options.kvMemory !== undefined) native.kvTokens = kvTokens(addon, checkpoint, native, options.kvMemory)
+  return native
+}
+
+/** Image tokens of the largest scene, as the vision cache keeps them. */
+function sceneImageBytes({ layout, network }: Checkpoint, { maxContext, precision }: NativeModelOptions): number {
+  const { vision, language } = network
+  const tileTokens = (vision.tileSize / vision.patchSize / 2) ** 2
+  const { canvas } = layout
+  const most = Math.floor(maxContext / tileTokens)
+  const tiles = canvas === undefined ? most : Math.min(most, canvas.maxTiles + (canvas.thumbnail ? 1 : 0))
+  return tiles * tileTokens * language.dim * (precision === 'f32' ? 4 : 2)
+}
+
+/** Whole pages in so many bytes. */
+function kvTokens(addon: NativeAddon, checkpoint: Checkpoint, native: NativeModelOptions, bytes: number): number {
+  try {
+    const { kvBytesPerToken, pageTokens } = addon.memoryPlan(checkpoint.network, native, checkpoint.weightsDType)
+    const pages = Math.floor(bytes / (kvBytesPerToken * pageTokens))
+    if (pages >= 1) return pages * pageTokens
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected at least ${kvBytesPerToken * pageTokens} for options.kvMemory, the bytes of one page of ${pageTokens} tokens, received ${bytes}.`,
+    )
+  } catch (error) {
+    throw toModelError(error)
+  }
+}
+
+function systemOf(addon: NativeAddon): NativeSystem {
+  try {
+    return addon.system()
+  } catch (error) {
+    throw toModelError(error)
+  }
+}
+
+function pickDevice(addon: NativeAddon, wanted: string): string {
+  if (wanted === 'cpu') return wanted
+  const { devices, reason } = systemOf(addon).cuda
+  const first = devices.findIndex((one) => one.usable)
+  if (wanted === 'auto') return first < 0 ? 'cpu' : `cuda:${first}`
+  const index = wanted === 'cuda' ? first : Number(wanted.slice('cuda:'.length))
+  if (devices[index]?.usable) return `cuda:${index}`
+  const why =
+    first < 0
+      ? reason
+      : `the usable NVIDIA devices are ${devices.flatMap((one, i) => (one.usable ? [`cuda:${i}`] : [])).join(', ')}.`
+  throw new ModelError(
+    'DEVICE_UNAVAILABLE',
+    `Device '${wanted}' was asked for, but ${lowerFirst(why)} To run on the CPU pass { device: 'cpu' }.`,
+  )
+}
+
+function lowerFirst(sentence: string): string {
+  return /^[A-Z][a-z]/.test(sentence) ? sentence[0]!.toLowerCase() + sentence.slice(1) : sentence
+}
+
+/**
+ * Ids are handed to the embedding. Added tokens may lie past it (`-hf` folders have a `<video>` that was never trained): what uses one is refused
+ * by the engine. A vocabulary that does is another model's.
+ */
+function checkVocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer): void {
+  for (let id = checkpoint.vocab; id < tokenizer.size; id++) {
+    if (tokenizer.addedIds.has(id) || tokenizer.tokenOf(id) === undefined) continue
+    throw new ModelError(
+      'BAD_TOKENIZER',
+      `The tokenizer has ids up to ${tokenizer.size - 1}, the embedding has ${checkpoint.vocab} rows; the files belong to different models.`,
+    )
+  }
+}

@@ -1,0 +1,372 @@
+/** A loaded model: sees moments, answers questions about them. */
+import type { Answer } from './answer.ts'
+import { type AnswerStream, streamAnswer } from './answer-stream.ts'
+import type { Asking } from './asking.ts'
+import type { Checkpoint } from './checkpoint/load-checkpoint.ts'
+import { ModelError } from './errors.ts'
+import { runJob } from './job.ts'
+import { type NativeAddon, type NativeMemoryPlan, type NativeModel, type NativeStats, toModelError } from './native.ts'
+import {
+  type AskSettings,
+  checkQuestion,
+  checkSeeOptions,
+  type ModelAskOptions,
+  modelAskSettings,
+  type SeeOptions,
+  seePart,
+  throwIfAborted,
+} from './options.ts'
+import { Scene, type SeenViews } from './scene.ts'
+import { type KeeperLimits, type KeeperStats, type Look, SceneKeeper } from './scene-keeper.ts'
+import { AnswerFormats } from './structured/answer-format.ts'
+import { buildScenePrompt, type ImageLayout, stopIds } from './text/prompt.ts'
+import type { Template } from './text/templates.ts'
+import type { Tokenizer } from './text/tokenizer.ts'
+import { type ComposedImages, imagesFor, tileCount, type Views } from './views/compose.ts'
+import { isPictureSource } from './views/decode.ts'
+
+/** What a loaded model is. */
+export interface ModelInfo {
+  /** Name of its folder. */
+  name: string
+  dir: string
+  /** Such as `internvl2-qwen2`. */
+  family: string
+  /** Prompt template, such as `Hermes-2`. */
+  template: string
+  parameters: number
+  /** `cpu` or `cuda:N`. */
+  device: string
+  precision: 'bf16' | 'f32'
+  /** What weights are kept as; with precision `f32` as they are stored. */
+  weights: 'bf16' | 'int8' | 'int4'
+  activations: 'bf16' | 'int8'
+  /** Longest sequence in tokens. */
+  maxContext: number
+  /** Tile edge in pixels. */
+  tileSize: number
+  /** Image tokens a tile. */
+  tileTokens: number
+  /** How several views are put before the model. */
+  layout: 'canvas' | 'separate' | 'single'
+  /** Cameras of the canvas, row by row; empty for other layouts. */
+  cameras: readonly string[]
+  memory: {
+    /** Reserved on the device: weights, KV cache (`kvMemory`, in whole pages), scratch. */
+    weightsBytes: number
+    kvBytes: number
+    arenaBytes: number
+    /** A token of a scene, question or answer in the KV cache, which is handed out in pages of so many tokens. */
+    kvBytesPerToken: number
+    pageTokens: number
+    pageBytes: number
+    /** The longest sequence, `maxContext`. */
+    contextBytes: number
+    /** Most host memory for image tokens that were seen before, `visionCache`. */
+    visionCacheBytes: number
+  }
+}
+
+/** How busy a model is, and what it did since it was loaded. */
+export interface ModelStats extends NativeStats, KeeperStats {
+  /** Questions a decode step, on average. */
+  meanBatch: number
+  /** Tokens of answers a second of decoding, all questions together. */
+  tokensPerSecond: number
+  /** Tokens of views and questions a second of prefill. */
+  prefillTokensPerSecond: number
+  /** Share of the tiles that were not encoded because they had been seen before. */
+  visionCacheHits: number
+  /** Share of the guessed tokens that were right. */
+  acceptedDrafts: number
+}
+
+/** What `loadModel` hands to a model. */
+export interface ModelParts {
+  addon: NativeAddon
+  native: NativeModel
+  checkpoint: Checkpoint
+  tokenizer: Tokenizer
+  template: Template
+  device: string
+  precision: 'bf16' | 'f32'
+  /** What weights are kept as; with precision `f32` as they are stored. */
+  weights: 'bf16' | 'int8' | 'int4'
+  activations: 'bf16' | 'int8'
+  maxContext: number
+  visionCacheBytes: number
+  limits: Omit<KeeperLimits, 'pageTokens'>
+}
+
+/**
+ * A loaded model, from `loadModel`. Its work runs on a thread of its own, in call order; questions that are asked while others are
+ * being answered join them at the next token. The event loop stays free.
+ *
+ * @example
+ * const model = await loadModel('models/Mini-InternVL2-1B-DA-DriveLM')
+ * const answer = await model.ask(views, 'What are the important objects in the current scene?')
+ * await model.dispose()
+ */
+export class Model {
+  readonly info: ModelInfo
+  readonly #parts: ModelParts
+  readonly #asking: Asking
+  #disposing: Promise<void> | undefined
+
+  /** Models come from `loadModel`. */
+  constructor(parts: ModelParts) {
+    const { native, checkpoint, tokenizer, template, maxContext } = parts
+    const memory = native.memory()
+    this.#parts = parts
+    this.#asking = {
+      native,
+      tokenizer,
+      template,
+      maxContext,
+      formats: new AnswerFormats(native, tokenizer),
+      keeper: new SceneKeeper(native, { ...parts.limits, pageTokens: memory.pageTokens }),
+      stopIds: Int32Array.from(stopIds(tokenizer, template, checkpoint.eosIds)),
+      promptSuffix: checkpoint.layout.promptSuffix ?? '',
+    }
+    this.info = describeModel(parts, memory)
+  }
+
+  /**
+   * Answers one question about one moment seen by the vehicle's cameras.
+   *
+   * The views are stitched in the order the model was trained on, whatever the order of the keys. To ask more than one question about the
+   * same views, {@link see} them once.
+   *
+   * @param views - Pictures by camera name, a list of them, or one: paths, the bytes of JPEG or PNG files, or raw RGB. A model with a
+   *   canvas needs all its cameras, unless `missingViews: 'black'`.
+   * @param question - Plain text. The chat template is added for you.
+   * @returns The answer and what each stage of it cost, in milliseconds.
+   * @throws {@link ModelError} `BAD_ARGUMENT`; `BAD_VIEW` if a picture is missing or cannot be decoded; `CONTEXT_OVERFLOW` if views and
+   *   question do not fit into the context; `OUT_OF_MEMORY` if the KV cache is full of scenes; `ABORTED`; `DISPOSED`.
+   *
+   * @example
+   * const { text, timings } = await model.ask(views, 'What should the ego vehicle do next?')
+   * console.log(text, `first word after ${timings.firstTokenMs} ms`)
+   */
+  async ask(views: Views, question: string, options: ModelAskOptions = {}): Promise<Answer> {
+    const settings = modelAskSettings(options)
+    checkQuestion(question)
+    return this.#answer(views, question, seePart(options), settings)
+  }
+
+  /**
+   * The same as {@link ask}, as an async iterable of text.
+   *
+   * @throws {@link ModelError} `BAD_ARGUMENT` at once; everything else where the stream is read.
+   */
+  stream(views: Views, question: string, options: ModelAskOptions = {}): AnswerStream {
+    const settings = modelAskSettings(options)
+    checkQuestion(question)
+    return streamAnswer(settings, (both, leave) => this.#answer(views, question, seePart(options), both, leave))
+  }
+
+  /**
+   * Sees a moment once, for any number of questions about it: the views are encoded, and system message and image tokens stand in the KV
+   * cache until the scene is disposed.
+   *
+   * @throws {@link ModelError} As {@link ask}.
+   *
+   * @example
+   * const scene = await model.see({ CAM_FRONT: 'front.jpg', … })
+   * for (const question of questions) console.log((await scene.ask(question)).text)
+   * scene.dispose()
+   */
+  async see(views: Views, options: SeeOptions = {}): Promise<Scene> {
+    checkSeeOptions(options)
+    return this.#see(views, options)
+  }
+
+  /** Pages, scenes and questions at this moment, and sums since the model was loaded. */
+  stats(): ModelStats {
+    this.#throwIfDisposed()
+    try {
+      const stats = this.#parts.native.stats()
+      const per = (part: number, whole: number) => (whole > 0 ? part / whole : 0)
+      return {
+        ...stats,
+        ...this.#asking.keeper.stats,
+        meanBatch: per(stats.stepQuestions, stats.steps),
+        tokensPerSecond: per(1000 * stats.decodeTokens, stats.decodeMs),
+        prefillTokensPerSecond: per(1000 * stats.prefillTokens, stats.prefillMs),
+        visionCacheHits: per(stats.tilesCached, stats.tilesCached + stats.tilesEncoded),
+        acceptedDrafts: per(stats.accepted, stats.drafted),
+      }
+    } catch (error) {
+      throw toModelError(error)
+    }
+  }
+
+  /**
+   * Ends everything that runs (it rejects with `DISPOSED`), and gives all memory back; resolves when that is done. Idempotent.
+   * A model that is dropped without it is disposed of when it is garbage collected.
+   */
+  async dispose(): Promise<void> {
+    this.#disposing ??= this.#parts.native.dispose()
+    await this.#disposing
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose()
+  }
+
+  async #see(views: Views, options: SeeOptions, leave?: AbortSignal): Promise<Scene> {
+    const signal =
+      leave === undefined || options.signal === undefined
+        ? (leave ?? options.signal)
+        : AbortSignal.any([leave, options.signal])
+    throwIfAborted(signal)
+    this.#throwIfDisposed()
+    this.#asking.keeper.checkQueue(0, 1)
+    const kept = { ...options, signal: undefined }
+    const look = this.#look(views, kept)
+    const slot = await this.#asking.keeper.see(look, signal)
+    return new Scene(this.#asking, slot, {
+      views: copyOf(views),
+      options: kept,
+      canvas: this.#parts.checkpoint.layout.canvas,
+      see: async (next, nextOptions) => this.#see(next, nextOptions),
+    })
+  }
+
+  /** Reads the views at once, as the caller may reuse a buffer; sees them as often as it takes to find room. */
+  #look(views: Views, options: SeeOptions): Look<SeenViews> {
+    const { addon, native, checkpoint, tokenizer, template } = this.#parts
+    const sources = copyOf(views)
+    const decode = async () => {
+      const startedAt = performance.now()
+      const { tiling, layout } = checkpoint
+      const composed = await imagesFor(layout, sources, { ...options, tiling, chooseGrid: addon.chooseGrid })
+      const decodeMs = performance.now() - startedAt
+      const prompt = buildScenePrompt(tokenizer, template, {
+        system: options.systemMessage,
+        layout: this.#imageLayout(composed),
+        imageTokens: composed.images.map((image) => tileCount(image) * this.info.tileTokens),
+      })
+      this.#checkRoom(prompt.ids.length, composed)
+      return { composed, prompt, decodeMs }
+    }
+    let begunAt = performance.now() // of the decoding, with which the caller's time begins
+    let decoded: ReturnType<typeof decode> | undefined = decode()
+    decoded.catch(() => undefined) // told where it is awaited
+    const look: Look<SeenViews> = {
+      tokens: 0,
+      see: async (signal) => {
+        if (decoded === undefined) {
+          begunAt = performance.now()
+          decoded = decode()
+        }
+        const { composed, prompt, decodeMs } = await decoded
+        throwIfAborted(signal)
+        this.#throwIfDisposed()
+        look.tokens = prompt.ids.length
+        const start = (job: number) => native.see({ job, ids: prompt.ids, images: composed.images })
+        const result = await runJob(signal, start, (job) => native.cancel(job))
+        const { tokens, imageTokens, tiles, cachedTiles, sharedTokens } = result
+        const { queueMs, preprocessMs, visionMs, prefillMs } = result
+        const totalMs = performance.now() - begunAt
+        const timings = { decodeMs, queueMs, preprocessMs, visionMs, prefillMs, totalMs }
+        const { layout, pictures } = composed
+        const info = { tokens, imageTokens, tiles, cachedTiles, sharedTokens, layout, timings }
+        return { prompt, result, info, pictures }
+      },
+      end: () => {
+        decoded = undefined
+      },
+    }
+    return look
+  }
+
+  async #answer(
+    views: Views,
+    question: string,
+    see: SeeOptions,
+    settings: AskSettings,
+    leave?: AbortSignal,
+  ): Promise<Answer> {
+    this.#asking.keeper.checkQueue(1)
+    const scene = await this.#see(views, see, leave)
+    const answer = await scene.answer(question, settings, leave).finally(() => scene.dispose())
+    const seen = scene.info.timings
+    const asked = answer.timings
+    return {
+      ...answer,
+      timings: {
+        decodeMs: seen.decodeMs,
+        preprocessMs: seen.preprocessMs,
+        visionMs: seen.visionMs,
+        prefillMs: seen.prefillMs + asked.prefillMs,
+        generateMs: asked.generateMs,
+        queueMs: seen.queueMs + asked.queueMs,
+        firstTokenMs: seen.totalMs + asked.firstTokenMs,
+        totalMs: seen.totalMs + asked.totalMs,
+      },
+    }
+  }
+
+  #imageLayout({ layout, cameras }: ComposedImages): ImageLayout {
+    const { format, layout: wanted } = this.#parts.checkpoint
+    if (layout !== 'separate') return { kind: 'plain' }
+    const names = cameras.filter((camera) => camera !== undefined)
+    if (wanted.cameraNames && names.length === cameras.length) return { kind: 'named', names }
+    return { kind: format === 'hf' ? 'plain' : 'numbered' }
+  }
+
+  #checkRoom(tokens: number, { images }: ComposedImages): void {
+    const { maxContext } = this.#parts
+    if (tokens < maxContext) return
+    const tiles = images.reduce((sum, image) => sum + tileCount(image), 0)
+    throw new ModelError(
+      'CONTEXT_OVERFLOW',
+      `The views make ${tiles} tiles and ${tokens} tokens, and the context holds ${maxContext}. Give fewer views or a smaller tileBudget, ` +
+        'or load the model with a larger maxContext.',
+    )
+  }
+
+  #throwIfDisposed(): void {
+    if (this.#disposing !== undefined) {
+      throw new ModelError('DISPOSED', 'The model was disposed; load it again to ask more.')
+    }
+  }
+}
+
+/** The caller's list or record may change; what stands in it is not copied. */
+function copyOf(views: Views): Views {
+  if (Array.isArray(views)) return [...views]
+  return isPictureSource(views) || typeof views !== 'object' || views === null ? views : { ...views }
+}
+
+function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
+  const { checkpoint, template, device, precision, weights, activations, maxContext, visionCacheBytes } = parts
+  const { vision } = checkpoint.network
+  return {
+    name: checkpoint.name,
+    dir: checkpoint.dir,
+    family: checkpoint.family,
+    template: template.name,
+    parameters: checkpoint.parameters,
+    device,
+    precision,
+    weights,
+    activations,
+    maxContext,
+    tileSize: vision.tileSize,
+    tileTokens: (vision.tileSize / vision.patchSize / 2) ** 2,
+    layout: checkpoint.layout.layout,
+    cameras: checkpoint.layout.canvas?.cameras ?? [],
+    memory: { ...memory, ...limitBytes(memory, maxContext), visionCacheBytes },
+  }
+}
+
+/** What the limits mean in bytes. */
+export function limitBytes(
+  { kvBytesPerToken, pageTokens }: NativeMemoryPlan,
+  maxContext: number,
+): { pageBytes: number; contextBytes: number } {
+  const pageBytes = kvBytesPerToken * pageTokens
+  return { pageBytes, contextBytes: Math.ceil(maxContext / pageTokens) * pageBytes }
+}

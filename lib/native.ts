@@ -1,0 +1,424 @@
+/**
+ * The typed seam between TypeScript and the addon: numbers only. Everything that is a file format, JSON, a
+ * string or a default stays on this side; C++ checks every range, shape and dtype again.
+ *
+ * This is the only module that loads a `.node` file.
+ */
+import { createRequire } from 'node:module'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type ErrorCode, errorCodes, ModelError } from './errors.ts'
+
+/** Element types a checkpoint may store. */
+export type StoredDType = 'F32' | 'F16' | 'BF16'
+
+/** Rows of one stored tensor, or a run of them: `rows` entries of the first dimension from byte `offset` of a file. */
+export interface TensorSpan {
+  /** Index into {@link NativeModelSource.files}. */
+  file: number
+  /** Absolute byte offset in the file. */
+  offset: number
+  /** Rows (entries of the first dimension) taken from here. */
+  rows: number
+}
+
+/**
+ * One canonical tensor: the concatenation of its spans along the first dimension.
+ *
+ * Roles (`N` a layer number; shapes slowest dimension first, `patches = (tileSize / patchSize)²` of the stored table):
+ *
+ * | role | shape |
+ * |---|---|
+ * | `vision.class_embedding` | [dim] |
+ * | `vision.patch.weight` / `.bias` | [dim, 3·patch·patch] (channel, y, x) / [dim] |
+ * | `vision.position` | [1 + patches, dim] |
+ * | `vision.layers.N.norm1.weight` / `.bias`, `norm2` likewise | [dim] (no bias for rms norm) |
+ * | `vision.layers.N.qkv.weight` / `.bias` | [3·dim, dim] rows q, k, v / [3·dim] |
+ * | `vision.layers.N.q_norm.weight`, `k_norm.weight` | [dim], only with `vision.qkNorm` |
+ * | `vision.layers.N.proj.weight` / `.bias` | [dim, dim] / [dim] |
+ * | `vision.layers.N.ls1`, `ls2` | [dim] |
+ * | `vision.layers.N.fc1.weight` / `.bias`, `fc2` | [ffn, dim] / [ffn], [dim, ffn] / [dim] |
+ * | `projector.norm.weight` / `.bias` | [4·dim] |
+ * | `projector.fc1.weight` / `.bias`, `fc2` | [llm, 4·dim] / [llm], [llm, llm] / [llm] |
+ * | `language.embedding.weight` | [vocab, llm] |
+ * | `language.layers.N.norm1.weight`, `norm2.weight` | [llm] |
+ * | `language.layers.N.qkv.weight` / `.bias` | [(heads + 2·kvHeads)·headDim, llm] rows q, k, v / the same, only with `qkvBias` |
+ * | `language.layers.N.q_norm.weight`, `k_norm.weight` | [headDim], only with `qkNorm` |
+ * | `language.layers.N.out.weight` | [llm, heads·headDim] |
+ * | `language.layers.N.gate.weight`, `up.weight` | [ffn, llm] |
+ * | `language.layers.N.down.weight` | [llm, ffn] |
+ * | `language.norm.weight` | [llm] |
+ * | `language.head.weight` | [vocab, llm], absent when `tiedHead` |
+ */
+export interface TensorSource {
+  role: string
+  dtype: StoredDType
+  shape: number[]
+  spans: TensorSpan[]
+}
+
+export interface VisionDescription {
+  dim: number
+  layers: number
+  heads: number
+  headDim: number
+  ffnDim: number
+  patchSize: number
+  /** Tile edge in pixels the model is fed with; a multiple of `2·patchSize`. */
+  tileSize: number
+  /** Side of the stored position grid; resized bicubically when it differs from `tileSize / patchSize`. */
+  positionGrid: number
+  norm: 'layer' | 'rms'
+  normEps: number
+  qkvBias: boolean
+  qkNorm: boolean
+  /** Hidden state handed to the projector: blocks that run, 1..layers (select_layer −1 is `layers`). */
+  outputLayer: number
+  mean: [number, number, number]
+  std: [number, number, number]
+}
+
+export interface ProjectorDescription {
+  normEps: number
+  /** Pixel shuffle version: v1 transposes the token grid. */
+  shuffle: 'v1' | 'v2'
+}
+
+/**
+ * Rotary position embedding. `dynamic` is NTK scaling past `originalMax`; `longrope` (also "su") switches from the short to
+ * the long factors past `originalMax` and multiplies cos and sin by `attentionScale` on both sides.
+ */
+export type RopeDescription =
+  | { kind: 'default'; theta: number }
+  | { kind: 'linear'; theta: number; factor: number }
+  | { kind: 'dynamic'; theta: number; factor: number; originalMax: number }
+  | {
+      kind: 'longrope'
+      theta: number
+      shortFactors: number[]
+      longFactors: number[]
+      originalMax: number
+      attentionScale: number
+    }
+
+export interface LanguageDescription {
+  dim: number
+  layers: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  ffnDim: number
+  /** Rows of the embedding and head. */
+  vocab: number
+  normEps: number
+  qkvBias: boolean
+  qkNorm: boolean
+  tiedHead: boolean
+  rope: RopeDescription
+}
+
+export interface NetworkDescription {
+  vision: VisionDescription
+  projector: ProjectorDescription
+  language: LanguageDescription
+}
+
+export interface NativeModelSource {
+  network: NetworkDescription
+  /** Absolute paths of the safetensors files. */
+  files: string[]
+  /** Byte sizes the headers were checked against; the addon maps exactly these and fails if a file changed. */
+  fileBytes: number[]
+  tensors: TensorSource[]
+}
+
+export interface NativeModelOptions {
+  /** `cpu`, `cuda` or `cuda:N`. */
+  device: string
+  precision: 'f32' | 'bf16'
+  /** What weights are kept as; default `bf16`. */
+  weights?: 'bf16' | 'int8' | 'int4'
+  /** Products of 8-bit weights with many rows run in 8 bits; default false. */
+  int8Activations?: boolean
+  /** Worker threads of the CPU backend, for the whole process. */
+  threads: number
+  /** Longest sequence, in tokens. */
+  maxContext: number
+  /** Tokens the KV cache holds for all sequences together, rounded up to pages. */
+  kvTokens: number
+  /** Sequences decoded together. */
+  maxBatch: number
+  /** Host memory for image tokens of tiles that were seen before; 0 for none. */
+  visionCacheBytes: number
+}
+
+/** Bytes, from the same code that reserves them. */
+export interface NativeMemoryPlan {
+  weightsBytes: number
+  kvBytes: number
+  arenaBytes: number
+  kvBytesPerToken: number
+  pageTokens: number
+}
+
+/** 8-bit coverage painted in `ink` at (left, top) of a resized canvas cell (Pillow's blend). */
+export interface NativeLabel {
+  mask: Uint8Array
+  width: number
+  height: number
+  left: number
+  top: number
+  ink: [number, number, number]
+}
+
+/** Interleaved RGB, `height · width · 3` bytes. */
+export interface NativePicture {
+  rgb: Uint8Array
+  width: number
+  height: number
+  label?: NativeLabel
+}
+
+/** How an image is cut: resized to `columns × rows` tiles, plus the whole squeezed into one more tile. */
+export interface NativeGrid {
+  columns: number
+  rows: number
+  thumbnail: boolean
+}
+
+/**
+ * One `<image>` of the prompt. With `cell`, the pictures are resized to that size each, labelled and stitched row by row into
+ * `canvasColumns` columns; without, there is exactly one picture. `tiles` instead gives finished tiles [tiles, size, size, 3].
+ */
+export type NativeImage =
+  | {
+      pictures: NativePicture[]
+      cell?: { width: number; height: number }
+      canvasColumns?: number
+      grid: NativeGrid
+    }
+  | { tiles: Uint8Array; tileCount: number; tileSize: number }
+
+/** Intermediate tensors by name, as f32. Names are listed in `native/core/probe.h`. */
+export type NativeProbes = Record<string, { shape: number[]; data: Float32Array }>
+
+export interface NativeSceneRequest {
+  /** Caller's number for {@link NativeModel.cancel}, unique among running jobs. */
+  job: number
+  /** Prompt ids up to and including the image span; −1 marks an image slot. */
+  ids: Int32Array
+  images: NativeImage[]
+  probe?: string[]
+}
+
+export interface NativeSceneResult {
+  /** Handle for {@link NativeGenerateRequest.scene}; never 0. */
+  scene: number
+  tokens: number
+  imageTokens: number
+  tiles: number
+  /** Tiles whose image tokens were in the vision cache. */
+  cachedTiles: number
+  /** Leading tokens taken over from a living scene: same ids, same pixels. */
+  sharedTokens: number
+  queueMs: number
+  /** Resize, compose, tile. */
+  preprocessMs: number
+  visionMs: number
+  prefillMs: number
+  probes?: NativeProbes
+}
+
+export interface NativeGenerateRequest {
+  job: number
+  /** Scene whose cache this continues (shared, never changed); 0 for an empty context. */
+  scene: number
+  /** Ids appended to the scene; may be empty only if the scene is not. */
+  ids: Int32Array
+  maxNewTokens: number
+  /** The stop ids are forbidden for the first this many tokens. */
+  minNewTokens: number
+  /** 0 is greedy. */
+  temperature: number
+  topP: number
+  seed: number
+  stopIds: Int32Array
+  /** Ids from here on are never chosen: padded rows. Beyond the network's rows it means all of them; a tokenizer may have more ids. */
+  vocabLimit: number
+  /** Teacher forcing: these are fed and returned in place of the chosen ids. */
+  forced?: Int32Array
+  /** Hand out the f32 logits row of every step. */
+  wantLogits?: boolean
+  /** Hand out the natural-log probability of every returned id. */
+  wantLogprobs?: boolean
+  /** Logits at every row of `ids` as probe `logits` too, not only at the last. */
+  probe?: string[]
+  /** Keep the sequence (prompt and answer) as a new scene. */
+  keep?: boolean
+  /** Tokens drafted from the prompt a step and verified together, 0 to 16; greedy only, identical output. */
+  speculate?: number
+  /** What the answer must follow; needs {@link NativeModel.setVocabulary}. */
+  automaton?: NativeAutomaton
+}
+
+/** A byte automaton; state 0 starts. The stop ids may be chosen in accepting states only. */
+export interface NativeAutomaton {
+  /** [states, 256] next states, −1 for none. */
+  transitions: Int32Array
+  /** [states] 1 where an answer may end. */
+  accepting: Uint8Array
+}
+
+export interface NativeScoreRequest {
+  job: number
+  scene: number
+  /** The question's ids, after which each continuation is scored. */
+  ids: Int32Array
+  continuations: Int32Array[]
+  vocabLimit: number
+}
+
+export interface NativeGenerateResult {
+  ids: Int32Array
+  /** `cancelled` after {@link NativeModel.finish}. */
+  finish: 'stop' | 'length' | 'cancelled'
+  promptTokens: number
+  queueMs: number
+  prefillMs: number
+  decodeMs: number
+  /** [steps, vocab] */
+  logits?: Float32Array
+  /** [ids]; NaN for a token that the automaton forced. */
+  logprobs?: Float32Array
+  /** Tokens that speculation drafted, and those that were right. */
+  drafted: number
+  accepted: number
+  probes?: NativeProbes
+  /** With `keep`. */
+  scene?: number
+}
+
+export interface NativeStats {
+  pagesTotal: number
+  pagesUsed: number
+  scenes: number
+  running: number
+  waiting: number
+  /** Decode steps, and questions summed over them. */
+  steps: number
+  stepQuestions: number
+  prefillTokens: number
+  decodeTokens: number
+  /** Prefill that a living scene's prefix saved. */
+  sharedTokens: number
+  tilesEncoded: number
+  tilesCached: number
+  visionCacheBytes: number
+  drafted: number
+  accepted: number
+  visionMs: number
+  prefillMs: number
+  decodeMs: number
+}
+
+/** A loaded model: one engine thread, jobs in call order. Rejections are errors with `code` and `message`. */
+export interface NativeModel {
+  see(request: NativeSceneRequest): Promise<NativeSceneResult>
+  /** `onTokens` gets every id once, batched when the reader is slow; it must not throw. */
+  generate(request: NativeGenerateRequest, onTokens?: (ids: Int32Array) => void): Promise<NativeGenerateResult>
+  /** Natural-log probabilities [continuations][ids] of given continuations; they share the question's cache. */
+  score(request: NativeScoreRequest): Promise<Float32Array[]>
+  /** The bytes of every token, for automata: offsets [tokens + 1]; no bytes for tokens that never stand in constrained text. */
+  setVocabulary(bytes: Uint8Array, offsets: Uint32Array): void
+  /** Aborts: the promise rejects with code ABORTED. Unknown numbers are ignored. */
+  cancel(job: number): void
+  /** Ends a generation early and well: the promise resolves with finish `cancelled`. */
+  finish(job: number): void
+  release(scene: number): void
+  stats(): NativeStats
+  memory(): NativeMemoryPlan
+  /** Cancels what runs, joins the thread, frees everything. Idempotent. */
+  dispose(): Promise<void>
+}
+
+export interface NativeSystem {
+  /** CPU features the backend knows and this machine has, e.g. `avx512_bf16`. */
+  cpuFeatures: string[]
+  /** Kernel tier the CPU backend chose. */
+  cpuTier: string
+  cores: number
+  cuda: {
+    /** The addon has CUDA kernels inside. */
+    built: boolean
+    devices: { name: string; computeCapability: string; memoryBytes: number; usable: boolean }[]
+    /** Why there is no usable device, a full sentence; empty when there is one. */
+    reason: string
+  }
+}
+
+export interface NativeAddon {
+  version: string
+  system(): NativeSystem
+  /** `onProgress(done, total)` in bytes of weights; throttled. */
+  load(
+    source: NativeModelSource,
+    options: NativeModelOptions,
+    onProgress?: (doneBytes: number, totalBytes: number) => void,
+    job?: number,
+  ): Promise<NativeModel>
+  /** Cancels a load by its job number; the promise rejects with ABORTED. */
+  cancelLoad(job: number): void
+  memoryPlan(network: NetworkDescription, options: NativeModelOptions, stored: StoredDType): NativeMemoryPlan
+  /** Grid choice of the reference (spec/model.md 4.1). */
+  chooseGrid(
+    width: number,
+    height: number,
+    tileSize: number,
+    minTiles: number,
+    maxTiles: number,
+    thumbnail: boolean,
+  ): NativeGrid
+  /** The tiles [tiles, size, size, 3] the engine would see; for tests and for showing what a model sees. */
+  cutTiles(image: NativeImage, tileSize: number): Promise<Uint8Array>
+  /** Canvas of an image with cells: RGB bytes. */
+  composeCanvas(image: NativeImage): Promise<{ rgb: Uint8Array; width: number; height: number }>
+  /** Sanitizer builds and tests: what was compiled in. */
+  build: { cuda: boolean; sanitizer: string; compiler: string }
+}
+
+/** Root of the package, from `lib/` and from `dist/` alike. */
+export const packageRoot: string = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
+
+let addon: NativeAddon | undefined
+
+/**
+ * The addon: what was built in this checkout, or the prebuilt one for this platform. The environment variable `DRIVLM_ADDON`
+ * names another file, such as a sanitizer build.
+ *
+ * @throws {@link ModelError} `DEVICE_UNAVAILABLE` if there is none that loads here.
+ */
+export function loadAddon(): NativeAddon {
+  if (addon === undefined) {
+    const require = createRequire(import.meta.url)
+    const file = process.env.DRIVLM_ADDON
+    try {
+      addon = (file ? require(path.resolve(file)) : require('node-gyp-build')(packageRoot)) as NativeAddon
+    } catch (error) {
+      const reason = String((error as Error).message).split('\n')[0]
+      throw new ModelError(
+        'DEVICE_UNAVAILABLE',
+        `The native addon of drivlm could not be loaded (${reason}). Run \`npm rebuild drivlm\`; building needs cmake >= 3.22 and a C++20 compiler.`,
+        { cause: error },
+      )
+    }
+  }
+  return addon
+}
+
+/** What the addon threw, as the package's own error. */
+export function toModelError(error: unknown): ModelError {
+  if (error instanceof ModelError) return error
+  const { code, message } = error as { code?: unknown; message?: unknown }
+  const known = (errorCodes as readonly unknown[]).includes(code)
+  return new ModelError(known ? (code as ErrorCode) : 'INTERNAL', String(message ?? error), { cause: error })
+}

@@ -1,0 +1,282 @@
+/** A moment that was seen: the views stand in the KV cache, and any number of questions may be asked about them. */
+import type { Answer } from './answer.ts'
+import { AnswerBatch } from './answer-batch.ts'
+import { type AnswerStream, streamAnswer } from './answer-stream.ts'
+import { type Asking, answerOf, askIds } from './asking.ts'
+import { Chat } from './chat.ts'
+import type { CanvasLayout } from './checkpoint/layout.ts'
+import { type Choice, checkChoices, pick, type Score, score } from './choices.ts'
+import { ModelError } from './errors.ts'
+import { type Located, locate } from './locating.ts'
+import {
+  type AskAllOptions,
+  type AskOptions,
+  type AskSettings,
+  askSettings,
+  type ChooseOptions,
+  checkChooseOptions,
+  checkQuestion,
+  checkScoreOptions,
+  checkUpdateOptions,
+  type LocateOptions,
+  locateSettings,
+  type ScoreOptions,
+  type SeeOptions,
+  type UpdateOptions,
+} from './options.ts'
+import type { SceneSlot, Seen } from './scene-keeper.ts'
+import { buildQuestion } from './text/prompt.ts'
+import { type ChangedViews, changeViews } from './views/change.ts'
+import type { ComposedImages, Views } from './views/compose.ts'
+
+/** What a scene is, and what seeing it cost. */
+export interface SceneInfo {
+  /** Tokens in the KV cache. */
+  tokens: number
+  imageTokens: number
+  /** Tiles of the views. */
+  tiles: number
+  /** Of these, tiles that were seen before: not encoded again. */
+  cachedTiles: number
+  /** Of the tokens, those at the start that stood in the cache already. */
+  sharedTokens: number
+  /** How the views were put before the model. */
+  layout: 'canvas' | 'separate' | 'single'
+  /** Milliseconds a stage. */
+  timings: {
+    decodeMs: number
+    queueMs: number
+    preprocessMs: number
+    visionMs: number
+    prefillMs: number
+    totalMs: number
+  }
+}
+
+/** A scene with what its answers are read by. */
+export interface SeenViews extends Seen {
+  info: SceneInfo
+  pictures: ComposedImages['pictures']
+}
+
+/** What a scene was seen from, and how another one is. */
+export interface SceneOrigin {
+  views: Views
+  options: SeeOptions
+  canvas: CanvasLayout | undefined
+  see: (views: Views, options: SeeOptions) => Promise<Scene>
+}
+
+/**
+ * A moment seen by the vehicle's cameras. Asking about it costs only the question's own tokens. Its pages of the KV cache are given back
+ * by {@link dispose}, or some time after the last reference is gone.
+ *
+ * A scene keeps what it was given as views, not a copy: the same paths, buffers or pixels are read again by {@link update} and after an
+ * eviction, so leave them as they are for as long.
+ *
+ * @example
+ * const scene = await model.see(views)
+ * const first = await scene.ask('What are the important objects in the current scene?')
+ * const second = await scene.ask('What should the ego vehicle do next?')
+ * scene.dispose()
+ */
+export class Scene {
+  readonly info: SceneInfo
+  readonly #asking: Asking
+  readonly #slot: SceneSlot<SeenViews>
+  readonly #origin: SceneOrigin
+  readonly #pictures: ComposedImages['pictures']
+
+  /** Scenes come from `model.see`. */
+  constructor(asking: Asking, slot: SceneSlot<SeenViews>, origin: SceneOrigin) {
+    this.#asking = asking
+    this.#slot = slot
+    this.#origin = origin
+    this.info = slot.seen!.info
+    this.#pictures = slot.seen!.pictures
+    asking.keeper.watch(this, slot)
+  }
+
+  /**
+   * Answers a question about this moment.
+   *
+   * @param question - Plain text. The chat template is added for you.
+   * @returns The answer; its timings hold nothing of what seeing cost.
+   * @throws {@link ModelError} `BAD_ARGUMENT`; `CONTEXT_OVERFLOW` if the question does not fit beside the scene; `OUT_OF_MEMORY`; `BUSY`;
+   *   `ABORTED`; `DISPOSED`.
+   */
+  async ask(question: string, options: AskOptions = {}): Promise<Answer> {
+    const settings = askSettings(options)
+    checkQuestion(question)
+    return this.answer(question, settings)
+  }
+
+  /**
+   * The same as {@link ask}, as an async iterable of text.
+   *
+   * @throws {@link ModelError} `BAD_ARGUMENT` at once; everything else where the stream is read.
+   */
+  stream(question: string, options: AskOptions = {}): AnswerStream {
+    const settings = askSettings(options)
+    checkQuestion(question)
+    return streamAnswer(settings, (both, leave) => this.answer(question, both, leave))
+  }
+
+  /**
+   * Answers several questions together: one step of the model gives each of them a token.
+   *
+   * @returns To be awaited for the answers, in order, or iterated for their pieces as they come.
+   * @throws {@link ModelError} `BAD_ARGUMENT` at once; everything else, as {@link ask}, where the answers are read. If one question fails,
+   *   the others are given up.
+   *
+   * @example
+   * const [objects, plan] = await scene.askAll(['What is in front of us?', 'What should we do?'])
+   */
+  askAll(questions: readonly string[], options: AskAllOptions = {}): AnswerBatch {
+    const { onText, ...rest } = options
+    const settings = askSettings(rest)
+    if (onText !== undefined && typeof onText !== 'function') askSettings({ onText })
+    if (!Array.isArray(questions)) throw new ModelError('BAD_ARGUMENT', 'Expected a list of strings as questions.')
+    const list = [...questions]
+    list.forEach(checkQuestion)
+    return new AnswerBatch(async (push, leave) => {
+      this.#asking.keeper.checkQueue(list.length)
+      const failing = new AbortController()
+      const { signal } = settings
+      const either = signal === undefined ? failing.signal : AbortSignal.any([signal, failing.signal])
+      const running = list.map(async (question, index) => {
+        const both = (text: string) => {
+          onText?.(text, index)
+          push(text, index)
+        }
+        return this.answer(question, { ...settings, signal: either, onText: both }, leave)
+      })
+      let first: { error: unknown } | undefined
+      const give = (error: unknown) => {
+        first ??= { error }
+        failing.abort()
+      }
+      const answers = await Promise.all(running.map((one) => one.catch(give)))
+      if (first !== undefined) throw first.error
+      return answers as Answer[]
+    })
+  }
+
+  /** A dialogue about this moment; its turns stay in the cache. */
+  chat(): Chat {
+    this.#throwIfDisposed()
+    return new Chat(this.#asking, this.#slot)
+  }
+
+  /**
+   * Sees the next moment: these views in place of the ones they replace, all others as they were. Only tiles whose pixels changed are
+   * encoded, and only tokens from the first change on are computed. This scene stays as it is.
+   *
+   * @param changed - By camera name for a scene that was seen by names; by number (`{ 2: picture }`) for one seen as a list; the picture
+   *   for one of a single picture.
+   * @throws {@link ModelError} As `model.see`.
+   *
+   * @example
+   * const next = await scene.update({ CAM_FRONT: frame })
+   * scene.dispose()
+   */
+  async update(changed: ChangedViews, options: UpdateOptions = {}): Promise<Scene> {
+    checkUpdateOptions(options)
+    this.#throwIfDisposed()
+    const { views, options: before, see } = this.#origin
+    const next = changeViews(views, changed)
+    const lastViews =
+      options.order === 'changing-last'
+        ? [...(before.lastViews ?? []).filter((name) => !next.names.includes(name)), ...next.names]
+        : before.lastViews
+    return see(next.views, { ...before, lastViews, signal: options.signal })
+  }
+
+  /**
+   * How likely the model thinks each of these answers; no text is generated.
+   *
+   * @param choices - Any strings: `Yes` and `No`, letters of a multiple choice, sentences.
+   * @throws {@link ModelError} As {@link ask}.
+   *
+   * @example
+   * const { choice, probabilities } = await scene.choose('Is the light red?', ['Yes', 'No'])
+   */
+  async choose(question: string, choices: readonly string[], options: ChooseOptions = {}): Promise<Choice> {
+    checkChooseOptions(options)
+    checkQuestion(question)
+    checkChoices(choices)
+    const list = [...choices]
+    return pick(list, await this.#score(question, list, options), options)
+  }
+
+  /**
+   * How likely the model thinks this answer, token by token.
+   *
+   * @throws {@link ModelError} As {@link ask}.
+   */
+  async score(question: string, answer: string, options: ScoreOptions = {}): Promise<Score> {
+    checkScoreOptions(options)
+    checkQuestion(question)
+    checkChoices([answer])
+    return (await this.#score(question, [answer], options))[0]!
+  }
+
+  /**
+   * Asks where something is, and reads the boxes of the answer.
+   *
+   * @param question - In the model's own words, such as `Where is the red car?`.
+   * @returns The boxes in pixels of the camera they lie in.
+   * @throws {@link ModelError} As {@link ask}; `BAD_ARGUMENT` if there are several images and neither the question nor the option `camera`
+   *   names one.
+   */
+  async locate(question: string, options: LocateOptions = {}): Promise<Located> {
+    const settings = locateSettings(options)
+    checkQuestion(question)
+    const canvas = this.info.layout === 'canvas' ? this.#origin.canvas : undefined
+    const read = locate(canvas, this.#pictures, question, options.camera)
+    return read(await this.answer(question, { ...settings, tags: 'keep' }))
+  }
+
+  /** {@link ask} with options that were checked before. */
+  async answer(question: string, settings: AskSettings, leave?: AbortSignal): Promise<Answer> {
+    const startedAt = performance.now()
+    const { tokenizer, template, promptSuffix, keeper } = this.#asking
+    const ask = (seen: SeenViews) => {
+      const ids = buildQuestion(tokenizer, template, seen.prompt, question + promptSuffix)
+      const { scene, tokens } = seen.result
+      return askIds(this.#asking, { settings, scene, tokens, ids, leave })
+    }
+    const generation = await keeper.use(this.#slot, ask, settings.maxNewTokens, settings.signal)
+    return answerOf(generation, startedAt, this.info.imageTokens)
+  }
+
+  /** Gives the scene's pages of the KV cache back. Questions that are running end well. Idempotent. */
+  dispose(): void {
+    this.#asking.keeper.drop(this.#slot)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  async #score(question: string, answers: readonly string[], options: ScoreOptions): Promise<Score[]> {
+    const { native, tokenizer, template, stopIds, promptSuffix, keeper } = this.#asking
+    const work = ({ prompt, result }: SeenViews) =>
+      score({
+        native,
+        tokenizer,
+        template,
+        prompt,
+        scene: result.scene,
+        question: question + promptSuffix,
+        answers,
+        end: options.withEnd ? stopIds[0] : undefined,
+        signal: options.signal,
+      })
+    return keeper.use(this.#slot, work, 1, options.signal)
+  }
+
+  #throwIfDisposed(): void {
+    if (this.#slot.disposed) throw new ModelError('DISPOSED', 'The scene was disposed; call model.see(views) again.')
+  }
+}

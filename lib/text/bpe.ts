@@ -1,0 +1,148 @@
+/**
+ * Byte-pair encoding of one word by ranked merges, as the compiled tokenizer library does it: lowest rank first, the leftmost of
+ * equals. Works on ids; words that were seen lately are looked up.
+ */
+import { PairQueue } from './pair-queue.ts'
+
+export interface BpeRules {
+  ids: ReadonlyMap<string, number>
+  /** Three ids a merge, in order of rank: left, right, both together. */
+  merges: Int32Array
+  /** A word's symbols are its UTF-8 bytes, these their ids; otherwise its characters. */
+  byteIds: Int32Array | undefined
+  /** Ids of `<0x00>` to `<0xFF>`, for characters that the vocabulary lacks. */
+  fallbackIds: Int32Array | undefined
+  unkId: number | undefined
+  /** Unknown characters in a row are one unknown token. */
+  fuseUnk: boolean
+  /** A word that is a token is that token, whatever the merges say. */
+  ignoreMerges: boolean
+}
+
+const maxCachedWords = 16_384
+const maxCachedLength = 64
+export class Bpe {
+  readonly #rules: BpeRules
+  readonly #ranks: PairRanks
+  readonly #cache = new Map<string, readonly number[]>()
+  readonly #utf8 = new TextEncoder()
+
+  constructor(rules: BpeRules) {
+    this.#rules = rules
+    this.#ranks = new PairRanks(rules.merges)
+  }
+
+  encode(word: string): readonly number[] {
+    const known = this.#cache.get(word)
+    if (known) return known
+    const ids = this.#encode(word)
+    if (word.length <= maxCachedLength) {
+      if (this.#cache.size >= maxCachedWords) this.#cache.clear()
+      this.#cache.set(word, ids)
+    }
+    return ids
+  }
+
+  #encode(word: string): number[] {
+    const symbols = this.#symbols(word)
+    if (this.#rules.ignoreMerges) {
+      const whole = this.#rules.ids.get(this.#rules.byteIds ? this.#byteText(symbols) : word)
+      if (whole !== undefined) return [whole]
+    }
+    return this.#merge(symbols)
+  }
+
+  #symbols(word: string): number[] {
+    const { ids, byteIds, fallbackIds, unkId, fuseUnk } = this.#rules
+    const out: number[] = []
+    if (byteIds) {
+      for (const byte of this.#utf8.encode(word)) out.push(byteIds[byte]!)
+      return out
+    }
+    let unknown = false
+    for (const character of word) {
+      const id = ids.get(character)
+      const wasUnknown = unknown
+      unknown = id === undefined && !fallbackIds
+      if (id !== undefined) out.push(id)
+      else if (fallbackIds) for (const byte of this.#utf8.encode(character)) out.push(fallbackIds[byte]!)
+      else if (unkId !== undefined && !(wasUnknown && fuseUnk)) out.push(unkId)
+    }
+    return out
+  }
+
+  #merge(symbols: number[]): number[] {
+    const count = symbols.length
+    if (count < 2) return symbols
+    const previous = new Int32Array(count)
+    const next = new Int32Array(count)
+    /** Symbols that one has grown to, 0 when it was merged away. */
+    const size = new Int32Array(count).fill(1)
+    const queue = new PairQueue()
+    const consider = (left: number, right: number): void => {
+      if (left < 0 || right < 0) return
+      const rank = this.#ranks.get(symbols[left]!, symbols[right]!)
+      if (rank >= 0) queue.push(-rank, left, right, size[left]! + size[right]!)
+    }
+    for (let i = 0; i < count; i++) {
+      previous[i] = i - 1
+      next[i] = i + 1 < count ? i + 1 : -1
+    }
+    for (let i = 1; i < count; i++) consider(i - 1, i)
+    while (queue.pop()) {
+      const { left, right } = queue
+      // Both halves are as they were queued only if neither has grown or gone.
+      if (size[left] === 0 || size[right] === 0 || size[left]! + size[right]! !== queue.size) continue
+      symbols[left] = this.#rules.merges[-queue.score * 3 + 2]!
+      size[left] = queue.size
+      size[right] = 0
+      const after = next[right]!
+      next[left] = after
+      if (after >= 0) previous[after] = left
+      consider(previous[left]!, left)
+      consider(left, after)
+    }
+    return symbols.filter((_, i) => size[i]! > 0)
+  }
+
+  #byteText(symbols: readonly number[]): string {
+    this.#names ??= new Map([...this.#rules.ids].map(([token, id]) => [id, token]))
+    return symbols.map((id) => this.#names!.get(id)).join('')
+  }
+
+  #names: ReadonlyMap<number, string> | undefined
+}
+
+/** Rank of a pair of ids. An open hash table; a Map of 150 000 entries took a quarter of the loading time. */
+class PairRanks {
+  readonly #merges: Int32Array
+  /** Rank + 1, 0 for an empty place. */
+  readonly #slots: Int32Array
+
+  constructor(merges: Int32Array) {
+    this.#merges = merges
+    let size = 16
+    while (size < (merges.length / 3) * 2) size *= 2
+    this.#slots = new Int32Array(size)
+    for (let rank = 0; rank * 3 < merges.length; rank++) {
+      const at = this.#find(merges[rank * 3]!, merges[rank * 3 + 1]!)
+      // A pair that is listed twice keeps its first rank.
+      if (this.#slots[at] === 0) this.#slots[at] = rank + 1
+    }
+  }
+
+  /** −1 for pairs that do not merge. */
+  get(left: number, right: number): number {
+    return this.#slots[this.#find(left, right)]! - 1
+  }
+
+  #find(left: number, right: number): number {
+    const mask = this.#slots.length - 1
+    let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
+    hash ^= hash >>> 15
+    for (let at = hash & mask; ; at = (at + 1) & mask) {
+      const rank = this.#slots[at]! - 1
+      if (rank < 0 || (this.#merges[rank * 3] === left && this.#merges[rank * 3 + 1] === right)) return at
+    }
+  }
+}

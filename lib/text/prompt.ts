@@ -1,0 +1,323 @@
+/**
+ * Prompts to ids, cut where the cache of a scene ends and a question begins.
+ *
+ * A scene's ids are everything up to the last added token before the question, `</img>` where there are images. Added tokens
+ * are hard boundaries in every tokenizer of the family, so the ids of both halves are the ids of the whole; what stands between
+ * that token and the question (a line break) belongs to the question's half.
+ */
+import { ModelError } from '../errors.ts'
+import type { TextPart } from './added-tokens.ts'
+import type { Template } from './templates.ts'
+import type { Tokenizer } from './tokenizer.ts'
+
+/** Marks an image slot in ids. */
+export const imageSlot = -1
+
+/** An image in a prompt, by the number of its image tokens. */
+export interface ImagePart {
+  imageTokens: number
+}
+
+export type PromptPart = TextPart | ImagePart
+
+/** What a message says: text (never trusted), images and videos in order. */
+export type MessagePart = { text: string } | ImagePart | { frames: number[] }
+
+export interface Turn {
+  user: string | readonly MessagePart[]
+  /** undefined or null: to be generated; only the last turn. */
+  assistant?: string | null
+}
+
+export interface Conversation {
+  /** Replaces the template's system message; an empty one still prints the block. */
+  system?: string | undefined
+  turns: readonly Turn[]
+}
+
+/** How views are put into the text before a question. */
+export type ImageLayout =
+  /** `<image>\n` for each image: one picture, one canvas, or the -hf way of several. */
+  | { kind: 'plain' }
+  /** `Image-1: <image>\nImage-2: <image>\n`, the training form of several images. */
+  | { kind: 'numbered' }
+  /** `CAM_FRONT: <image>\n`. */
+  | { kind: 'named'; names: readonly string[] }
+
+/** `<image>` in a text, filled from left to right with images of so many tokens; further ones stay text. */
+export function fillPlaceholders(texts: readonly string[], imageTokens: readonly number[]): MessagePart[][] {
+  let used = 0
+  return texts.map((text) => {
+    const parts: MessagePart[] = []
+    const pieces = text.split('<image>')
+    let pending = pieces[0]!
+    for (const piece of pieces.slice(1)) {
+      if (used < imageTokens.length) {
+        parts.push({ text: pending }, { imageTokens: imageTokens[used++]! })
+        pending = piece
+      } else pending += `<image>${piece}`
+    }
+    parts.push({ text: pending })
+    return parts
+  })
+}
+
+function trusted(text: string): TextPart {
+  return { text, trusted: true }
+}
+
+function userParts(template: Template, content: string | readonly MessagePart[]): PromptPart[] {
+  if (typeof content === 'string') return [{ text: content, trusted: false }]
+  const out: PromptPart[] = []
+  for (const part of content) {
+    if ('text' in part) out.push({ text: part.text, trusted: false })
+    else if ('imageTokens' in part) {
+      out.push(part)
+      if (template.name === 'chatml-hf') out.push(trusted('\n'))
+    } else {
+      for (const [i, imageTokens] of part.frames.entries()) {
+        out.push(trusted(`Frame${i + 1}: `), { imageTokens })
+        if (i + 1 < part.frames.length || template.name === 'chatml-hf') out.push(trusted('\n'))
+      }
+    }
+  }
+  return out
+}
+
+function isEmpty(parts: readonly PromptPart[]): boolean {
+  return parts.every((part) => 'text' in part && part.text === '')
+}
+
+function systemParts(template: Template, system: string | undefined): PromptPart[] {
+  const message = system ?? template.systemMessage
+  if (message === undefined) return []
+  return [trusted(template.systemStart), { text: message, trusted: false }, trusted(template.sep)]
+}
+
+/** The whole conversation, ready for {@link encodePrompt}. */
+export function renderConversation(template: Template, conversation: Conversation): PromptPart[] {
+  const out = systemParts(template, conversation.system)
+  const message = (role: string, parts: PromptPart[]): void => {
+    out.push(trusted(role))
+    if (!template.emptyIsOpen || !isEmpty(parts)) out.push(...parts, trusted(template.sep))
+  }
+  for (const [i, turn] of conversation.turns.entries()) {
+    message(template.user, userParts(template, turn.user))
+    if (typeof turn.assistant === 'string') message(template.assistant, [{ text: turn.assistant, trusted: false }])
+    else if (i === conversation.turns.length - 1) out.push(trusted(template.assistant))
+    else
+      throw new ModelError(
+        'BAD_ARGUMENT',
+        `Turn ${i + 1} of ${conversation.turns.length} has no answer; only the last may be open.`,
+      )
+  }
+  return out
+}
+
+/** The prompt as one string, image tokens written out: what the reference tokenises. */
+export function promptText(parts: readonly PromptPart[]): string {
+  return parts
+    .map((part) => ('text' in part ? part.text : `<img>${'<IMG_CONTEXT>'.repeat(part.imageTokens)}</img>`))
+    .join('')
+}
+
+const imageText = '<img><IMG_CONTEXT></img>'
+
+function textParts(parts: readonly PromptPart[]): TextPart[] {
+  return parts.map((part) => ('text' in part ? part : trusted(imageText)))
+}
+
+/** Ids of a prompt; −1 marks an image slot. `after` as in {@link Tokenizer.encode}. */
+export function encodePrompt(
+  tokenizer: Tokenizer,
+  parts: readonly PromptPart[],
+  after?: string,
+): Int32Array<ArrayBuffer> {
+  const images = parts.filter((part): part is ImagePart => 'imageTokens' in part)
+  const context = images.length > 0 ? imageContextId(tokenizer) : undefined
+  for (const { imageTokens } of images) {
+    if (!Number.isInteger(imageTokens) || imageTokens < 1) {
+      throw new ModelError(
+        'BAD_ARGUMENT',
+        `An image of ${imageTokens} image tokens; expected a whole number of at least 1.`,
+      )
+    }
+  }
+  const ids = tokenizer.encode(textParts(parts), after === undefined ? {} : { after })
+  const total = images.reduce((sum, image) => sum + image.imageTokens, ids.length - images.length)
+  const out = new Int32Array(total)
+  let at = 0
+  let image = 0
+  for (const id of ids) {
+    if (id === context && image < images.length) {
+      const end = at + images[image++]!.imageTokens
+      out.fill(imageSlot, at, end)
+      at = end
+    } else out[at++] = id
+  }
+  return out
+}
+
+function imageContextId(tokenizer: Tokenizer): number {
+  for (const token of ['<img>', '</img>', '<IMG_CONTEXT>']) {
+    const id = tokenizer.idOf(token)
+    if (id === undefined || !tokenizer.addedIds.has(id)) {
+      throw new ModelError(
+        'BAD_TOKENIZER',
+        `The tokenizer has no added token ${token}, so it cannot mark images; take added_tokens.json and tokenizer_config.json from the model's repository.`,
+      )
+    }
+  }
+  return tokenizer.idOf('<IMG_CONTEXT>')!
+}
+
+/** A scene's half of the prompt. */
+export interface ScenePrompt {
+  /** bos, system message, user role and images; −1 marks an image slot. */
+  ids: Int32Array<ArrayBuffer>
+  /** Slots of each image, in order. */
+  imageSlots: number[]
+  /** The added token that ids end with. */
+  after: string
+  /** What stands between it and the question. */
+  carry: TextPart[]
+}
+
+export interface SceneOptions {
+  system?: string | undefined
+  layout?: ImageLayout
+  /** Image tokens of each image, in order; empty for a text-only prompt. */
+  imageTokens: readonly number[]
+}
+
+/** Everything before the question. */
+export function buildScenePrompt(tokenizer: Tokenizer, template: Template, options: SceneOptions): ScenePrompt {
+  const parts = [...systemParts(template, options.system), trusted(template.user), ...layoutParts(options)]
+  const last = tokenizer.lastAddedToken(textParts(parts))
+  if (!last) {
+    throw new ModelError(
+      'BAD_TOKENIZER',
+      `The tokenizer has none of the tokens of template ${template.name} (${template.user.trim()}); the files do not belong to this model.`,
+    )
+  }
+  const [head, carry] = cutParts(parts, last.end)
+  return {
+    ids: encodePrompt(tokenizer, head),
+    imageSlots: [...options.imageTokens],
+    after: last.content,
+    carry: textParts(carry),
+  }
+}
+
+function layoutParts({ layout = { kind: 'plain' }, imageTokens }: SceneOptions): PromptPart[] {
+  if (layout.kind === 'named' && layout.names.length !== imageTokens.length) {
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `${imageTokens.length} images but ${layout.names.length} names; give each image one name.`,
+    )
+  }
+  return imageTokens.flatMap((count, i): PromptPart[] => {
+    const label: TextPart[] =
+      layout.kind === 'plain'
+        ? []
+        : layout.kind === 'numbered'
+          ? [trusted(`Image-${i + 1}: `)]
+          : [{ text: layout.names[i]!, trusted: false }, trusted(': ')]
+    return [...label, { imageTokens: count }, trusted('\n')]
+  })
+}
+
+/** Parts before and behind an offset of their text, images written as {@link imageText}. */
+function cutParts(parts: readonly PromptPart[], end: number): [PromptPart[], PromptPart[]] {
+  const head: PromptPart[] = []
+  const tail: PromptPart[] = []
+  let at = 0
+  for (const part of parts) {
+    const length = 'text' in part ? part.text.length : imageText.length
+    if (at + length <= end) head.push(part)
+    else if (at >= end) tail.push(part)
+    else if ('text' in part) {
+      head.push({ ...part, text: part.text.slice(0, end - at) })
+      tail.push({ ...part, text: part.text.slice(end - at) })
+    }
+    at += length
+  }
+  return [head, tail]
+}
+
+/** The question's half: ids that follow the scene's. */
+export function buildQuestion(
+  tokenizer: Tokenizer,
+  template: Template,
+  scene: ScenePrompt,
+  question: string,
+): Int32Array<ArrayBuffer> {
+  return encodeAnswer(tokenizer, template, scene, question, '')
+}
+
+/** {@link buildQuestion} with the beginning of an answer, encoded as one text. */
+export function encodeAnswer(
+  tokenizer: Tokenizer,
+  template: Template,
+  scene: ScenePrompt,
+  question: string,
+  answer: string,
+): Int32Array<ArrayBuffer> {
+  // With an image before it a message is never empty.
+  const open = template.emptyIsOpen && question === '' && scene.imageSlots.length === 0
+  const ending = open ? template.assistant : template.sep + template.assistant
+  const parts = [...scene.carry, { text: question, trusted: false }, trusted(ending), { text: answer, trusted: false }]
+  return encodePrompt(tokenizer, parts, scene.after)
+}
+
+export interface TurnOptions {
+  /** The cached sequence already ends with the stop token. Default false. */
+  stopped?: boolean
+}
+
+/** One more turn behind a generated answer: the end of that answer, the question, the assistant role. */
+export function buildTurn(
+  tokenizer: Tokenizer,
+  template: Template,
+  question: string,
+  options: TurnOptions = {},
+): Int32Array<ArrayBuffer> {
+  const stop = stopId(tokenizer, template)
+  const body = template.emptyIsOpen && question === '' ? '' : template.sep
+  const parts: PromptPart[] = [
+    trusted(template.sep.slice(template.stop.length) + template.user),
+    { text: question, trusted: false },
+    trusted(body + template.assistant),
+  ]
+  const ids = encodePrompt(tokenizer, parts, template.stop)
+  return options.stopped ? ids : Int32Array.from([stop, ...ids])
+}
+
+function stopId(tokenizer: Tokenizer, template: Template): number {
+  const id = tokenizer.idOf(template.stop)
+  if (id === undefined || !tokenizer.addedIds.has(id)) {
+    throw new ModelError(
+      'BAD_TOKENIZER',
+      `The tokenizer has no added token ${template.stop}, which ends a turn of template ${template.name}; take the tokenizer files from the model's repository.`,
+    )
+  }
+  return id
+}
+
+/** Ids that end an answer: the template's turn end, and what generation_config.json adds. */
+export function stopIds(
+  tokenizer: Tokenizer,
+  template: Template,
+  generationEos: number | readonly number[] = [],
+): number[] {
+  const more = typeof generationEos === 'number' ? [generationEos] : generationEos
+  for (const id of more) {
+    if (!Number.isInteger(id) || id < 0 || id >= tokenizer.size) {
+      throw new ModelError(
+        'BAD_TOKENIZER',
+        `generation_config.json: eos_token_id ${id} is outside of the tokenizer's ${tokenizer.size} ids; the files do not belong together.`,
+      )
+    }
+  }
+  return [...new Set([stopId(tokenizer, template), ...more])]
+}

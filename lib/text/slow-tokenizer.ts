@@ -1,0 +1,268 @@
+/**
+ * The rules of the two slow Python tokenizers over SentencePiece that the reference runs: InternLM2Tokenizer and LlamaTokenizer
+ * (Phi-3). Text is cut at added tokens and each stretch is encoded by itself.
+ *
+ * - InternLM2: stretches as they are; no blank is invented.
+ * - Llama, `legacy: false`: one `▁` goes before the whole text, the model's own dummy prefix is off, and a `▁` left alone before
+ *   a listed special token is dropped. `<|user|>` and its like are not listed, so `▁` (29871) stays before them.
+ * - Llama, `legacy: true`: every stretch gets the model's dummy prefix.
+ */
+import { AddedTokenSplitter, blockControls, isControl, joinParts, type TextPart } from './added-tokens.ts'
+import {
+  ByteRun,
+  byteOfPiece,
+  type DecodeOptions,
+  type DecodeVocabulary,
+  type IncrementalDecoder,
+  SpaceCleaner,
+} from './decoding.ts'
+import { pieceType, SentencePieceEncoder, type SentencePieceModel } from './sentencepiece.ts'
+import { decodeAll, type EncodeOptions, idAction, type Tokenizer, type TokenizerFiles } from './tokenizer.ts'
+
+const utf8 = new TextEncoder()
+const space = '\u2581'
+
+export class SlowTokenizer implements Tokenizer {
+  readonly rules: 'internlm2' | 'llama'
+  readonly size: number
+  readonly bosId: number | undefined
+  readonly addsBos: boolean
+  readonly specialIds: ReadonlySet<number>
+  readonly addedIds: ReadonlySet<number>
+  readonly #legacy: boolean
+  readonly #encoder: SentencePieceEncoder
+  readonly #splitter: AddedTokenSplitter
+  readonly #addedById = new Map<number, string>()
+  readonly #addedByContent = new Map<string, number>()
+  readonly #controls: ReadonlySet<number>
+  readonly #ownText: ReadonlySet<number>
+  /** Ids of the unknown token's own letters; the reference encodes them in front of a text to keep its first blank. */
+  readonly #unkLetters: number
+
+  constructor(rules: 'internlm2' | 'llama', legacy: boolean, model: SentencePieceModel, files: TokenizerFiles) {
+    this.rules = rules
+    this.#legacy = legacy
+    const added = files.added
+    const listed = files.listedSpecial
+    this.#encoder = new SentencePieceEncoder(model, rules === 'llama' && !legacy ? { addDummyPrefix: false } : {})
+    this.#splitter = new AddedTokenSplitter(added, 'python')
+    let top = model.pieces.length - 1
+    for (const token of added) {
+      this.#addedById.set(token.id, token.content)
+      this.#addedByContent.set(token.content, token.id)
+      top = Math.max(top, token.id)
+    }
+    this.size = top + 1
+    this.addedIds = new Set(this.#addedById.keys())
+    this.#controls = new Set(added.filter((token) => isControl(token, listed)).map((token) => token.id))
+    this.specialIds = new Set([...listed].map((content) => this.idOf(content)).filter((id) => id !== undefined))
+    this.bosId = files.bos === undefined ? undefined : this.idOf(files.bos)
+    this.addsBos = files.addBos && this.bosId !== undefined
+    const ownText = added.filter(
+      (token) =>
+        !listed.has(token.content) || (files.additionalSpecial.has(token.content) && token.id >= model.pieces.length),
+    )
+    this.#ownText = new Set(ownText.map((token) => token.id))
+    this.#unkLetters = this.#encoder.encode(files.unk ?? '<unk>').length
+  }
+
+  idOf(token: string): number | undefined {
+    return this.#addedByContent.get(token) ?? this.#encoder.ids.get(token)
+  }
+
+  tokenOf(id: number): string | undefined {
+    return this.#addedById.get(id) ?? this.#encoder.model.pieces[id]
+  }
+
+  get leadingBlank(): boolean {
+    return true
+  }
+
+  bytesOf(id: number): Uint8Array {
+    const { pieces, types } = this.#encoder.model
+    const piece = pieces[id]
+    if (piece === undefined || this.addedIds.has(id) || this.specialIds.has(id)) return new Uint8Array()
+    const type = types[id]
+    const byte = type === pieceType.byte ? byteOfPiece(piece) : undefined
+    if (byte !== undefined) return Uint8Array.of(byte)
+    if (type !== pieceType.normal && type !== pieceType.userDefined) return new Uint8Array()
+    return utf8.encode(piece.replaceAll(space, ' '))
+  }
+
+  lastAddedToken(text: string | readonly TextPart[]): { content: string; end: number } | undefined {
+    const { text: whole, untrusted } = joinParts(text)
+    const last = this.#splitter
+      .split(whole, blockControls(untrusted, this.#controls, 0))
+      .findLast((section) => section.token)
+    return last && { content: last.text, end: last.start + last.text.length }
+  }
+
+  encode(parts: string | readonly TextPart[], options: EncodeOptions = {}): number[] {
+    const { text, untrusted } = joinParts(parts)
+    const before = options.after ?? ''
+    const ids = this.#encodeText(before + text, untrusted, before.length)
+    if (options.after !== undefined) return ids.slice(ids.indexOf(this.idOf(options.after)!) + 1)
+    return this.addsBos && (options.addBos ?? true) ? [this.bosId!, ...ids] : ids
+  }
+
+  #encodeText(text: string, untrusted: readonly [number, number][], shift: number): number[] {
+    const llama = this.rules === 'llama' && !this.#legacy && text !== ''
+    const whole = llama ? space + text.replaceAll(space, ' ') : text
+    const out: number[] = []
+    for (const section of this.#splitter.split(
+      whole,
+      blockControls(untrusted, this.#controls, shift + (llama ? 1 : 0)),
+    )) {
+      if (section.token) out.push(section.token.id)
+      else for (const id of this.#encodeStretch(section.text)) out.push(id)
+    }
+    const alone = this.#encoder.ids.get(space)
+    if (llama && out.length > 1 && out[0] === alone && this.specialIds.has(out[1]!)) out.shift()
+    return out
+  }
+
+  #encodeStretch(text: string): number[] {
+    if (this.rules === 'internlm2' || this.#legacy || !(text.startsWith(space) || text.startsWith(' ')))
+      return this.#encoder.encode(text)
+    return this.#encoder.encode(`<unk>${text}`).slice(this.#unkLetters)
+  }
+
+  decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    return decodeAll(this.decoder(options), ids)
+  }
+
+  decoder(options: DecodeOptions = {}): IncrementalDecoder {
+    const vocabulary: DecodeVocabulary = {
+      tokenOf: (id) => this.tokenOf(id),
+      isAdded: (id) => this.#addedById.has(id),
+      action: idAction(this, options),
+    }
+    return new SlowDecoder(vocabulary, {
+      rules: this.rules,
+      legacy: this.#legacy,
+      model: this.#encoder.model,
+      special: this.specialIds,
+      ownText: this.#ownText,
+      pieceIds: this.#encoder.ids,
+    })
+  }
+}
+
+interface SlowDecoderRules {
+  rules: 'internlm2' | 'llama'
+  legacy: boolean
+  model: SentencePieceModel
+  /** Printed by the reference between stretches it decodes. */
+  special: ReadonlySet<number>
+  /** Added tokens that the reference joins to the rest with blanks. */
+  ownText: ReadonlySet<number>
+  pieceIds: ReadonlyMap<string, number>
+}
+
+/**
+ * `_decode` of the slow tokenizers. The text falls into stretches between `ownText` tokens, joined by one blank each; an empty
+ * stretch vanishes unless it is the last. Inside a stretch special tokens are printed as they are; InternLM2 puts a blank before
+ * the text that stands in front of one, so that text waits for what follows it (only when special tokens are printed).
+ */
+class SlowDecoder implements IncrementalDecoder {
+  readonly #vocabulary: DecodeVocabulary
+  readonly #is: SlowDecoderRules
+  readonly #bytes = new ByteRun()
+  /** Stretches or own-text tokens printed so far. */
+  #printed = 0
+  /** Tokens of the current stretch, and whether any text of it was printed. */
+  #tokens = 0
+  #started = false
+  /** Text that waits for a special token, which would put a blank before it: InternLM2, and Llama's legacy rule. */
+  readonly #waits: boolean
+  #waiting = ''
+  #previousSpecial = false
+  /** InternLM2's class removes blanks before punctuation, whatever the config says. */
+  readonly #cleaner: SpaceCleaner | undefined
+  /** At the start of what the reference hands to SentencePiece in one call. */
+  #callStart = true
+
+  constructor(vocabulary: DecodeVocabulary, is: SlowDecoderRules) {
+    this.#vocabulary = vocabulary
+    this.#is = is
+    this.#cleaner = is.rules === 'internlm2' ? new SpaceCleaner() : undefined
+    this.#waits =
+      (is.rules === 'internlm2' || is.legacy) && [...is.special].some((id) => vocabulary.action(id) === 'text')
+  }
+
+  push(id: number): string {
+    const token = this.#vocabulary.tokenOf(id)
+    const action = this.#vocabulary.action(id)
+    if (token === undefined || action === 'drop') return ''
+    if (action === 'verbatim') return this.#print(this.#bytes.flush() + token)
+    if (this.#is.ownText.has(id)) {
+      const before = this.#endStretch(false)
+      const out = (this.#printed++ > 0 ? ' ' : '') + token
+      return before + out
+    }
+    const first = this.#tokens++ === 0
+    if (this.#is.special.has(id)) return this.#special(token, first)
+    return this.#piece(id, token, first)
+  }
+
+  finish(): string {
+    return this.#endStretch(true)
+  }
+
+  #special(token: string, first: boolean): string {
+    const text = this.#waiting + this.#bytes.flush()
+    this.#waiting = ''
+    const blank = !this.#previousSpecial && (this.#is.rules === 'internlm2' || (this.#is.legacy && !first)) ? ' ' : ''
+    this.#previousSpecial = true
+    this.#callStart = true
+    return this.#print(blank + text + token)
+  }
+
+  #piece(id: number, token: string, first: boolean): string {
+    this.#previousSpecial = false
+    const { model, rules } = this.#is
+    const piece = rules === 'llama' && first && token.startsWith(space) ? token.slice(1) : token
+    const known = piece === token && !this.#vocabulary.isAdded(id) ? id : this.#is.pieceIds.get(piece)
+    const type = known === undefined ? pieceType.normal : model.types[known]
+    const byte = type === pieceType.byte ? byteOfPiece(piece) : undefined
+    let text: string
+    if (byte !== undefined) text = this.#bytes.push(byte)
+    else if (type === pieceType.control) text = this.#bytes.flush()
+    else if (type === pieceType.unknown) text = this.#bytes.flush() + model.unkSurface
+    else {
+      const strips =
+        this.#callStart &&
+        ((model.addDummyPrefix && (rules === 'internlm2' || this.#is.legacy)) || model.removeExtraWhitespaces)
+      text = this.#bytes.flush() + (strips && piece.startsWith(space) ? piece.slice(1) : piece).replaceAll(space, ' ')
+    }
+    this.#callStart = false
+    if (!this.#waits) return this.#print(text)
+    this.#waiting += text
+    return ''
+  }
+
+  /** Text of the current stretch, led by the blank that joins it to the one before. */
+  #print(text: string): string {
+    return this.#join(this.#cleaner ? this.#cleaner.push(text) : text)
+  }
+
+  #join(text: string): string {
+    if (text === '') return ''
+    const joint = !this.#started && this.#printed > 0 ? ' ' : ''
+    this.#started = true
+    return joint + text
+  }
+
+  #endStretch(last: boolean): string {
+    let out = this.#print(this.#waiting + this.#bytes.flush())
+    if (this.#cleaner) out += this.#join(this.#cleaner.flush())
+    if (last && !this.#started && this.#tokens > 0 && this.#printed > 0) out = ' '
+    if (this.#started) this.#printed++
+    this.#waiting = ''
+    this.#tokens = 0
+    this.#started = false
+    this.#previousSpecial = false
+    this.#callStart = true
+    return out
+  }
+}

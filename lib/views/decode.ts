@@ -1,0 +1,211 @@
+/**
+ * Pictures to interleaved 8-bit RGB, with the bytes Pillow's `open(file).convert('RGB')` gives: EXIF orientation and colour
+ * profiles are not applied, alpha is dropped (not blended), CMYK is inverted plainly. 16-bit grey is the exception: it is
+ * scaled to 8 bits, where Pillow clips it at 255.
+ */
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { ModelError } from '../errors.ts'
+
+/** Pixels that are decoded already: interleaved RGB, `width · height · 3` bytes. */
+export interface RawPicture {
+  data: Uint8Array | Uint8ClampedArray
+  width: number
+  height: number
+}
+
+/** A picture: a path, the bytes of a JPEG, PNG, WebP, TIFF, GIF or AVIF file, or raw RGB. */
+export type PictureSource = string | Uint8Array | ArrayBuffer | RawPicture
+
+/** Interleaved RGB, `width · height · 3` bytes. */
+export interface DecodedPicture {
+  rgb: Uint8Array
+  width: number
+  height: number
+}
+
+/** Most pixels of one picture, as in the addon. */
+export const maxPixels = 64_000_000
+
+/** Longest edge of one picture, as in the addon. */
+export const maxEdge = 65_535
+
+const maxFileBytes = 256 * 1024 * 1024
+
+// Vector and document formats are left out: rendering them is another matter than decoding.
+const formats = ['jpeg', 'png', 'webp', 'tiff', 'gif', 'heif']
+
+/**
+ * Decodes one picture. What the source refers to is copied before the first `await`, so a caller may reuse a buffer at once.
+ *
+ * @param source - See {@link PictureSource}.
+ * @param name - What messages call the picture: its camera, or `image 2`.
+ * @throws {@link ModelError} `BAD_VIEW` if there is no such file or it is not a picture, is damaged, or too large.
+ */
+export async function decodePicture(source: PictureSource, name: string): Promise<DecodedPicture> {
+  if (typeof source === 'string') return decodeBytes(await readPicture(source, name), name, source)
+  if (source instanceof Uint8Array) return decodeBytes(Buffer.from(source), name)
+  if (source instanceof ArrayBuffer) return decodeBytes(Buffer.from(source.slice(0)), name)
+  if (isRaw(source)) return copyRaw(source, name)
+  throw bad(name, 'expected a path, the bytes of a picture file or { data, width, height }', `found ${kindOf(source)}`)
+}
+
+/** Whether this is one picture, not several. */
+export function isPictureSource(source: unknown): source is PictureSource {
+  return typeof source === 'string' || ArrayBuffer.isView(source) || source instanceof ArrayBuffer || isRaw(source)
+}
+
+function isRaw(source: unknown): source is RawPicture {
+  return typeof source === 'object' && source !== null && 'data' in source && 'width' in source && 'height' in source
+}
+
+function copyRaw({ data, width, height }: RawPicture, name: string): DecodedPicture {
+  if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) {
+    throw bad(name, 'expected data to be a Uint8Array of interleaved RGB', `found ${kindOf(data)}`)
+  }
+  for (const edge of [width, height]) {
+    if (!Number.isSafeInteger(edge) || edge < 1) {
+      throw bad(name, 'expected width and height to be positive integers', `found ${String(width)} x ${String(height)}`)
+    }
+  }
+  checkSize(width, height, name)
+  if (data.length !== width * height * 3) {
+    const rgba = data.length === width * height * 4 ? '; drop the fourth channel' : ''
+    throw bad(
+      name,
+      `expected ${width * height * 3} bytes of interleaved RGB for ${width} x ${height} pixels`,
+      `found ${data.length}${rgba}`,
+    )
+  }
+  return { rgb: new Uint8Array(data), width, height }
+}
+
+async function readPicture(file: string, name: string): Promise<Buffer> {
+  if (file === '') throw bad(name, 'expected the path of a picture', 'found an empty string')
+  if (/^(https?|ftp|data):/i.test(file)) {
+    throw bad(name, 'expected a path on this machine', `found a URL (${shorten(file)}); download it and pass its bytes`)
+  }
+  try {
+    // Not blocking, so that a named pipe without a writer is refused below in place of waiting for one.
+    const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK)
+    try {
+      const stat = await handle.stat()
+      if (stat.isDirectory()) throw bad(name, `${shorten(file)} is a folder`, 'give the picture inside it')
+      if (!stat.isFile()) throw bad(name, `${shorten(file)} is not a regular file`, 'give a picture file')
+      if (stat.size > maxFileBytes) {
+        throw bad(name, `${shorten(file)} has ${stat.size} bytes`, `a picture file may have up to ${maxFileBytes}`)
+      }
+      return await handle.readFile()
+    } finally {
+      await handle.close()
+    }
+  } catch (error) {
+    if (error instanceof ModelError) throw error
+    const reason = (error as NodeJS.ErrnoException).code
+    if (reason === 'ENOENT') throw bad(name, `${shorten(file)} does not exist`, 'check the path', error)
+    throw bad(name, `${shorten(file)} cannot be read`, reason ?? String(error), error)
+  }
+}
+
+async function decodeBytes(bytes: Buffer, name: string, file?: string): Promise<DecodedPicture> {
+  const where = file === undefined ? `the ${bytes.length} bytes given` : shorten(file)
+  if (bytes.length === 0)
+    throw bad(name, `${file === undefined ? 'the buffer given' : where} is empty`, 'give a picture')
+  const sharp = await loadSharp(name)
+  const notPicture = (cause: unknown) =>
+    bad(name, `${where} cannot be decoded as a picture (${reasonOf(cause)})`, 'give a whole JPEG or PNG file', cause)
+
+  let header: Awaited<ReturnType<ReturnType<typeof sharp>['metadata']>>
+  try {
+    header = await sharp(bytes, { limitInputPixels: false }).metadata()
+  } catch (error) {
+    throw notPicture(error)
+  }
+  if (!formats.includes(header.format ?? '')) {
+    throw bad(name, `${where} is of format ${header.format}`, 'give a JPEG, PNG, WebP, TIFF, GIF or AVIF picture')
+  }
+  checkSize(header.width, header.height, name)
+
+  try {
+    const image = sharp(bytes, {
+      limitInputPixels: maxPixels,
+      failOn: 'error',
+      autoOrient: false,
+      ignoreIcc: true,
+      pages: 1,
+    })
+    if (header.space === 'cmyk') {
+      const { data, info } = await image
+        .pipelineColourspace('cmyk')
+        .toColourspace('cmyk')
+        .raw()
+        .toBuffer({ resolveWithObject: true })
+      return { rgb: fromCmyk(data, info.channels, info.width * info.height), width: info.width, height: info.height }
+    }
+    const { data, info } = await image.toColourspace('srgb').removeAlpha().raw().toBuffer({ resolveWithObject: true })
+    if (info.channels !== 3) throw new Error(`it decodes to ${info.channels} channels`)
+    return { rgb: data, width: info.width, height: info.height }
+  } catch (error) {
+    throw notPicture(error)
+  }
+}
+
+// Pillow's: (255 - k) - (255 - k) * c / 255, the product rounded.
+function fromCmyk(data: Uint8Array, channels: number, pixels: number): Uint8Array {
+  const rgb = new Uint8Array(pixels * 3)
+  for (let i = 0; i < pixels; i++) {
+    const white = 255 - data[channels * i + 3]!
+    for (let c = 0; c < 3; c++) {
+      const t = data[channels * i + c]! * white + 128
+      rgb[3 * i + c] = Math.max(white - (((t >> 8) + t) >> 8), 0)
+    }
+  }
+  return rgb
+}
+
+async function loadSharp(name: string): Promise<typeof import('sharp')['default']> {
+  try {
+    return (await import('sharp')).default
+  } catch (error) {
+    throw bad(
+      name,
+      `the package sharp, which decodes pictures, cannot be loaded (${reasonOf(error)})`,
+      'install it for this platform, or pass raw RGB as { data, width, height }',
+      error,
+    )
+  }
+}
+
+function checkSize(width: number, height: number, name: string): void {
+  if (width * height > maxPixels) {
+    const megapixels = (pixels: number) => `${Math.round(pixels / 1e4) / 100} megapixels`
+    throw bad(
+      name,
+      `the picture has ${width} x ${height} pixels, ${megapixels(width * height)}`,
+      `up to ${megapixels(maxPixels)} are taken; scale it down first`,
+    )
+  }
+  if (width > maxEdge || height > maxEdge) {
+    throw bad(name, `the picture has ${width} x ${height} pixels`, `edges of up to ${maxEdge} are taken`)
+  }
+}
+
+function bad(name: string, what: string, advice: string, cause?: unknown): ModelError {
+  return new ModelError('BAD_VIEW', `${name}: ${what}; ${advice}.`, cause === undefined ? undefined : { cause })
+}
+
+function kindOf(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'an array'
+  if (typeof value !== 'object') return typeof value
+  return `an object of class ${value.constructor?.name ?? 'null'}`
+}
+
+function reasonOf(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error)
+  return shorten(message.split('\n', 1)[0]!.trim().replace(/\.$/, ''))
+}
+
+function shorten(text: string): string {
+  return text.length <= 200 ? text : `${text.slice(0, 97)}…${text.slice(-97)}`
+}
