@@ -1,0 +1,50 @@
+// The golden runner itself: right on reference data, wrong on damaged data, and never content with nothing.
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { run } from './run.ts'
+
+const root = path.resolve(import.meta.dirname, '..', '..')
+const fixtures = path.join(root, 'test', 'fixtures')
+let dir: string
+beforeAll(() => {
+  dir = mkdtempSync(path.join(os.tmpdir(), 'drivlm-golden-test-'))
+})
+afterAll(() => rmSync(dir, { recursive: true, force: true }))
+
+const golden = (...args: string[]) => run([path.join(root, 'scripts', 'golden.mjs'), ...args])
+
+it('every fixture is reproduced', async () => {
+  const folders = ['golden', 'preprocess', 'canvas', 'prompts', 'drivelm'].map((name) => path.join(fixtures, name))
+  const { code, stdout } = await golden(...folders)
+  expect(stdout).toMatch(/\n\d+ passed, 0 failed\n$/)
+  for (const stage of ['llm.layer1 f32', 'greedy ids (16) f32', 'projector bf16', 'prompt ids'])
+    expect(stdout).toContain(stage)
+  expect(code).toBe(0)
+})
+
+it('says so when a stored value differs', async () => {
+  const copy = path.join(dir, 'changed')
+  cpSync(path.join(fixtures, 'golden', 'b2-internlm2-ntk'), copy, { recursive: true })
+  const file = path.join(copy, 'golden.safetensors')
+  const bytes = readFileSync(file)
+  const header = Number(bytes.readBigUInt64LE())
+  const [begin] = JSON.parse(bytes.subarray(8, 8 + header).toString())['c1.llm.layer0'].data_offsets
+  bytes.writeFloatLE(bytes.readFloatLE(8 + header + begin) + 0.01, 8 + header + begin)
+  writeFileSync(file, bytes)
+  const { code, stdout } = await golden('--precision', 'f32', copy)
+  expect(stdout).toMatch(/FAIL b2-internlm2-ntk c1 +llm\.layer0 f32/)
+  expect(stdout).toMatch(/ 1 failed\n$/)
+  expect(code).toBe(1)
+})
+
+it('fails when there is nothing to run', async () => {
+  mkdirSync(path.join(dir, 'empty'))
+  const { code, stdout, stderr } = await golden(path.join(dir, 'empty'))
+  expect(stdout).toContain('no golden folder in it')
+  expect(stderr).toContain('Nothing was compared.')
+  expect(code).toBe(1)
+  expect((await golden(path.join(dir, 'absent'))).code).toBe(1)
+  expect((await golden()).code).toBe(2)
+})

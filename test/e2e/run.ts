@@ -1,0 +1,36 @@
+/** Runs a program of this package and collects what it writes. */
+import { spawn } from 'node:child_process'
+
+export interface Ran {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+export interface RunOptions {
+  /** `undefined` takes a variable away. */
+  env?: Record<string, string | undefined>
+  /** Called with everything written to stdout so far. */
+  onStdout?: (text: string, kill: (signal: NodeJS.Signals) => void) => void
+}
+
+export function run(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, args, { env: { ...process.env, ...options.env } })
+    let stdout = ''
+    let stderr = ''
+    child.stdout.on('data', (chunk) => {
+      stdout += chunk
+      options.onStdout?.(stdout, (signal) => child.kill(signal))
+    })
+    child.stderr.on('data', (chunk) => {
+      stderr += chunk
+    })
+    child.on('error', reject)
+    child.on('close', (code) => resolve({ code, stdout, stderr }))
+  })
+}
+
+export function drivlm(args: readonly string[], options?: RunOptions): Promise<Ran> {
+  return run(['dist/cli/main.js', ...args], options)
+}

@@ -1,0 +1,451 @@
+// attention.cu, attention_cached.cu with its plan, and rope.cu against f64.
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "core/ops.h"
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/kernels.h"
+#include "testing.h"
+#if defined(DRIVLM_EMULATED)
+#include "control.h"
+#endif
+
+using namespace drivlm::cuda;
+using namespace drivlm::cuda::testing;
+using drivlm::Batch;
+using drivlm::DType;
+using drivlm::Kv;
+using drivlm::Tensor;
+
+namespace {
+
+// One query against keys [0, count); plain rounds as the network does: f32 scores and softmax, bf16 weights.
+template <class F>
+void attend(const float* q, const std::vector<const float*>& keys, const std::vector<const float*>& values, int count, int dim,
+            bool plain, F* out) {
+  std::vector<F> score(count);
+  F top = -INFINITY, sum = 0;
+  for (int j = 0; j < count; ++j) {
+    F dot = 0;
+    for (int c = 0; c < dim; ++c) dot += F(q[c]) * F(keys[j][c]);
+    score[j] = dot / std::sqrt(F(dim));
+    top = std::max(top, score[j]);
+  }
+  for (F& s : score) sum += s = std::exp(s - top);
+  for (int c = 0; c < dim; ++c) {
+    F total = 0;
+    for (int j = 0; j < count; ++j) total += (plain ? F(to_bf16(float(score[j]))) : score[j]) * F(values[j][c]);
+    out[c] = plain ? F(to_bf16(float(total / sum))) : total / sum;
+  }
+}
+
+void check_full(int groups, int positions, int heads, int dim) {
+  const int width = heads * dim;
+  Halves qkv(size_t(groups) * positions * 3 * width, 2), out(size_t(groups) * positions * width, 1);
+  attention_full({qkv.data, out.data, groups, positions, heads, dim}, nullptr);
+  out.download();
+  const int step = positions > 300 ? 97 : 1;
+  std::vector<float> got, plain;
+  std::vector<double> exact;
+  for (int b = 0; b < groups; ++b) {
+    for (int h = 0; h < heads; ++h) {
+      std::vector<const float*> keys, values;
+      for (int j = 0; j < positions; ++j) {
+        const float* row = &qkv.values[(size_t(b) * positions + j) * 3 * width + h * dim];
+        keys.push_back(row + width), values.push_back(row + 2 * width);
+      }
+      for (int i = 0; i < positions; i += (i + step < positions || i == positions - 1 ? step : positions - 1 - i)) {
+        const float* q = &qkv.values[(size_t(b) * positions + i) * 3 * width + h * dim];
+        std::vector<double> e(dim);
+        std::vector<float> p(dim);
+        attend(q, keys, values, positions, dim, false, e.data());
+        attend(q, keys, values, positions, dim, true, p.data());
+        exact.insert(exact.end(), e.begin(), e.end());
+        plain.insert(plain.end(), p.begin(), p.end());
+        const float* o = &out.values[(size_t(b) * positions + i) * width + h * dim];
+        got.insert(got.end(), o, o + dim);
+      }
+    }
+  }
+  expect_close(drivlm::text("attention %d x %d, %d heads of %d", groups, positions, heads, dim).c_str(), got, exact, plain);
+}
+
+}  // namespace
+
+TEST(attention_full_edges) {
+  for (int dim : {16, 32, 64, 96, 128}) {
+    for (int positions : {1, 31, 63, 64, 65, 130}) check_full(1, positions, 2, dim);
+  }
+  check_full(3, 17, 3, 64);
+}
+TEST(attention_full_tower) { check_full(1, 1025, 1, 64); }
+TEST(attention_full_conflicts) {
+#if defined(DRIVLM_EMULATED)
+  for (int dim : {16, 32, 64, 96, 128}) check_full(1, 70, 1, dim);
+  cudaDeviceSynchronize();
+  EXPECT(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
+#endif
+}
+
+namespace {
+
+// Sequences over a paged cache on the device, mirrored on the host.
+class CacheTest {
+ public:
+  CacheTest(int heads, int kv_heads, int dim, int pages)
+      : heads(heads), kv_heads(kv_heads), dim(dim), device_(make_device(0, DType::bf16)),
+        memory_(device_->allocate(device_->kv_bytes({2, kv_heads, dim, kPageTokens, pages}), "test")) {
+    kv = {memory_->data, {2, kv_heads, dim, kPageTokens, pages}};
+  }
+
+  struct Sequence {
+    std::vector<int32_t> pages;
+    std::vector<std::vector<float>> keys, values;  // [position][kv_heads * dim]
+  };
+  struct Part {
+    Sequence* sequence;
+    int rows;
+  };
+
+  // Appends rows to sequences in one pass, attends, and checks the outcome.
+  void pass(const std::vector<Part>& parts, const char* what) {
+    const int width = (heads + 2 * kv_heads) * dim;
+    Batch batch;
+    for (const Part& part : parts) {
+      const int64_t past = int64_t(part.sequence->keys.size()), total = past + part.rows;
+      while (int64_t(part.sequence->pages.size()) < ceil_div(total, kPageTokens)) part.sequence->pages.push_back(next_page());
+      batch.segments.push_back({batch.rows, part.rows, past, int64_t(batch.pages.size())});
+      batch.pages.insert(batch.pages.end(), part.sequence->pages.begin(), part.sequence->pages.end());
+      batch.rows += part.rows;
+    }
+    Halves qkv(size_t(batch.rows) * width, 2), out(size_t(batch.rows) * heads * dim, 1);
+    Buffer<float> cos_sin(size_t(batch.rows) * dim);  // no rotation: rope has its own test
+    for (int64_t row = 0; row < batch.rows; ++row) std::fill_n(cos_sin.host.begin() + row * dim, dim / 2, 1.f);
+    cos_sin.upload();
+    drivlm::Ops& ops = device_->ops();
+    const Tensor t_qkv(qkv.data, DType::bf16, {batch.rows, width}), t_out(out.data, DType::bf16, {batch.rows, heads * dim});
+    ops.begin_batch(batch);
+    ops.rope_append(t_qkv, {}, {}, 0, Tensor(cos_sin.data, DType::f32, {batch.rows, dim}), kv, 1, heads, batch);
+    ops.attention_cached(t_out, t_qkv, kv, 1, heads, batch);
+    device_->synchronize();
+    out.download();
+
+    std::vector<double> exact;
+    std::vector<float> plain;
+    int64_t row = 0;
+    for (const Part& part : parts) {
+      for (int i = 0; i < part.rows; ++i, ++row) {
+        const float* x = &qkv.values[row * width];
+        part.sequence->keys.emplace_back(x + heads * dim, x + (heads + kv_heads) * dim);
+        part.sequence->values.emplace_back(x + (heads + kv_heads) * dim, x + width);
+        for (int h = 0; h < heads; ++h) {
+          std::vector<const float*> keys, values;
+          const int kv_head = h / (heads / kv_heads);
+          for (const auto& k : part.sequence->keys) keys.push_back(k.data() + kv_head * dim);
+          for (const auto& v : part.sequence->values) values.push_back(v.data() + kv_head * dim);
+          std::vector<double> e(dim);
+          std::vector<float> p(dim);
+          attend(x + h * dim, keys, values, int(keys.size()), dim, false, e.data());
+          attend(x + h * dim, keys, values, int(keys.size()), dim, true, p.data());
+          exact.insert(exact.end(), e.begin(), e.end());
+          plain.insert(plain.end(), p.begin(), p.end());
+        }
+      }
+    }
+    expect_close(what, out.values, exact, plain);
+    check_cache(*parts.back().sequence);
+  }
+
+  // A second sequence of the same tokens; its last page is copied when it is not full.
+  Sequence fork(const Sequence& s) {
+    Sequence copy = s;
+    if (s.keys.size() % kPageTokens != 0) {
+      copy.pages.back() = next_page();
+      device_->ops().copy_page(kv, s.pages.back(), copy.pages.back());
+    }
+    return copy;
+  }
+
+  void check_cache(const Sequence& s) {
+    const size_t tokens = s.keys.size();
+    std::vector<float> keys(kv_heads * tokens * dim), values(keys.size());
+    device_->ops().read_kv(keys.data(), values.data(), kv, 1, s.pages.data(), int64_t(tokens));
+    for (int h = 0; h < kv_heads; ++h) {
+      for (size_t t = 0; t < tokens; ++t) {
+        for (int d = 0; d < dim; ++d) {
+          const size_t at = (h * tokens + t) * dim + d;
+          if (keys[at] != s.keys[t][h * dim + d] || values[at] != s.values[t][h * dim + d]) {
+            return fail(drivlm::text("cache: head %d, token %zu, value %d differs", h, t, d));
+          }
+        }
+      }
+    }
+  }
+
+  const int heads, kv_heads, dim;
+  Kv kv;
+
+ private:
+  // Pages out of order, so that a mixed-up table shows.
+  int32_t next_page() { return int32_t(kv.shape.pages - 1 - used_++); }
+  std::unique_ptr<drivlm::Device> device_;
+  std::unique_ptr<drivlm::Memory> memory_;
+  int64_t used_ = 0;
+};
+
+}  // namespace
+
+TEST(attention_cached_prefill) {  // every head_dim, lengths around pages and row tiles, then a step
+  for (int dim : {16, 32, 64, 96, 128}) {
+    CacheTest t(4, 2, dim, 16);
+    for (int rows : {1, 2, 31, 65}) {
+      CacheTest::Sequence s;
+      t.pass({{&s, rows}}, drivlm::text("prefill %d, head_dim %d", rows, dim).c_str());
+      t.pass({{&s, 1}}, drivlm::text("step after %d, head_dim %d", rows, dim).c_str());
+    }
+  }
+}
+TEST(attention_cached_pages) {  // contexts just below, at and past a page
+  CacheTest t(2, 1, 64, 40);
+  for (int rows : {62, 63, 64, 127, 128, 129}) {
+    CacheTest::Sequence s;
+    t.pass({{&s, rows}}, drivlm::text("prefill %d", rows).c_str());
+    for (int step = 0; step < 3; ++step) t.pass({{&s, 1}}, drivlm::text("step %d after %d", step, rows).c_str());
+  }
+}
+TEST(attention_cached_chunks) {  // prefill in pieces, several sequences at once
+  CacheTest t(6, 2, 64, 40);
+  CacheTest::Sequence a, b, c;
+  t.pass({{&a, 50}, {&b, 7}}, "chunks 1");
+  t.pass({{&a, 100}, {&c, 1}, {&b, 80}}, "chunks 2");
+  t.pass({{&a, 1}, {&b, 5}, {&c, 130}}, "chunks 3");
+}
+TEST(attention_cached_groups) {  // 7 and 14 query heads a key head, more than a narrow item's rows
+  for (int heads : {7, 14, 20, 64}) {
+    CacheTest t(heads, 1, 64, 8);
+    CacheTest::Sequence s;
+    t.pass({{&s, 20}}, drivlm::text("%d heads, prefill", heads).c_str());
+    t.pass({{&s, 1}}, drivlm::text("%d heads, step", heads).c_str());
+  }
+}
+TEST(attention_cached_splits) {  // long contexts are split; lengths around the splits
+  for (int rows : {511, 512, 513, 1025}) {
+    CacheTest t(2, 1, 32, 40);
+    CacheTest::Sequence s;
+    t.pass({{&s, rows}}, drivlm::text("prefill %d", rows).c_str());
+    t.pass({{&s, 1}}, drivlm::text("step after %d", rows).c_str());
+    t.pass({{&s, 9}}, drivlm::text("9 more after %d", rows).c_str());
+  }
+}
+TEST(attention_cached_shared_prefix) {  // questions after one scene
+  for (int length : {63, 64, 200, 640}) {
+    CacheTest t(7, 1, 64, 80);
+    CacheTest::Sequence scene;
+    t.pass({{&scene, length}}, "scene");
+    for (int questions : {2, 7, 8}) {
+      std::vector<CacheTest::Sequence> forks;
+      for (int i = 0; i < questions; ++i) forks.push_back(t.fork(scene));
+      std::vector<CacheTest::Part> parts;
+      for (auto& fork : forks) parts.push_back({&fork, 1});
+      t.pass(parts, drivlm::text("%d questions after %d", questions, length).c_str());
+      t.pass(parts, drivlm::text("%d questions after %d, second step", questions, length).c_str());
+    }
+  }
+}
+TEST(attention_cached_conflicts) {
+#if defined(DRIVLM_EMULATED)
+  for (int dim : {16, 32, 64, 96, 128}) {
+    CacheTest t(2, 1, dim, 8);
+    CacheTest::Sequence s;
+    t.pass({{&s, 70}}, "prefill");
+    t.pass({{&s, 1}}, "step");
+  }
+  cudaDeviceSynchronize();
+  EXPECT(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
+#endif
+}
+
+TEST(attention_plan) {  // every token meets every key it may see exactly once, whatever the cut
+  for (int trial = 0; trial < 300; ++trial) {
+    const int64_t kv_heads = 1 + generator()() % 4, group = 1 + generator()() % 16;
+    Batch batch;
+    std::vector<int32_t> prefix;
+    const int shared = int(generator()() % 12);
+    for (int i = 0; i < shared; ++i) prefix.push_back(i);
+    int32_t page = 100;
+    for (int i = 0, n = 1 + int(generator()() % 9); i < n; ++i) {
+      const bool decoding = generator()() % 3 != 0;
+      const int64_t rows = decoding ? 1 : generator()() % 150;
+      const int64_t past = shared * kPageTokens + int64_t(generator()() % 300);
+      const int64_t pages = ceil_div(past + rows, kPageTokens);
+      batch.segments.push_back({batch.rows, rows, past, int64_t(batch.pages.size())});
+      for (int64_t p = 0; p < pages; ++p) batch.pages.push_back(p < shared ? prefix[p] : page++);
+      batch.rows += rows;
+    }
+    const int64_t max_slots = generator()() % 2 ? 100000 : generator()() % 20;
+    const AttentionPlan plan = plan_attention(batch, kv_heads * group, kv_heads, 1 + int(generator()() % 100), max_slots);
+    EXPECT(plan.slots <= max_slots);
+    std::map<int, std::map<int64_t, int>> seen;  // row -> key -> times
+    std::map<int, std::vector<int>> splits;
+    const auto walk = [&](const std::vector<AttentionItem>& items, int most) {
+      for (const AttentionItem& item : items) {
+        EXPECT(item.tokens > 0 && item.tokens * group <= most && item.key_begin % kPageTokens == 0);
+        for (int i = 0; i < item.tokens; ++i) {
+          const AttentionToken& token = plan.tokens[item.token + i];
+          splits[token.row].push_back(item.split);
+          const drivlm::Segment* owner = nullptr;
+          for (const auto& s : batch.segments) {
+            if (token.row >= s.row && token.row < s.row + s.rows) owner = &s;
+          }
+          EXPECT(owner && owner->past + token.row - owner->row == token.position);
+          for (int key = item.key_begin; key < item.key_end && key <= token.position; ++key) {
+            const int64_t at = batch.pages[item.page + (key - item.key_begin) / kPageTokens];
+            EXPECT(at == batch.pages[owner->first_page + key / kPageTokens]);
+            ++seen[token.row][key];
+          }
+        }
+      }
+    };
+    walk(plan.wide, kAttentionRows);
+    walk(plan.narrow, kAttentionNarrow);
+    std::vector<int> slot_users(plan.slots);
+    size_t tokens = 0;
+    for (const AttentionToken& token : plan.tokens) {
+      ++tokens;
+      auto& own = splits[token.row];
+      std::sort(own.begin(), own.end());
+      EXPECT(int(own.size()) == token.splits);
+      for (int i = 0; i < int(own.size()); ++i) EXPECT(own[i] == i);
+      if (token.splits > 1) {
+        for (int i = 0; i < token.splits; ++i) ++slot_users[token.slot + i];
+      }
+      EXPECT(int64_t(seen[token.row].size()) == token.position + 1);
+      for (const auto& [key, times] : seen[token.row]) EXPECT(times == 1);
+    }
+    EXPECT(int64_t(tokens) == batch.rows);
+    for (int users : slot_users) EXPECT(users == 1);
+  }
+}
+
+TEST(rope_append) {
+  for (int dim : {16, 32, 64, 96, 128}) {
+    for (bool normed : {false, true}) {
+      const int heads = 3, kv_heads = 1, rows = 5, all = heads + 2 * kv_heads, pages = 3;
+      Halves qkv(size_t(rows) * all * dim, 2);
+      Floats cos_sin(size_t(rows) * dim, 1), q_norm(dim, 0.5f, 1), k_norm(dim, 0.5f, 1);
+      Halves keys(size_t(pages) * kv_heads * kPageTokens * dim, 1), values(keys.host.size(), 1);
+      const std::vector<float> before = qkv.values;
+      Buffer<int32_t> slots(std::vector<int32_t>{130, 63, 64, 0, 191});
+      RopeAppend job{};
+      job.qkv = qkv.data, job.cos_sin = cos_sin.data, job.slots = slots.data;
+      if (normed) job.q_norm = q_norm.data, job.k_norm = k_norm.data;
+      job.eps = 1e-6f, job.keys = keys.data, job.values = values.data;
+      job.rows = rows, job.heads = heads, job.kv_heads = kv_heads, job.head_dim = dim;
+      rope_append(job, nullptr);
+      qkv.download(), keys.download(), values.download();
+      std::vector<double> exact;
+      std::vector<float> plain, got;
+      for (int r = 0; r < rows; ++r) {
+        for (int h = 0; h < heads + kv_heads; ++h) {
+          const float* x = &before[(r * all + h) * dim];
+          const float* weight = h < heads ? q_norm.host.data() : k_norm.host.data();
+          const auto rotate = [&](auto zero, bool round) {
+            using F = decltype(zero);
+            const auto bf = [&](F v) { return round ? F(to_bf16(float(v))) : v; };
+            std::vector<F> y(x, x + dim), out(dim);
+            if (normed) {
+              F sum = 0;
+              for (F v : y) sum += v * v;
+              const F inverse = 1 / std::sqrt(sum / dim + F(1e-6f));
+              for (int i = 0; i < dim; ++i) y[i] = bf(bf(y[i] * inverse) * F(weight[i]));
+            }
+            for (int i = 0; i < dim / 2; ++i) {
+              const F c = cos_sin.host[r * dim + i], s = cos_sin.host[r * dim + dim / 2 + i];
+              out[i] = bf(y[i] * c - y[i + dim / 2] * s);
+              out[i + dim / 2] = bf(y[i + dim / 2] * c + y[i] * s);
+            }
+            return out;
+          };
+          for (double v : rotate(double(0), false)) exact.push_back(v);
+          for (float v : rotate(float(0), true)) plain.push_back(v);
+          const float* from = h < heads ? &qkv.values[(r * all + h) * dim]
+                                        : &keys.values[(slots.host[r] / 64 * kPageTokens + slots.host[r] % 64) * dim];
+          got.insert(got.end(), from, from + dim);
+        }
+        for (int i = 0; i < dim; ++i) {
+          EXPECT(values.values[size_t(slots.host[r]) * dim + i] == before[(r * all + heads + kv_heads) * dim + i]);
+        }
+      }
+      expect_close(drivlm::text("rope head_dim %d%s", dim, normed ? " with norms" : "").c_str(), got, exact, plain);
+    }
+  }
+}
+
+namespace {
+// One decode step as the network makes it: a layer of appending and attending, recorded and replayed.
+struct StepTest {
+  StepTest() : device(make_device(0, DType::bf16)), memory(device->allocate(device->kv_bytes(shape), "test")) {}
+
+  std::vector<float> step(const Batch& batch, Halves& qkv, bool replay) {
+    drivlm::Ops& ops = device->ops();
+    const Kv kv{memory->data, shape};
+    const Tensor t_qkv(qkv_memory.data, DType::bf16, {batch.rows, 4 * 64}), t_out(out.data, DType::bf16, {batch.rows, 2 * 64});
+    device->upload(t_qkv, qkv.host.data());
+    ops.begin_batch(batch);
+    if (!(replay && ops.replay_step(kv, 2, batch))) {
+      ops.rope_append(t_qkv, {}, {}, 0, Tensor(cos_sin.data, DType::f32, {batch.rows, 64}), kv, 0, 2, batch);
+      ops.attention_cached(t_out, t_qkv, kv, 0, 2, batch);
+      ++made;
+      if (replay) ops.end_step();
+    }
+    device->synchronize();
+    out.download();
+    return std::vector<float>(out.values.begin(), out.values.begin() + batch.rows * 2 * 64);
+  }
+
+  const drivlm::KvShape shape{1, 1, 64, kPageTokens, 64};
+  std::unique_ptr<drivlm::Device> device;
+  std::unique_ptr<drivlm::Memory> memory;
+  Halves qkv_memory{8 * 4 * 64, 1}, out{8 * 2 * 64, 1};
+  Floats cos_sin{8 * 64, 1};
+  int made = 0;
+};
+}  // namespace
+
+TEST(replay_step) {  // a recording gives what the calls give, over growing contexts and other pages
+  StepTest direct, recorded;
+  direct.cos_sin.host = recorded.cos_sin.host;
+  direct.cos_sin.upload();
+  for (int rows : {1, 2, 8, 2}) {
+    for (int past = 0; past < 200; past += 13) {
+      Batch batch;
+      for (int i = 0; i < rows; ++i) {
+        batch.segments.push_back({i, 1, past, int64_t(batch.pages.size())});
+        for (int p = 0; p * kPageTokens <= past; ++p) batch.pages.push_back((i * 7 + p + past % 2) % 64);
+      }
+      batch.rows = rows;
+      if (past == 0) {  // something in every place of the cache
+        for (StepTest* t : {&direct, &recorded}) cudaMemset(t->memory->data, 0x3c, t->memory->bytes);
+      }
+      Halves qkv(rows * 4 * 64, 2);
+      EXPECT(direct.step(batch, qkv, false) == recorded.step(batch, qkv, true));
+    }
+  }
+  EXPECT(recorded.made < direct.made / 2);
+}
+TEST(replay_step_abandoned) {  // an error between the calls leaves nothing behind
+  StepTest t;
+  Batch batch;
+  batch.segments.push_back({0, 1, 5, 0});
+  batch.pages = {3};
+  batch.rows = 1;
+  cudaMemset(t.memory->data, 0, t.memory->bytes);
+  t.device->ops().begin_batch(batch);
+  EXPECT(!t.device->ops().replay_step({t.memory->data, t.shape}, 2, batch));
+  t.device->synchronize();
+  Halves qkv(4 * 64, 1);
+  const std::vector<float> first = t.step(batch, qkv, true), second = t.step(batch, qkv, true);
+  EXPECT(first == second && t.made == 1);
+}

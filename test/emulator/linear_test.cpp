@@ -1,0 +1,159 @@
+// linear.cu and matvec.cu against f64.
+#include <cmath>
+
+#include "kernels/cuda/kernels.h"
+#include "testing.h"
+#if defined(DRIVLM_EMULATED)
+#include "control.h"
+#endif
+
+using namespace drivlm::cuda;
+using namespace drivlm::cuda::testing;
+
+namespace {
+
+enum class Kind { store, bias, gelu, add, scale_add, gated, f32 };
+const char* kind_name(Kind kind) {
+  constexpr const char* names[] = {"store", "bias", "gelu", "add", "scale_add", "gated", "f32"};
+  return names[int(kind)];
+}
+
+template <class F>
+F gelu_of(F x) {
+  return F(0.5) * x * (F(1) + std::erf(x / std::sqrt(F(2))));
+}
+template <class F>
+F silu_of(F x) {
+  return x / (F(1) + std::exp(-x));
+}
+
+// One element in precision F; rounds where the network does if `plain`.
+template <class F>
+F element(const std::vector<float>& x, const std::vector<float>& w, const std::vector<float>& bias,
+          const std::vector<float>& scale, const std::vector<float>& before, int64_t m, int64_t i, int64_t n, int64_t k,
+          int64_t stride, Kind kind, bool plain) {
+  const auto round = [&](F value) { return plain ? F(to_bf16(float(value))) : value; };
+  const auto dot = [&](int64_t row) {
+    F sum = 0;
+    for (int64_t j = 0; j < k; ++j) sum += F(x[m * k + j]) * F(w[row * stride + j]);
+    return sum;
+  };
+  const F b = kind == Kind::store || kind == Kind::gated ? 0 : F(bias[i]);
+  switch (kind) {
+    case Kind::store:
+    case Kind::bias: return round(dot(i) + b);
+    case Kind::f32: return dot(i) + b;
+    case Kind::gelu: return round(gelu_of(round(dot(i) + b)));
+    case Kind::add: return round(F(before[m * n + i]) + round(dot(i) + b));
+    case Kind::scale_add: return round(F(before[m * n + i]) + round(round(dot(i) + b) * F(scale[i])));
+    case Kind::gated: return round(round(silu_of(round(dot(2 * i)))) * round(dot(2 * i + 1)));
+  }
+  return 0;
+}
+
+void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile) {  // tile -1: matvec
+  const int64_t stride = round_up(k, 8), out_n = kind == Kind::gated ? n / 2 : n;
+  Halves x(rows * k, 1), w(n * stride, 1.f / std::sqrt(float(k))), out(kind == Kind::f32 ? 1 : rows * out_n, 1);
+  for (int64_t row = 0; row < n; ++row) {
+    for (int64_t j = k; j < stride; ++j) w.host[row * stride + j] = __float2bfloat16(0);
+  }
+  w.upload();
+  Floats bias(n, 1), scale(n, 0.5f), out_f32(kind == Kind::f32 ? rows * n : 1, 0);
+  const std::vector<float> before = out.values;
+
+  Linear job{x.data, w.data, rows, n, k, stride};
+  if (kind != Kind::store && kind != Kind::gated) job.bias = bias.data;
+  if (kind == Kind::scale_add) job.scale = scale.data;
+  job.gelu = kind == Kind::gelu;
+  job.add = kind == Kind::add || kind == Kind::scale_add;
+  job.gated = kind == Kind::gated;
+  job.out_f32 = kind == Kind::f32;
+  job.out = job.out_f32 ? static_cast<void*>(out_f32.data) : out.data;
+  tile < 0 ? matvec(job, nullptr) : linear(job, LinearTile(tile), nullptr);
+
+  std::vector<double> exact(rows * out_n);
+  std::vector<float> plain(rows * out_n);
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t i = 0; i < out_n; ++i) {
+      exact[m * out_n + i] =
+          element<double>(x.values, w.values, bias.host, scale.host, before, m, i, n, k, stride, kind, false);
+      plain[m * out_n + i] =
+          element<float>(x.values, w.values, bias.host, scale.host, before, m, i, n, k, stride, kind, true);
+    }
+  }
+  const std::string what =
+      drivlm::text("%s %lldx%lldx%lld %s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)), (long long)rows,
+                   (long long)n, (long long)k, kind_name(kind));
+  if (job.out_f32) {
+    out_f32.download();
+    expect_close(what.c_str(), out_f32.host, exact, plain, true);
+  } else if (rows > 0) {
+    out.download();
+    expect_close(what.c_str(), out.values, exact, plain);
+  }
+}
+
+}  // namespace
+
+TEST(linear_edges) {
+  constexpr int kBm[] = {128, 128, 64, 64, 16}, kBn[] = {128, 128, 128, 64, 64};
+  for (int tile = 0; tile < 5; ++tile) {
+    for (int64_t rows : {1, kBm[tile] - 1, kBm[tile], kBm[tile] + 1}) check_linear(rows, 72, 40, Kind::bias, tile);
+    check_linear(kBm[tile] + 3, kBn[tile] + 8, 200, Kind::scale_add, tile);
+    check_linear(3, kBn[tile] - 1, 64, Kind::store, tile);
+  }
+}
+TEST(linear_epilogues) {
+  for (int tile = 0; tile < 5; ++tile) {
+    for (Kind kind : {Kind::store, Kind::bias, Kind::gelu, Kind::add, Kind::scale_add, Kind::gated, Kind::f32}) {
+      check_linear(21, 136, 96, kind, tile);
+    }
+    for (Kind kind : {Kind::bias, Kind::gelu, Kind::scale_add, Kind::f32}) check_linear(5, 33, 72, kind, tile);
+  }
+}
+TEST(linear_empty) {
+  for (int tile = 0; tile < 5; ++tile) check_linear(0, 64, 64, Kind::bias, tile);
+}
+TEST(linear_groups) {  // more row tiles than a group, and a last group that is smaller
+  check_linear(16 * 9 + 5, 200, 32, Kind::bias, int(LinearTile::t16x64));
+}
+TEST(linear_patch_embedding) {
+  check_linear(70, 72, 588, Kind::bias, int(LinearTile::t64x64));
+  check_linear(520, 16, 60, Kind::bias, int(LinearTile::t64x64));
+}
+TEST(linear_tower_rows) { check_linear(1025, 136, 64, Kind::gelu, int(LinearTile::t128x128x4)); }
+TEST(linear_conflicts) {
+#if defined(DRIVLM_EMULATED)
+  for (int tile = 0; tile < 5; ++tile) check_linear(130, 136, 192, Kind::bias, tile);
+  cudaDeviceSynchronize();
+  EXPECT(emu::stats.matrix_products > 0);
+  EXPECT(emu::stats.ldmatrix_conflicts == 0);
+#endif
+}
+TEST(linear_tile_table) {
+  const DeviceLimits orin{16, 163 << 10, 164 << 10}, desktop{128, 99 << 10, 100 << 10}, h100{132, 227 << 10, 228 << 10};
+  const auto is = [](int64_t rows, int64_t n, const DeviceLimits& limits, LinearTile tile) {
+    const LinearTile chosen = choose_linear_tile(rows, n, limits);
+    if (chosen != tile) {
+      fail(drivlm::text("%lld x %lld on %d SMs: %s, expected %s", (long long)rows, (long long)n, limits.multiprocessors,
+                        linear_tile_name(chosen), linear_tile_name(tile)));
+    }
+  };
+  is(13325, 4096, orin, LinearTile::t128x128x4);
+  is(13325, 1024, h100, LinearTile::t128x128x4);
+  is(13325, 4096, desktop, LinearTile::t128x128x3);  // four stages would leave one block on an SM
+  is(1025, 1024, h100, LinearTile::t64x64);          // starved: small tiles
+  is(10, 896, orin, LinearTile::t16x64);
+}
+TEST(matvec_rows) {
+  for (int64_t rows : {1, 2, 7, 8}) check_linear(rows, 40, 96, Kind::bias, -1);
+}
+TEST(matvec_epilogues) {
+  for (Kind kind : {Kind::store, Kind::bias, Kind::gelu, Kind::add, Kind::scale_add, Kind::gated, Kind::f32}) {
+    check_linear(3, 72, 200, kind, -1);
+    check_linear(8, 50, 1032, kind, -1);  // eight warps share k
+  }
+  check_linear(2, 609, 64, Kind::f32, -1);
+}
+TEST(matvec_long_k) { check_linear(1, 24, 4864, Kind::add, -1); }
+TEST(matvec_empty) { check_linear(0, 64, 64, Kind::bias, -1); }

@@ -1,0 +1,124 @@
+// Each wrapper of an instruction against its definition in the PTX manual.
+#include "wrappers_test.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "testing.h"
+
+using namespace drivlm::cuda;
+using namespace drivlm::cuda::testing;
+
+TEST(wrapper_mma) {
+  for (bool tile : {false, true}) {
+    Halves a(16 * 16, 1), b(16 * 8, 1);  // row-major A [m][k], B [k][n]
+    Floats c(16 * 8, 1);
+    Buffer<uint32_t> r_a(32 * 4), r_b(32 * 2);
+    Buffer<float> r_c(32 * 4), r_d(32 * 4);
+    const auto pair = [](bf16 low, bf16 high) {
+      uint16_t l, h;
+      std::memcpy(&l, &low, 2), std::memcpy(&h, &high, 2);
+      return uint32_t(l) | uint32_t(h) << 16;
+    };
+    for (int lane = 0; lane < 32; ++lane) {
+      const int g = lane / 4, t = lane % 4;
+      for (int i = 0; i < 4; ++i) {
+        const int m = g + (i & 1) * 8, k = t * 2 + (i >> 1) * 8;
+        r_a.host[lane * 4 + i] = pair(a.host[m * 16 + k], a.host[m * 16 + k + 1]);
+        r_c.host[lane * 4 + i] = c.host[(g + (i >> 1) * 8) * 8 + t * 2 + (i & 1)];
+      }
+      for (int i = 0; i < 2; ++i) {
+        const int k = t * 2 + i * 8;
+        r_b.host[lane * 2 + i] = pair(b.host[k * 8 + g], b.host[(k + 1) * 8 + g]);
+      }
+    }
+    r_a.upload(), r_b.upload(), r_c.upload();
+    run_mma(r_a.data, r_b.data, r_c.data, r_d.data, tile);
+    r_d.download();
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        const int m = lane / 4 + (i >> 1) * 8, n = lane % 4 * 2 + (i & 1);
+        double sum = c.host[m * 8 + n];
+        for (int k = 0; k < 16; ++k) sum += double(a.values[m * 16 + k]) * b.values[k * 8 + n];
+        EXPECT(std::fabs(r_d.host[lane * 4 + i] - sum) < 1e-5);
+      }
+    }
+  }
+}
+
+TEST(wrapper_ldmatrix) {
+  for (bool trans : {false, true}) {
+    Buffer<uint4> rows(32);
+    uint16_t words[32][8];
+    for (int r = 0; r < 32; ++r) {
+      for (int i = 0; i < 8; ++i) words[r][i] = uint16_t(r * 8 + i);
+      std::memcpy(&rows.host[r], words[r], 16);
+    }
+    rows.upload();
+    Buffer<uint32_t> registers(32 * 4);
+    run_ldmatrix(rows.data, registers.data, trans);
+    registers.download();
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int m = 0; m < 4; ++m) {
+        for (int half = 0; half < 2; ++half) {
+          const int i = lane / 4, j = lane % 4 * 2 + half;
+          const uint16_t want = trans ? words[m * 8 + j][i] : words[m * 8 + i][j];
+          EXPECT(uint16_t(registers.host[lane * 4 + m] >> (16 * half)) == want);
+        }
+      }
+    }
+  }
+}
+
+TEST(wrapper_copy) {
+  for (bool narrow : {false, true}) {
+    for (int valid : {0, 1, 63, 64}) {
+      Buffer<uint4> in(64), out(64);
+      for (int i = 0; i < 64; ++i) in.host[i] = make_uint4(i, i + 100, i + 200, i + 300);
+      in.upload();
+      run_copy(in.data, out.data, valid, narrow);
+      out.download();
+      for (int i = 0; i < 64; ++i) {
+        const uint4 got = out.host[63 - i];
+        const bool zero = i >= valid;
+        EXPECT(got.x == (zero ? 0u : i) && got.y == (zero ? 0u : i + 100u));
+        EXPECT(got.z == (zero ? 0u : i + 200u) && got.w == (zero ? 0u : i + 300u));
+      }
+    }
+  }
+}
+
+TEST(wrapper_shuffles) {
+  Buffer<int> in(32), out(6 * 32);
+  unsigned votes = 0;
+  for (int i = 0; i < 32; ++i) {
+    in.host[i] = i * i % 37;
+    votes |= unsigned(in.host[i] & 1) << i;
+  }
+  in.upload();
+  run_shuffles(in.data, out.data);
+  out.download();
+  for (int i = 0; i < 32; ++i) {
+    EXPECT(out.host[i] == in.host[5]);
+    EXPECT(out.host[32 + i] == in.host[i ^ 3]);
+    EXPECT(out.host[64 + i] == in.host[i + 2 < 32 ? i + 2 : i]);
+    EXPECT(out.host[96 + i] == in.host[i >= 1 ? i - 1 : i]);
+    EXPECT(unsigned(out.host[128 + i]) == votes);
+    EXPECT(out.host[160 + i] == in.host[31 - i]);
+  }
+}
+
+TEST(wrapper_activations) {
+  std::vector<float> points;
+  for (float x = -20; x <= 20; x += 0.0625f) points.push_back(x);
+  const int n = int(points.size());
+  Buffer<float> in(points), out(3 * n);
+  run_activations(in.data, out.data, n);
+  out.download();
+  for (int i = 0; i < n; ++i) {
+    const double x = points[i];
+    EXPECT(std::fabs(out.host[i] - 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)))) < 1e-6 * (1 + std::fabs(x)));
+    EXPECT(std::fabs(out.host[n + i] - x / (1 + std::exp(-x))) < 1e-5 * (1 + std::fabs(x)));
+    EXPECT(std::fabs(out.host[2 * n + i] / std::exp2(x) - 1) < 1e-5);
+  }
+}

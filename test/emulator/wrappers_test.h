@@ -1,0 +1,24 @@
+// Launchers of wrappers_test.cu.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace drivlm::cuda::testing {
+
+// One warp. a [32][4], b [32][2], c and d [32][4]: what each lane's registers hold.
+void run_mma(const uint32_t* a, const uint32_t* b, const float* c, float* d, bool tile);
+// rows [32][8] bf16 -> registers [32][4].
+void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans);
+// out[i] = in[i] by cp.async of 16 or 8 bytes through shared memory; chunks from `valid` on are zero-filled.
+void run_copy(const uint4* in, uint4* out, int valid, bool narrow);
+// out[i] = in[i] + 1 for i < n
+void run_increment(int* data, int n, cudaStream_t stream);
+// one of the collectives a lane
+void run_shuffles(const int* in, int* out);  // out [6][32]: idx, xor, down, up, ballot, through shared memory
+void run_activations(const float* in, float* out, int n);  // out [3][n]: gelu, silu, exp2
+// writes past the end of `data`
+void run_overrun(int* data, int n);
+
+}  // namespace drivlm::cuda::testing

@@ -1,0 +1,117 @@
+/**
+ * Holds the arrows of the house: lib -> lib/native.ts -> addon -> core <- kernels. CUDA only in kernels/cuda, napi.h in one file, core
+ * knows neither addon nor (but for the registry) kernels, backends do not know each other, and one module loads the addon.
+ */
+import { readdirSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import { describe, expect, test } from 'vitest'
+
+const root = path.resolve(import.meta.dirname, '..')
+
+function sources(folder: string, endings: RegExp): { file: string; text: string }[] {
+  return readdirSync(path.join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((file) => endings.test(file))
+    .map((file) => ({ file: `${folder}/${file}`, text: readFileSync(path.join(root, folder, file), 'utf8') }))
+}
+
+/** Every `#include` of a native source as [file, included], paths as written. */
+const includes = sources('native', /\.(cpp|h|cu|cuh)$/).flatMap(({ file, text }) =>
+  [...text.matchAll(/^\s*#\s*include\s*["<]([^">]+)[">]/gm)].map((match) => [file, match[1]!] as const),
+)
+
+/** Every import of a TypeScript source as [file, specifier], relative ones resolved to paths from the root. */
+const imports = sources('lib', /\.ts$/).flatMap(({ file, text }) =>
+  [...text.matchAll(/(?:\bfrom|\bimport|\bimport\s*\(|\brequire\s*\()\s*['"]([^'"\n]+)['"]/g)].map((match) => {
+    const specifier = match[1]!
+    const target = specifier.startsWith('.') ? path.posix.join(path.posix.dirname(file), specifier) : specifier
+    return [file, target] as const
+  }),
+)
+
+function backendOf(file: string): string | undefined {
+  return /^(?:native\/)?kernels\/(\w+)\//.exec(file)?.[1]
+}
+
+describe('native', () => {
+  test('the scan sees the sources', () => {
+    expect(includes.length).toBeGreaterThan(100)
+    expect(imports.length).toBeGreaterThan(50)
+  })
+
+  test('napi.h and node_api.h are included by addon/napi_setup.h alone', () => {
+    const found = includes.filter(([, included]) => /^(napi|node_api|js_native_api)\b/.test(included))
+    expect(found).toEqual([['native/addon/napi_setup.h', 'napi.h']])
+  })
+
+  test('core includes no addon, and kernels only in registry.cpp', () => {
+    const found = includes.filter(
+      ([file, included]) =>
+        file.startsWith('native/core/') &&
+        (/(^|\/)addon\//.test(included) || (/(^|\/)kernels\//.test(included) && file !== 'native/core/registry.cpp')),
+    )
+    expect(found).toEqual([])
+  })
+
+  test('the addon includes no kernels', () => {
+    const found = includes.filter(
+      ([file, included]) => file.startsWith('native/addon/') && /(^|\/)kernels\//.test(included),
+    )
+    expect(found).toEqual([])
+  })
+
+  test('backends include neither each other nor the addon', () => {
+    const found = includes.filter(([file, included]) => {
+      const own = backendOf(file)
+      if (own === undefined) return false
+      const other = backendOf(included)
+      return /(^|\/)addon\//.test(included) || (other !== undefined && other !== own) || /^\.\.\//.test(included)
+    })
+    expect(found).toEqual([])
+  })
+
+  test('CUDA headers are included in kernels/cuda alone', () => {
+    const found = includes.filter(
+      ([file, included]) =>
+        /^(cuda|cublas|cooperative_groups|mma\.h|device_launch)/.test(included) &&
+        !file.startsWith('native/kernels/cuda/'),
+    )
+    expect(found).toEqual([])
+  })
+})
+
+describe('lib', () => {
+  test('only native.ts loads an addon', () => {
+    const found = sources('lib', /\.ts$/).filter(
+      ({ file, text }) => /node-gyp-build|\.node['"]|process\.dlopen/.test(text) && file !== 'lib/native.ts',
+    )
+    expect(found.map(({ file }) => file)).toEqual([])
+  })
+
+  test('native.ts and errors.ts stand at the bottom', () => {
+    const found = imports.filter(
+      ([file, target]) =>
+        (file === 'lib/native.ts' && target.startsWith('lib/') && target !== 'lib/errors.ts') ||
+        (file === 'lib/errors.ts' && target.startsWith('lib/')),
+    )
+    expect(found).toEqual([])
+  })
+
+  test('rooms do not know the model, and the library does not know the command line', () => {
+    const rooms = /^lib\/(views|checkpoint|text)\//
+    const story = /^lib\/(index|model|scene|load-model|generation|answer-stream)\.ts$/
+    const found = imports.filter(
+      ([file, target]) =>
+        (rooms.test(file) && story.test(target)) || (!file.startsWith('lib/cli/') && target.startsWith('lib/cli/')),
+    )
+    expect(found).toEqual([])
+  })
+
+  test('sharp is imported where pictures are read, checked or shrunk, the tokenizer library by one room', () => {
+    const found = imports.filter(
+      ([file, target]) =>
+        (target === 'sharp' && !/^lib\/(views|cli|drivelm\/report)\//.test(file)) ||
+        (target === '@huggingface/tokenizers' && !file.startsWith('lib/text/')),
+    )
+    expect(found).toEqual([])
+  })
+})

@@ -1,0 +1,636 @@
+// The fast forms of every tier that this CPU has, against sums in double. The bound for every value: twice the largest
+// error of the plain computation (f32 sums, result rounded to the same type), plus one last-place unit of bf16.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "core/numeric.h"
+#include "kernels/cpu/forms.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/packed_attention.h"
+#include "kernels/cpu/quantize.h"
+#include "kernels/cpu/tiers.h"
+
+using namespace drivlm;
+using namespace drivlm::cpu;
+
+namespace {
+
+// Tasks dealt to real threads, so that a race shows.
+class TestWorkers : public Workers {
+ public:
+  explicit TestWorkers(int threads) : threads_(threads) {}
+  int count() const override { return threads_; }
+  void run(int64_t tasks, void (*body)(const void*, int64_t), const void* context) override {
+    std::vector<std::thread> threads;
+    for (int worker = 0; worker < threads_; ++worker) {
+      threads.emplace_back([=, this] {
+        for (int64_t task = worker; task < tasks; task += threads_) body(context, task);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+ private:
+  int threads_;
+};
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : state_(seed) {}
+  float next() {  // [-1, 1)
+    state_ = state_ * 1664525u + 1013904223u;
+    return static_cast<float>(static_cast<int32_t>(state_)) / 2147483648.0f;
+  }
+  std::vector<uint16_t> halves(int64_t count, float size) {
+    std::vector<uint16_t> values(count);
+    for (uint16_t& v : values) v = from_float<bf16>(next() * size).bits;
+    return values;
+  }
+  std::vector<float> floats(int64_t count, float size) {
+    std::vector<float> values(count);
+    for (float& v : values) v = next() * size;
+    return values;
+  }
+
+ private:
+  uint32_t state_;
+};
+
+float widen(uint16_t bits) { return to_float(bf16{bits}); }
+
+// Heap memory of exactly the asked size: the address sanitizer sees one byte too many.
+template <class T>
+std::unique_ptr<T[]> exact(const std::vector<T>& values) {
+  auto copy = std::make_unique<T[]>(values.size());
+  std::copy(values.begin(), values.end(), copy.get());
+  return copy;
+}
+
+struct Aligned {
+  explicit Aligned(size_t bytes) : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {
+    std::memset(data, 0xff, bytes);
+  }
+  ~Aligned() { std::free(data); }
+  Aligned(const Aligned&) = delete;
+  void* data;
+};
+
+void check_close(const std::string& what, const std::vector<double>& exact_values, const std::vector<float>& plain,
+                 const std::vector<float>& found, double unit = 0x1p-8) {
+  double worst = 0;
+  for (size_t i = 0; i < exact_values.size(); ++i) worst = std::max(worst, std::fabs(plain[i] - exact_values[i]));
+  for (size_t i = 0; i < exact_values.size(); ++i) {
+    const double bound = 2 * worst + unit * std::fabs(exact_values[i]) + 1e-30;
+    if (std::fabs(found[i] - exact_values[i]) <= bound) continue;
+    std::ostringstream message;
+    message << what << ": at " << i << " expected " << exact_values[i] << ", found " << found[i] << ", allowed "
+            << bound;
+    return test::fail(__FILE__, __LINE__, message.str());
+  }
+}
+
+std::unique_ptr<Aligned> pack(const Forms& forms, WeightKind kind, const void* weights, int64_t n, int64_t k) {
+  const int64_t row_bytes = k * (kind == WeightKind::f32 ? 4 : kind == WeightKind::s8 ? 1 : 2);
+  auto packed = std::make_unique<Aligned>(packed_bytes(kind, n, k));
+  for (int64_t panel = 0; panel < panel_count(n); ++panel) {
+    const void* rows[kPanelRows];
+    for (int64_t r = 0; r < kPanelRows; ++r) {
+      const int64_t row = panel * kPanelRows + r;
+      rows[r] = row < n ? static_cast<const char*>(weights) + row * row_bytes : nullptr;
+    }
+    forms.pack_panel(static_cast<char*>(packed->data) + panel * unit_count(kind, k) * kUnitBytes, kind, rows, k);
+  }
+  return packed;
+}
+
+double gelu(double v) { return 0.5 * v * std::erfc(-v / std::sqrt(2.0)); }
+double silu(double v) { return v / (1 + std::exp(-v)); }
+
+struct GemmCase {
+  int64_t m, n, k;
+  After after;
+  bool bias, scale, out_f32, x_f32;
+};
+
+// gate rows are the even rows of w in blocks of 16: packed row p * 32 + i is gate row p * 16 + i, + 16 the up row.
+void run_gemm(const Tier& tier, WeightKind kind, const GemmCase& c, int threads) {
+  std::ostringstream name;
+  name << tier.name << " " << (kind == WeightKind::f32 ? "f32" : "bf16") << " " << c.m << "x" << c.n << "x" << c.k
+       << " after " << static_cast<int>(c.after) << " threads " << threads;
+  Random random(static_cast<uint32_t>(c.m * 131 + c.n * 17 + c.k));
+  const bool gated = c.after == After::gated;
+  const auto x16 = random.halves(c.m * c.k, 1);
+  const auto x32 = random.floats(c.m * c.k, 1);
+  const auto w16 = random.halves(c.n * c.k, 0.3f);
+  const auto w32 = random.floats(c.n * c.k, 0.3f);
+  const auto bias = exact(random.floats(c.n, 1)), scale = exact(random.floats(c.n, 1));
+  const int64_t out_columns = gated ? c.n / 2 : c.n, out_stride = out_columns + 3;
+  const auto before = random.halves(c.m * out_stride, 2);
+  const auto before32 = random.floats(c.m * out_stride, 2);
+  const auto x16_exact = exact(x16);
+  const auto x32_exact = exact(x32);
+  const auto x_at = [&](int64_t i) { return c.x_f32 ? x32[i] : widen(x16[i]); };
+  // The plain computation on bf16 weights takes x in bf16 too.
+  const auto x_plain = [&](int64_t i) {
+    return kind == WeightKind::f32 ? x_at(i) : to_float(from_float<bf16>(x_at(i)));
+  };
+  const auto w_at = [&](int64_t i) { return kind == WeightKind::f32 ? w32[i] : widen(w16[i]); };
+
+  const auto packed =
+      pack(*tier.forms, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), c.n, c.k);
+  auto out16 = exact(before);
+  auto out32 = exact(before32);
+  GemmJob job;
+  job.x = c.x_f32 ? static_cast<const void*>(x32_exact.get()) : x16_exact.get();
+  job.x_stride = c.k;
+  job.x_f32 = c.x_f32;
+  job.w = packed->data;
+  job.kind = kind;
+  job.m = c.m, job.n = c.n, job.k = c.k;
+  job.after = c.after;
+  job.bias = c.bias ? bias.get() : nullptr;
+  job.scale = c.scale ? scale.get() : nullptr;
+  job.out = c.out_f32 ? static_cast<void*>(out32.get()) : out16.get();
+  job.out_stride = out_stride;
+  job.out_f32 = c.out_f32;
+  TestWorkers workers(threads);
+  gemm(*tier.forms, job, workers);
+
+  std::vector<double> expected;
+  std::vector<float> plain, found;
+  const auto round = [&](float v) { return c.out_f32 ? v : to_float(from_float<bf16>(v)); };
+  for (int64_t r = 0; r < c.m; ++r) {
+    for (int64_t j = 0; j < out_stride; ++j) {
+      const int64_t at = r * out_stride + j;
+      const float value = c.out_f32 ? out32[at] : widen(out16[at]);
+      const float old = c.out_f32 ? before32[at] : widen(before[at]);
+      if (j >= out_columns) {  // between the rows nothing may change
+        if (value != old) return test::fail(__FILE__, __LINE__, name.str() + ": wrote between rows");
+        continue;
+      }
+      const auto product = [&](int64_t column, double& y, float& y32) {
+        y = 0, y32 = 0;
+        for (int64_t i = 0; i < c.k; ++i) {
+          const float wv = w_at(column * c.k + i);
+          y += static_cast<double>(x_at(r * c.k + i)) * wv;
+          y32 += x_plain(r * c.k + i) * wv;
+        }
+      };
+      double y;
+      float y32;
+      if (gated) {
+        double up;
+        float up32;
+        product(j / 16 * 32 + j % 16, y, y32);
+        product(j / 16 * 32 + 16 + j % 16, up, up32);
+        expected.push_back(silu(y) * up);
+        plain.push_back(round(static_cast<float>(silu(y32)) * up32));
+      } else {
+        product(j, y, y32);
+        if (c.bias) y += bias[j], y32 += bias[j];
+        if (c.after == After::gelu) y = gelu(y), y32 = static_cast<float>(gelu(y32));
+        if (c.after == After::add) {
+          y = old + (c.scale ? y * scale[j] : y);
+          y32 = old + (c.scale ? y32 * scale[j] : y32);
+        }
+        expected.push_back(y);
+        plain.push_back(round(y32));
+      }
+      found.push_back(value);
+    }
+  }
+  check_close(name.str(), expected, plain, found,
+              c.out_f32 && kind == WeightKind::f32 ? 0x1p-21
+              : c.out_f32                          ? 0x1p-14
+                                                   : 0x1p-8);
+}
+
+template <class Body>
+void for_each_tier(Body body) {
+  for (const Tier& tier : tiers()) {
+    if (tier.supported) body(tier);
+  }
+}
+
+}  // namespace
+
+TEST(cpu_gemm_odd_shapes) {
+  for_each_tier([](const Tier& tier) {
+    for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
+      for (const int64_t m : {1, 2, 3, 5, 8, 13, 14, 15, 29, 131}) {
+        run_gemm(tier, kind, {m, 67, 45, After::store, true, false, false, false}, 1);
+        run_gemm(tier, kind, {m, 33, 1, After::store, false, false, true, kind == WeightKind::f32}, 2);
+      }
+      run_gemm(tier, kind, {1025, 37, 19, After::store, true, false, false, false}, 3);
+      run_gemm(tier, kind, {7, 1, 130, After::store, true, false, true, true}, 2);
+      run_gemm(tier, kind, {300, 70, 2500, After::store, true, false, false, false}, 2);  // several blocks of rows
+      run_gemm(tier, kind, {2, 900, 64, After::store, true, false, false, true}, 3);      // shares of panels
+    }
+  });
+}
+
+TEST(cpu_gemm_epilogues) {
+  for_each_tier([](const Tier& tier) {
+    for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
+      for (const bool out_f32 : {false, true}) {
+        run_gemm(tier, kind, {15, 75, 45, After::gelu, true, false, out_f32, false}, 1);
+        run_gemm(tier, kind, {15, 75, 45, After::gelu, false, false, out_f32, false}, 2);
+        run_gemm(tier, kind, {15, 75, 45, After::add, true, true, out_f32, false}, 1);
+        run_gemm(tier, kind, {15, 75, 45, After::add, false, false, out_f32, false}, 2);
+        run_gemm(tier, kind, {15, 96, 45, After::gated, false, false, out_f32, false}, 1);
+        run_gemm(tier, kind, {1, 128, 45, After::gated, false, false, out_f32, false}, 2);
+      }
+    }
+  });
+}
+
+namespace {
+
+// A quantised matrix and the values it stands for.
+struct Quantized {
+  std::unique_ptr<Aligned> packed;
+  std::vector<float> scales;  // s8
+  std::vector<int32_t> sums;  // s8
+  std::vector<float> values;  // [n, k]
+};
+
+Quantized quantize(const Forms& forms, WeightKind kind, const std::vector<float>& w, int64_t n, int64_t k) {
+  Quantized out;
+  out.values.resize(n * k);
+  if (kind == WeightKind::s8) {
+    std::vector<int8_t> q(n * k);
+    out.scales.assign(panel_count(n) * kPanelRows, 0);
+    out.sums.assign(panel_count(n) * kPanelRows, 0);
+    for (int64_t r = 0; r < n; ++r) {
+      out.scales[r] = quantize_s8(q.data() + r * k, w.data() + r * k, k);
+      for (int64_t i = 0; i < k; ++i) {
+        out.sums[r] += q[r * k + i];
+        out.values[r * k + i] = out.scales[r] * static_cast<float>(q[r * k + i]);
+      }
+    }
+    out.packed = pack(forms, kind, q.data(), n, k);
+    return out;
+  }
+  out.packed = std::make_unique<Aligned>(packed_bytes(kind, n, k));
+  for (int64_t panel = 0; panel < panel_count(n); ++panel) {
+    char* at = static_cast<char*>(out.packed->data) + panel * panel_bytes(kind, k);
+    const float* rows[kPanelRows];
+    for (int64_t r = 0; r < kPanelRows; ++r)
+      rows[r] = panel * kPanelRows + r < n ? w.data() + (panel * kPanelRows + r) * k : nullptr;
+    pack_s4_panel(at, rows, k);
+    for (int64_t r = 0; r < kPanelRows && rows[r]; ++r) {  // as the format says
+      for (int64_t i = 0; i < k; ++i) {
+        const char* group = at + i / kGroupDepth * kGroupBytes;
+        uint32_t word;
+        uint16_t scale;
+        std::memcpy(&word, group + i % kGroupDepth / 8 * kUnitBytes + r * 4, 4);
+        std::memcpy(&scale, group + 4 * kUnitBytes + r * 2, 2);
+        const int64_t shift = i % 8 / 2 * 4 + i % 2 * 16;
+        out.values[(panel * kPanelRows + r) * k + i] =
+            widen(scale) * static_cast<float>(static_cast<int>(word >> shift & 15) - 8);
+      }
+    }
+  }
+  return out;
+}
+
+void run_quantized(const Tier& tier, WeightKind kind, int64_t m, int64_t n, int64_t k, bool x_f32, int threads) {
+  std::ostringstream name;
+  name << tier.name << (kind == WeightKind::s8 ? " s8 " : " s4 ") << m << "x" << n << "x" << k;
+  Random random(static_cast<uint32_t>(m + n + k));
+  const Quantized w = quantize(*tier.forms, kind, random.floats(n * k, 0.3f), n, k);
+  const auto x16 = exact(random.halves(m * k, 1));
+  const auto x32 = exact(random.floats(m * k, 1));
+  auto out = std::make_unique<uint16_t[]>(m * n);
+  GemmJob job;
+  job.x = x_f32 ? static_cast<const void*>(x32.get()) : x16.get();
+  job.x_stride = k;
+  job.x_f32 = x_f32;
+  job.w = w.packed->data;
+  job.kind = kind;
+  job.w_scale = w.scales.data();
+  job.w_sum = w.sums.data();
+  job.m = m, job.n = n, job.k = k;
+  job.out = out.get();
+  job.out_stride = n;
+  TestWorkers workers(threads);
+  gemm(*tier.forms, job, workers);
+  std::vector<double> expected;
+  std::vector<float> plain, found;
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < n; ++c) {
+      double y = 0;
+      float y32 = 0;
+      for (int64_t i = 0; i < k; ++i) {
+        const float v = x_f32 ? x32[r * k + i] : widen(x16[r * k + i]), weight = w.values[c * k + i];
+        y += static_cast<double>(v) * weight;
+        y32 += to_float(from_float<bf16>(v)) * to_float(from_float<bf16>(weight));
+      }
+      expected.push_back(y);
+      plain.push_back(to_float(from_float<bf16>(y32)));
+      found.push_back(widen(out[r * n + c]));
+    }
+  }
+  check_close(name.str(), expected, plain, found);
+}
+
+// x in 8 bits: no value further off than half a step a product allows, and the mean square at most twice that of even
+// rounding.
+void run_int8(const Tier& tier, int64_t m, int64_t n, int64_t k, float shift, int threads) {
+  std::ostringstream name;
+  name << tier.name << " int8 " << m << "x" << n << "x" << k;
+  Random random(static_cast<uint32_t>(m + n + k));
+  const Quantized w = quantize(*tier.forms, WeightKind::s8, random.floats(n * k, 0.3f), n, k);
+  auto x = random.floats(m * k, 1);
+  for (float& v : x) v += shift;
+  const auto x_exact = exact(x);
+  auto out = std::make_unique<float[]>(m * n);
+  GemmJob job;
+  job.x = x_exact.get();
+  job.x_stride = k;
+  job.x_f32 = true;
+  job.x_int8 = true;
+  job.w = w.packed->data;
+  job.kind = WeightKind::s8;
+  job.w_scale = w.scales.data();
+  job.w_sum = w.sums.data();
+  job.m = m, job.n = n, job.k = k;
+  job.out = out.get();
+  job.out_f32 = true;
+  job.out_stride = n;
+  TestWorkers workers(threads);
+  gemm(*tier.forms, job, workers);
+  double square = 0, allowed_square = 0;
+  for (int64_t r = 0; r < m; ++r) {
+    const auto [low, high] = std::minmax_element(x.begin() + r * k, x.begin() + (r + 1) * k);
+    const double step = (std::max(*high, 0.0f) - std::min(*low, 0.0f)) / 255;
+    for (int64_t c = 0; c < n; ++c) {
+      double y = 0, sum = 0, squares = 0;
+      for (int64_t i = 0; i < k; ++i) {
+        const double weight = w.values[c * k + i];
+        y += x[r * k + i] * weight;
+        sum += std::fabs(weight);
+        squares += weight * weight;
+      }
+      // Half a step, and at the ends of the range another half that the rounded zero point can cost.
+      const double error = std::fabs(out[r * n + c] - y), allowed = sum * step + 1e-5 * (std::fabs(y) + 1);
+      if (!(error <= allowed)) {
+        std::ostringstream message;
+        message << name.str() << ": at " << r << ", " << c << " expected " << y << ", found " << out[r * n + c]
+                << ", allowed " << allowed;
+        return test::fail(__FILE__, __LINE__, message.str());
+      }
+      square += error * error;
+      allowed_square += step * step / 12 * squares + 1e-10;
+    }
+  }
+  if (!(square <= 2 * allowed_square))
+    test::fail(__FILE__, __LINE__, name.str() + ": larger errors than rounding explains");
+}
+
+}  // namespace
+
+TEST(cpu_gemm_quantized) {
+  for_each_tier([](const Tier& tier) {
+    for (const WeightKind kind : {WeightKind::s8, WeightKind::s4}) {
+      for (const int64_t m : {1, 2, 3, 4, 5, 7, 8, 9, 15, 61}) run_quantized(tier, kind, m, 67, 77, false, 2);
+      run_quantized(tier, kind, 1, 33, 1, false, 1);
+      run_quantized(tier, kind, 2, 40, 2500, true, 1);  // longer than sums of 16 by 8 bits stay exact
+      run_quantized(tier, kind, 20, 40, 257, true, 2);
+      run_quantized(tier, kind, 1, 900, 64, false, 3);
+    }
+  });
+}
+
+TEST(cpu_gemm_int8_activations) {
+  for_each_tier([](const Tier& tier) {
+    for (const int64_t m : {9, 13, 14, 15, 131}) run_int8(tier, m, 67, 45, 0.3f, 2);
+    run_int8(tier, 30, 33, 1025, 2.0f, 1);  // all of one sign
+    run_int8(tier, 30, 33, 4, -2.0f, 1);
+    run_int8(tier, 300, 40, 2500, 0, 2);
+  });
+}
+
+TEST(cpu_quantize_extremes) {
+  int8_t q[3];
+  const float values[3] = {-2, 1, 0}, zeros[3] = {};
+  CHECK_EQ(quantize_s8(q, values, 3), 2.0f / 127);
+  CHECK_EQ(int(q[0]), -127);
+  CHECK_EQ(int(q[1]), 64);
+  CHECK_EQ(quantize_s8(q, zeros, 3), 0.0f);
+  CHECK_EQ(int(q[0]), 0);
+  for_each_tier([](const Tier& tier) {  // the largest sums there can be: every product 127 * 32767, or 7 * 32767
+    for (const WeightKind kind : {WeightKind::s8, WeightKind::s4}) {
+      const int64_t k = 5000;
+      const Quantized w = quantize(*tier.forms, kind, std::vector<float>(k, 1.0f), 1, k);
+      std::vector<uint16_t> x(k, from_float<bf16>(3.0f).bits);
+      float out = 0;
+      GemmJob job;
+      job.x = x.data();
+      job.x_stride = k;
+      job.w = w.packed->data;
+      job.kind = kind;
+      job.w_scale = w.scales.data();
+      job.w_sum = w.sums.data();
+      job.m = 1, job.n = 1, job.k = k;
+      job.out = &out;
+      job.out_f32 = true;
+      job.out_stride = 1;
+      TestWorkers workers(1);
+      gemm(*tier.forms, job, workers);
+      CHECK(std::fabs(out - 15000) < 15000 * 0x1p-8);
+    }
+  });
+}
+
+namespace {
+
+// softmax(q . k * scale) v over tokens [0, visible) in double; `plain` the same in f32.
+void attend_exactly(const std::function<const uint16_t*(int64_t)>& key,
+                    const std::function<const uint16_t*(int64_t)>& value, const uint16_t* q, int64_t visible,
+                    int64_t dim, std::vector<double>& expected, std::vector<float>& plain) {
+  std::vector<double> p(visible);
+  std::vector<float> p32(visible);
+  const double scale = 1 / std::sqrt(static_cast<double>(dim));
+  double top = -1e300, total = 0;
+  float total32 = 0;
+  for (int64_t t = 0; t < visible; ++t) {
+    double s = 0;
+    float s32 = 0;
+    for (int64_t d = 0; d < dim; ++d) {
+      s += static_cast<double>(widen(q[d])) * widen(key(t)[d]);
+      s32 += widen(q[d]) * widen(key(t)[d]);
+    }
+    p[t] = s * scale;
+    p32[t] = s32 * static_cast<float>(scale);
+    top = std::max(top, p[t]);
+  }
+  for (int64_t t = 0; t < visible; ++t) {
+    total += p[t] = std::exp(p[t] - top);
+    // The reference keeps the weights in bf16, as vdpbf16ps needs them.
+    p32[t] = to_float(from_float<bf16>(std::exp(p32[t] - static_cast<float>(top))));
+    total32 += p32[t];
+  }
+  for (int64_t d = 0; d < dim; ++d) {
+    double sum = 0;
+    float sum32 = 0;
+    for (int64_t t = 0; t < visible; ++t) {
+      sum += p[t] * widen(value(t)[d]);
+      sum32 += p32[t] * widen(value(t)[d]);
+    }
+    expected.push_back(sum / total);
+    plain.push_back(to_float(from_float<bf16>(sum32 / total32)));
+  }
+}
+
+void run_vision(const Tier& tier, int64_t groups, int64_t positions, int64_t heads, int64_t dim, float size,
+                int threads) {
+  std::ostringstream name;
+  name << tier.name << " vision " << groups << "x" << positions << "x" << heads << "x" << dim << " size " << size;
+  Random random(static_cast<uint32_t>(positions * 7 + dim));
+  const int64_t width = heads * dim;
+  const auto qkv = exact(random.halves(groups * positions * 3 * width, size));
+  auto out = std::make_unique<uint16_t[]>(groups * positions * width);
+  TestWorkers workers(threads);
+  attention(*tier.forms, out.get(), qkv.get(), groups, positions, heads, dim, workers);
+  std::vector<double> expected;
+  std::vector<float> plain, found;
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const uint16_t* base = qkv.get() + g * positions * 3 * width + h * dim;
+      for (int64_t i = 0; i<positions; i += positions> 100 ? 41 : 1) {
+        attend_exactly([&](int64_t t) { return base + t * 3 * width + width; },
+                       [&](int64_t t) { return base + t * 3 * width + 2 * width; }, base + i * 3 * width, positions,
+                       dim, expected, plain);
+        for (int64_t d = 0; d < dim; ++d) found.push_back(widen(out[(g * positions + i) * width + h * dim + d]));
+      }
+    }
+  }
+  check_close(name.str(), expected, plain, found);
+}
+
+struct Sequence {
+  int64_t past, rows;
+  std::vector<int32_t> pages;
+};
+
+// The caches are filled a segment at a time through `append`, then the batch is attended and compared.
+void run_paged(const Tier& tier, const std::string& what, const std::vector<Sequence>& sequences, int64_t heads,
+               int64_t kv_heads, int64_t dim, int64_t page_tokens, int threads) {
+  const std::string name = std::string(tier.name) + " paged " + what;
+  const int64_t layers = 2, layer = 1;
+  int32_t pages = 0;
+  for (const Sequence& s : sequences) pages = std::max(pages, *std::max_element(s.pages.begin(), s.pages.end()) + 1);
+  const KvLayout layout{layers, kv_heads, dim, page_tokens};
+  Aligned kv(static_cast<size_t>(layout.page_bytes() * pages));  // every byte 0xff: a NaN wherever nothing was written
+  Random random(static_cast<uint32_t>(heads * 1000 + dim));
+  // One key and value a (page, token): sequences that share a page share them.
+  const auto keys = random.halves(pages * page_tokens * kv_heads * dim, 2),
+             values = random.halves(pages * page_tokens * kv_heads * dim, 1);
+  const auto at = [&](const std::vector<uint16_t>& all, const Sequence& s, int64_t token, int64_t head) {
+    return all.data() + ((s.pages[token / page_tokens] * page_tokens + token % page_tokens) * kv_heads + head) * dim;
+  };
+
+  Batch batch;
+  const int64_t width = (heads + 2 * kv_heads) * dim;
+  for (const Sequence& s : sequences) {
+    batch.segments.push_back({batch.rows, s.rows, s.past, static_cast<int64_t>(batch.pages.size())});
+    batch.pages.insert(batch.pages.end(), s.pages.begin(), s.pages.end());
+    batch.rows += s.rows;
+    for (int64_t head = 0; head < kv_heads; ++head) {
+      std::vector<uint16_t> k, v;
+      for (int64_t t = 0; t < s.past + s.rows;) {  // in steps of 1, 3, 40, ...: every alignment of an append
+        const int64_t steps[] = {1, 3, 40, 2, 64, 5};
+        const int64_t n = std::min({steps[(t + head) % 6], s.past + s.rows - t, page_tokens - t % page_tokens});
+        k.clear(), v.clear();
+        for (int64_t i = 0; i < n; ++i) {
+          k.insert(k.end(), at(keys, s, t + i, head), at(keys, s, t + i, head) + dim);
+          v.insert(v.end(), at(values, s, t + i, head), at(values, s, t + i, head) + dim);
+        }
+        const auto k_exact = exact(k), v_exact = exact(v);
+        tier.forms->append(static_cast<char*>(kv.data) + layout.block_offset(s.pages[t / page_tokens], layer, head),
+                           layout, k_exact.get(), v_exact.get(), dim, t % page_tokens, n);
+        t += n;
+      }
+    }
+  }
+  const auto qkv = exact(random.halves(batch.rows * width, 2));
+  auto out = std::make_unique<uint16_t[]>(batch.rows * heads * dim);
+  TestWorkers workers(threads);
+  AttentionPlan plan;
+  plan.make(batch, page_tokens, heads, kv_heads, dim, tier.forms->tile_rows, threads);
+  plan.run(*tier.forms, out.get(), qkv.get(), kv.data, layout, layer, heads, workers);
+  std::vector<double> expected;
+  std::vector<float> plain, found;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const Sequence& s = sequences[i];
+    for (int64_t r = 0; r<s.rows; r += s.rows> 60 ? 17 : 1) {
+      const int64_t row = batch.segments[i].row + r;
+      for (int64_t h = 0; h < heads; ++h) {
+        attend_exactly([&](int64_t t) { return at(keys, s, t, h / (heads / kv_heads)); },
+                       [&](int64_t t) { return at(values, s, t, h / (heads / kv_heads)); },
+                       qkv.get() + row * width + h * dim, s.past + r + 1, dim, expected, plain);
+        for (int64_t d = 0; d < dim; ++d) found.push_back(widen(out[(row * heads + h) * dim + d]));
+      }
+    }
+  }
+  check_close(name, expected, plain, found);
+}
+
+std::vector<int32_t> numbers(int32_t first, int32_t count) {
+  std::vector<int32_t> all(count);
+  std::iota(all.begin(), all.end(), first);
+  return all;
+}
+
+}  // namespace
+
+TEST(cpu_attention_vision) {
+  for_each_tier([](const Tier& tier) {
+    run_vision(tier, 2, 1, 1, 16, 1, 1);
+    run_vision(tier, 2, 17, 2, 16, 1, 2);
+    run_vision(tier, 1, 33, 1, 96, 2, 3);
+    run_vision(tier, 1, 257, 3, 48, 4, 2);
+    run_vision(tier, 1, 1025, 1, 64, 2, 5);
+    run_vision(tier, 1, 300, 1, 128, 8, 1);  // one key takes nearly all the weight
+  });
+}
+
+TEST(cpu_attention_paged) {
+  for_each_tier([](const Tier& tier) {
+    run_paged(tier, "prefill", {{0, 150, {2, 0, 1}}}, 14, 2, 64, 64, 2);
+    run_paged(tier, "prefill on a past", {{77, 90, numbers(0, 3)}}, 4, 4, 96, 64, 1);
+    run_paged(tier, "small pages", {{0, 71, numbers(0, 3)}}, 6, 2, 32, 32, 3);
+    run_paged(tier, "first token", {{0, 1, {0}}}, 14, 2, 64, 64, 2);
+    run_paged(tier, "decode", {{1300, 1, numbers(0, 21)}}, 14, 2, 64, 64, 2);
+    run_paged(tier, "decode, wide head", {{600, 1, numbers(0, 10)}}, 16, 8, 128, 64, 2);
+    run_paged(tier, "decode, odd head", {{129, 1, numbers(0, 3)}}, 3, 1, 80, 64, 2);
+    // a prefix of 20 pages shared by three, one of them with more, one on its own, one in prefill
+    auto one = numbers(0, 20), two = one, three = one;
+    one.push_back(20);
+    two.push_back(21), two.push_back(22);
+    three.push_back(23);
+    run_paged(tier, "shared prefix",
+              {{20 * 64 + 5, 1, one}, {20 * 64 + 100, 1, two}, {40, 1, {24}}, {20 * 64 + 1, 3, three}, {10, 12, {25}}},
+              14, 2, 64, 64, 2);
+    // a page table that starts as another's, but whose shared page is not full in the other
+    run_paged(tier, "short sibling", {{200, 1, numbers(0, 4)}, {63, 1, {0}}}, 2, 1, 16, 64, 2);
+  });
+}
+
+TEST(cpu_tiers) {
+  CHECK_EQ(std::string(tier_named("portable").name), "portable");
+  CHECK(tier_named(nullptr).supported);
+  CHECK_ERROR(Code::bad_argument, tier_named("avx1024"));
+  for (const Tier& tier : tiers()) {
+    if (!tier.supported) CHECK_ERROR(Code::bad_argument, tier_named(tier.name));
+  }
+}

@@ -1,0 +1,154 @@
+import { spawn, spawnSync } from 'node:child_process'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { lockFolder } from '../../lib/drivelm/lock.ts'
+
+let dir: string
+let folders = 0
+
+beforeAll(() => {
+  dir = mkdtempSync(path.join(os.tmpdir(), 'drivlm-lock-'))
+})
+afterAll(() => rmSync(dir, { recursive: true }))
+
+const fresh = (): string => path.join(dir, `out${folders++}`)
+const lockOf = (folder: string): string => path.join(folder, 'run.lock')
+const busy = { code: 'BAD_ARGUMENT', message: expect.stringMatching(/is being written by/) }
+
+/** A folder with a lock as this process makes it, changed. */
+async function locked(change: Record<string, unknown>): Promise<string> {
+  const folder = fresh()
+  const unlock = await lockFolder(folder)
+  const owner = JSON.parse(readFileSync(lockOf(folder), 'utf8'))
+  await unlock()
+  writeFileSync(lockOf(folder), JSON.stringify({ ...owner, ...change }))
+  return folder
+}
+
+function age(folder: string, seconds: number): void {
+  const then = new Date(Date.now() - seconds * 1000)
+  utimesSync(lockOf(folder), then, then)
+}
+
+async function expectFree(folder: string): Promise<void> {
+  const unlock = await lockFolder(folder)
+  expect(readdirSync(folder)).toEqual(['run.lock'])
+  await unlock()
+  expect(readdirSync(folder)).toEqual([])
+}
+
+describe('the lock of an output folder', () => {
+  test('is held by one and given back', async () => {
+    const folder = path.join(fresh(), 'deep', 'down')
+    const unlock = await lockFolder(folder)
+    await expect(lockFolder(folder)).rejects.toMatchObject({
+      ...busy,
+      message: expect.stringContaining(`process ${process.pid} on ${os.hostname()}`),
+    })
+    await unlock()
+    await unlock()
+    await expectFree(folder)
+  })
+
+  test('many who want it at once: one gets it', async () => {
+    const folder = fresh()
+    const all = await Promise.allSettled(Array.from({ length: 20 }, () => lockFolder(folder)))
+    expect(all.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
+  })
+
+  test('of a dead process is taken over, by one', async () => {
+    const { pid } = spawnSync(process.execPath, ['-e', ''])
+    for (let round = 0; round < 20; round++) {
+      const folder = await locked({ pid })
+      const all = await Promise.allSettled(Array.from({ length: 20 }, () => lockFolder(folder)))
+      const [won, ...others] = all.filter(({ status }) => status === 'fulfilled')
+      expect(others).toEqual([])
+      expect(readdirSync(folder)).toEqual(['run.lock'])
+      await (won as PromiseFulfilledResult<() => Promise<void>>).value()
+    }
+  })
+
+  test('is taken over also if one who tried was killed at it', async () => {
+    const { pid } = spawnSync(process.execPath, ['-e', ''])
+    const folder = await locked({ pid })
+    const claim = `${lockOf(folder)}.claim`
+    writeFileSync(claim, '')
+    await expect(lockFolder(folder)).rejects.toMatchObject({
+      code: 'BAD_ARGUMENT',
+      message: expect.stringMatching(/other runs keep locking it/),
+    })
+    const then = new Date(Date.now() - 120_000)
+    utimesSync(claim, then, then)
+    await expectFree(folder)
+  })
+
+  test('of a process whose number is used again is taken over', async () => {
+    await expectFree(await locked({ started: '1' }))
+  })
+
+  test('of a live process is respected, however old', async () => {
+    const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'])
+    try {
+      const stat = readFileSync(`/proc/${child.pid}/stat`, 'utf8')
+      const started = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]
+      const folder = await locked({ pid: child.pid, started })
+      age(folder, 3600)
+      await expect(lockFolder(folder)).rejects.toMatchObject(busy)
+      child.kill('SIGKILL')
+      await new Promise((resolve) => child.on('exit', resolve))
+      await expectFree(folder)
+    } finally {
+      child.kill('SIGKILL')
+    }
+  })
+
+  test('of another machine is alive while its time stamp moves', async () => {
+    const folder = await locked({ place: 'elsewhere', host: 'other' })
+    await expect(lockFolder(folder)).rejects.toMatchObject({
+      ...busy,
+      message: expect.stringContaining('on other. Wait for it'),
+    })
+    age(folder, 120)
+    await expectFree(folder)
+  })
+
+  test.each(['', '{"pid": ', 'null', '[]', '{"pid": "x"}'])('that reads %j is given a minute', async (content) => {
+    const folder = fresh()
+    mkdirSync(folder)
+    writeFileSync(lockOf(folder), content)
+    await expect(lockFolder(folder)).rejects.toMatchObject(busy)
+    age(folder, 120)
+    await expectFree(folder)
+  })
+
+  test('is not removed by one who lost it', async () => {
+    const folder = fresh()
+    const unlock = await lockFolder(folder)
+    rmSync(lockOf(folder))
+    const second = await lockFolder(folder)
+    await unlock()
+    expect(existsSync(lockOf(folder))).toBe(true)
+    await second()
+    expect(existsSync(lockOf(folder))).toBe(false)
+  })
+
+  test('a folder that cannot be made is named', async () => {
+    const file = path.join(dir, 'file')
+    writeFileSync(file, '')
+    await expect(lockFolder(file)).rejects.toMatchObject({
+      code: 'BAD_ARGUMENT',
+      message: expect.stringContaining(`${file} cannot be written as an output folder`),
+    })
+  })
+})

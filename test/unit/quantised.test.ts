@@ -1,0 +1,54 @@
+/** Quantised weights and activations: how far the answers of street-tiny are from the truth, against bf16. */
+
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { loadModel } from '../../lib/load-model.ts'
+import type { LoadOptions } from '../../lib/options.ts'
+import { cameras } from '../../lib/views/cameras.ts'
+
+const val = path.resolve(import.meta.dirname, '..', 'fixtures', 'street-tiny-val')
+const golden: { answers: { scene: string; question: string; truth: string }[] } = JSON.parse(
+  readFileSync(path.join(val, 'golden.json'), 'utf8'),
+)
+const scenes = [...new Set(golden.answers.map(({ scene }) => scene))]
+
+/** Right answers of the whole set. */
+async function rightAnswers(options: LoadOptions): Promise<number> {
+  const model = await loadModel({ ...options, device: 'cpu' })
+  let right = 0
+  for (const name of scenes) {
+    const scene = await model.see(
+      Object.fromEntries(cameras.map((camera) => [camera, path.join(val, 'images', camera, `${name}.png`)])),
+    )
+    const questions = golden.answers.filter((one) => one.scene === name)
+    const { answers } = scene.askAll(questions.map(({ question }) => question))
+    right += (await answers).filter(({ text }, i) => text === questions[i]!.truth).length
+    scene.dispose()
+  }
+  await model.dispose()
+  return right
+}
+
+describe('street-tiny, all 720 questions', () => {
+  const onePoint = golden.answers.length / 100
+  test.each<[string, LoadOptions]>([
+    ['int8 weights', { weights: 'int8' }],
+    ['int8 weights and activations', { weights: 'int8', activations: 'int8' }],
+    ['int4 weights', { weights: 'int4' }],
+  ])(
+    '%s: within one point of bf16',
+    async (_, options) => {
+      const [exact, quantised] = [await rightAnswers({}), await rightAnswers(options)]
+      expect(exact - quantised).toBeLessThanOrEqual(onePoint)
+    },
+    240_000,
+  )
+})
+
+test('formats that cannot be are refused', async () => {
+  const bad = { name: 'ModelError', code: 'BAD_ARGUMENT' }
+  await expect(loadModel({ weights: 'int2' as never })).rejects.toMatchObject(bad)
+  await expect(loadModel({ activations: 'int8' })).rejects.toMatchObject(bad)
+  await expect(loadModel({ weights: 'int8', precision: 'f32' })).rejects.toMatchObject(bad)
+})
