@@ -1,0 +1,25 @@
+// The model that is timed where none is given: InternVL2-1B's shapes with seeded random weights, made once in a cache folder.
+import { existsSync } from 'node:fs'
+import { rename, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { makeCheckpoint } from '../dist/checkpoint/stand-in/make-checkpoint.js'
+import { packageRoot } from '../dist/native.js'
+
+const family = 'internvl2-1b'
+
+export async function standIn(log) {
+  const dir = path.join(packageRoot, '.cache', `stand-in-${family}`)
+  // config.json is written last, and the folder gets its name when it is whole.
+  if (existsSync(path.join(dir, 'config.json'))) return dir
+  log(`Making a stand-in of ${family} in ${path.relative(process.cwd(), dir)} (1.9 GB, once)`)
+  const unfinished = `${dir}.${process.pid}`
+  await rm(unfinished, { recursive: true, force: true })
+  try {
+    await makeCheckpoint({ family, out: unfinished })
+    await rename(unfinished, dir)
+  } catch (error) {
+    await rm(unfinished, { recursive: true, force: true })
+    throw error
+  }
+  return dir
+}
