@@ -8,6 +8,7 @@
 // in a cache that a camera's next frame would not be found in.
 import { writeFileSync } from 'node:fs'
 import os from 'node:os'
+import { setTimeout } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { bundledModel, cameras, loadModel } from 'drivlm'
 import sharp from 'sharp'
@@ -101,6 +102,8 @@ for (let run = 0; run < runs; run++) {
     due = performance.now() + 5
   }, 5)
   note('together', await timed(async () => scene.askAll(questions, fixed)))
+  // A small model is done before the timer is due.
+  while (late.length === 0) await setTimeout(1)
   clearInterval(timer)
 
   const next = await scene.update(fresh(['CAM_FRONT']))
