@@ -65,7 +65,8 @@ DRIVLM_INLINE F soften(float* scores, int64_t valid, int64_t width, float scale,
   F total = F{};
   const F scales = splat(scale), tops = splat(m);
   for (int64_t j = 0; j < width; j += kWidth) {
-    F p = exp2(load(scores + j) * scales - tops);
+    const F power = load(scores + j) * scales - tops;
+    F p = Bf16::kPairs ? exp2_coarse(power) : exp2(power);
     if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
     total += p;
     if constexpr (Bf16::kPairs) {
