@@ -154,10 +154,10 @@ function askMode(mode, model) {
   })
 }
 
-/** Runs, questions and tokens of each for bench/scenes.mjs: within everything, there is time for one run. */
+/** Runs, questions and tokens of an answer for bench/scenes.mjs: within everything, there is time for one run. */
 function sceneSizes() {
   if (options.quick) return [1, 4, 4]
-  return options.parts.length === 1 ? [3, 20, 32] : [1, 20, 16]
+  return [options.parts.length === 1 ? 3 : 1, 20, 32]
 }
 
 function scenes(model) {

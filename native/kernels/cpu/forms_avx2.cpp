@@ -18,6 +18,7 @@ const Forms kAvx2Forms = {
     .rms_norm = forms_avx2::rms_norm,
     .scale_add = forms_avx2::scale_add,
     .rope = forms_avx2::rope,
+    .log_sum_exp = forms_avx2::log_sum_exp,
 };
 
 }  // namespace drivlm::cpu

@@ -18,6 +18,7 @@ const Forms kAvx512Forms = {
     .rms_norm = forms_avx512::rms_norm,
     .scale_add = forms_avx512::scale_add,
     .rope = forms_avx512::rope,
+    .log_sum_exp = forms_avx512::log_sum_exp,
 };
 
 }  // namespace drivlm::cpu

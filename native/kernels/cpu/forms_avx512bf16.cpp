@@ -18,6 +18,7 @@ const Forms kAvx512Bf16Forms = {
     .rms_norm = forms_avx512bf16::rms_norm,
     .scale_add = forms_avx512bf16::scale_add,
     .rope = forms_avx512bf16::rope,
+    .log_sum_exp = forms_avx512bf16::log_sum_exp,
 };
 
 }  // namespace drivlm::cpu

@@ -18,6 +18,7 @@ const Forms kAvxVnniForms = {
     .rms_norm = forms_avxvnni::rms_norm,
     .scale_add = forms_avxvnni::scale_add,
     .rope = forms_avxvnni::rope,
+    .log_sum_exp = forms_avxvnni::log_sum_exp,
 };
 
 }  // namespace drivlm::cpu

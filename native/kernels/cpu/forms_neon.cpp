@@ -18,6 +18,7 @@ const Forms kNeonForms = {
     .rms_norm = forms_neon::rms_norm,
     .scale_add = forms_neon::scale_add,
     .rope = forms_neon::rope,
+    .log_sum_exp = forms_neon::log_sum_exp,
 };
 
 }  // namespace drivlm::cpu

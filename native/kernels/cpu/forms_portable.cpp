@@ -18,6 +18,7 @@ const Forms kPortableForms = {
     .rms_norm = forms_portable::rms_norm,
     .scale_add = forms_portable::scale_add,
     .rope = forms_portable::rope,
+    .log_sum_exp = forms_portable::log_sum_exp,
 };
 
 }  // namespace drivlm::cpu
