@@ -1,16 +1,18 @@
 // Checks and times the CUDA backend on the card at hand, without Node. scripts/gpu-check builds and runs it.
 //
-//   drivlm_gpu_check [--ops] [--bench] [--model] [--small] [--filter TEXT] [--seconds S] [--commit HASH] [--json FILE]
+//   drivlm_gpu_check [--ops] [--bench] [--model] [--peaks] [--small] [--in-process] [--filter TEXT] [--seconds S] [--commit HASH]
+//                    [--json FILE]
 //
 //   --ops       every case of the kernels, of the wrappers around instructions, and a small model, against the CPU
 //   --bench     the kernels at the shapes of InternVL2-1B, beside the copy bandwidth and matrix rate of this card
 //   --model     the whole model at those shapes: six views to the first token, and decoding
+//   --peaks     the copy bandwidth and matrix rate alone
 //   --small     small shapes and few runs, and of the cases only the quick ones: for sanitizers and the emulator
 //   --in-process  the cases in this process, for tools that watch one
 //   --filter    only cases and rows whose names contain TEXT
 //   --seconds   what would start later is skipped, and said to be
 //
-// Without --ops, --bench or --model it does all three. Another card than the first: CUDA_VISIBLE_DEVICES. Ends with 0 if nothing failed,
+// Without --ops, --bench, --model or --peaks it does all of it. Another card than the first: CUDA_VISIBLE_DEVICES. Ends with 0 if nothing failed,
 // 1 if something did, 2 for wrong arguments, 3 if there is no GPU to run on.
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,7 +35,7 @@ constexpr double kCaseSeconds = 60;
 constexpr int kNoGpu = 3;
 
 struct Arguments {
-  bool ops = false, bench = false, model = false, small = false, in_process = false;
+  bool ops = false, bench = false, model = false, peaks = false, small = false, in_process = false;
   std::string filter, json, commit;
   double seconds = 600;
 };
@@ -57,6 +59,8 @@ Arguments parse(int argc, char** argv) {
       out.bench = true;
     } else if (flag == "--model") {
       out.model = true;
+    } else if (flag == "--peaks") {
+      out.peaks = true;
     } else if (flag == "--small") {
       out.small = true;
     } else if (flag == "--in-process") {
@@ -73,10 +77,10 @@ Arguments parse(int argc, char** argv) {
       out.seconds = std::strtod(text.c_str(), &end);
       if (end == text.c_str() || *end != 0 || !(out.seconds > 0)) refuse("Expected a number above 0 after --seconds, received '" + text + "'.");
     } else {
-      refuse("Expected --ops, --bench, --model, --small, --in-process, --filter TEXT, --seconds S, --commit HASH or --json FILE, received '" + flag + "'.");
+      refuse("Expected --ops, --bench, --model, --peaks, --small, --in-process, --filter TEXT, --seconds S, --commit HASH or --json FILE, received '" + flag + "'.");
     }
   }
-  if (!out.ops && !out.bench && !out.model) out.ops = out.bench = out.model = true;
+  if (!out.ops && !out.bench && !out.model && !out.peaks) out.ops = out.bench = out.model = true;
   return out;
 }
 
@@ -86,14 +90,16 @@ std::string problem() {
   return why.empty() ? cuda::device_problem(0) : why;
 }
 
+bool usable() {
+  const std::string why = problem();
+  if (!why.empty()) std::fprintf(stderr, "There is no GPU to check: %s.\n", why.c_str());
+  return why.empty();
+}
+
 // The same asked in another process: this one may still fork.
 bool usable_elsewhere() {
   const pid_t pid = fork();
-  if (pid == 0) {
-    const std::string why = problem();
-    if (!why.empty()) std::fprintf(stderr, "There is no GPU to check: %s.\n", why.c_str());
-    _exit(why.empty() ? 0 : kNoGpu);
-  }
+  if (pid == 0) _exit(usable() ? 0 : kNoGpu);
   int status = 0;
   return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
@@ -157,7 +163,7 @@ void run_cases(const Arguments& arguments, Report& report, const std::function<v
 
 int main(int argc, char** argv) {
   const Arguments arguments = parse(argc, argv);
-  if (!usable_elsewhere()) return kNoGpu;
+  if (!(arguments.in_process ? usable() : usable_elsewhere())) return kNoGpu;
   Report report;
   report.small = arguments.small;
   report.device_json = "null";
@@ -168,7 +174,7 @@ int main(int argc, char** argv) {
     if (arguments.ops) run_cases(arguments, report, save);  // before this process touches CUDA
     report.device_json = describe_device(arguments.commit);
     std::printf("%s\n", report.device_json.c_str());
-    if (arguments.bench || arguments.model) {
+    if (arguments.bench || arguments.model || arguments.peaks) {
       Options options;
       options.small = arguments.small, options.seconds = arguments.seconds, options.filter = arguments.filter, options.save = save;
       Bench bench(options, report);
