@@ -79,7 +79,8 @@ describe.skipIf(!existsSync(emulated))('on the emulator', () => {
     )
     expect(ops.cases).toMatchObject({ passed: cases.length, failed: 0 })
 
-    for (const name of ['copy_gbs', 'matrix_tflops', 'to_device_gbs']) expect(bench.peaks[name], name).toBeGreaterThan(0)
+    for (const name of ['copy_gbs', 'matrix_tflops', 'to_device_gbs'])
+      expect(bench.peaks[name], name).toBeGreaterThan(0)
     const rows = new Map<string, Record<string, number>>(bench.rows.map((row: { name: string }) => [row.name, row]))
     const wanted = ['vit_qkv', 'vit_attention', 'prefill_attention', 'decode_head', 'decode_attention']
     for (const name of wanted) {
@@ -95,9 +96,13 @@ describe.skipIf(!existsSync(emulated))('on the emulator', () => {
 
   it('skips what would be late, and says so', () => {
     const late = path.join(scratch, 'late.json')
-    const { status, stdout } = spawnSync(emulated, ['--bench', '--model', '--small', '--seconds', '1e-9', '--json', late], {
-      encoding: 'utf8',
-    })
+    const { status, stdout } = spawnSync(
+      emulated,
+      ['--bench', '--model', '--small', '--seconds', '1e-9', '--json', late],
+      {
+        encoding: 'utf8',
+      },
+    )
     expect(status, stdout).toBe(0)
     const { rows, skipped } = JSON.parse(readFileSync(late, 'utf8'))
     for (const row of rows) expect(row).toMatchObject({ value: null, skipped: 'out of time' })
@@ -125,7 +130,9 @@ describe.skipIf(!existsSync(emulated))('on the emulator', () => {
     expect(status, stderr).toBe(0)
     const { peaks, rows } = JSON.parse(readFileSync(bench, 'utf8'))
     expect(Object.keys(peaks)).toEqual(['bf16_gflops', 'read_gbs'])
-    expect(rows).toContainEqual(expect.objectContaining({ name: 'kernel_vit_fc1', unit: 'us', share: expect.any(Number) }))
+    expect(rows).toContainEqual(
+      expect.objectContaining({ name: 'kernel_vit_fc1', unit: 'us', share: expect.any(Number) }),
+    )
   })
 })
 
