@@ -1,4 +1,4 @@
-// Vectors of the tier that the including file is compiled for. Included only by the files of one tier (fast_*.cpp),
+// Vectors of the tier that the including file is compiled for. Included only by the files of one tier (forms_*.cpp),
 // inside whose namespace everything here lives: no inline function is shared between files compiled for different CPUs.
 //
 // F, I, U   kWidth floats, int32, uint32 in one register; the compiler's vector extensions do the arithmetic
