@@ -36,7 +36,7 @@ export interface LoadOptions {
    * Default: room for two scenes. 0 keeps none.
    */
   visionCache?: number | undefined
-  /** Scenes in the KV cache at one time. Default: as many as `kvMemory` holds. */
+  /** Scenes and dialogues in the KV cache at one time. Default: as many as `kvMemory` holds. */
   maxScenes?: number | undefined
   /**
    * What happens when a scene or question finds no room, by `kvMemory` or `maxScenes`. `false` (default): it rejects with
