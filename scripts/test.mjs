@@ -115,7 +115,7 @@ if (totals.failed === 0) {
   })
   phase('typescript', () => {
     const bin = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-    return run(process.execPath, [bin, '-p', root]).status === 0
+    return [root, path.join(root, 'test')].every((project) => run(process.execPath, [bin, '-p', project]).status === 0)
   })
   const files =
     sanitizer === '' ? ['--exclude=test/package.test.ts'] : ['test/unit/addon', 'test/unit/model', 'test/unit/worker']
