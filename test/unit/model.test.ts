@@ -264,7 +264,9 @@ describe('bad arguments', () => {
     const error = (await loadModel({ ...options, maxMemory: total - 1 }).catch((error: unknown) => error)) as Error
     expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' })
     const [, kvMemory, maxContext, weights] =
-      /are missing\. It would fit with kvMemory: (\d+) .*; or maxContext: (\d+) .*; or weights: '(int8|int4)'/.exec(error.message)!
+      /are missing\. It would fit with kvMemory: (\d+) .*; or maxContext: (\d+) .*; or weights: '(int8|int4)'/.exec(
+        error.message,
+      )!
     for (const setting of [{ kvMemory: Number(kvMemory) }, { maxContext: Number(maxContext) }, { weights }]) {
       const model = await loadModel({ ...options, maxMemory: total - 1, ...setting } as never)
       const memory = model.info.memory
