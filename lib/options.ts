@@ -35,14 +35,14 @@ export interface LoadOptions {
    * mapped files too; the vision cache comes on top. Default: what the GPU has free; on the CPU no limit.
    */
   maxMemory?: number | undefined
-  /** Questions that are decoded together. Default 8. */
+  /** Questions that are decoded together. Default 20, about what DriveLM asks of one moment. */
   maxBatch?: number | undefined
   /**
    * Bytes of host memory for the image tokens of tiles that were seen before, so that {@link Scene.update} encodes changed tiles only.
    * Default: room for two scenes. 0 keeps none.
    */
   visionCache?: number | undefined
-  /** Scenes in the KV cache at one time. Default: as many as `kvMemory` holds. */
+  /** Scenes and dialogues in the KV cache at one time. Default: as many as `kvMemory` holds. */
   maxScenes?: number | undefined
   /**
    * What happens when a scene or question finds no room, by `kvMemory` or `maxScenes`. `false` (default): it rejects with

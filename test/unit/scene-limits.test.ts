@@ -30,6 +30,45 @@ describe('maxScenes', () => {
     expect(ends.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected'])
     await model.dispose()
   })
+
+  test('counts dialogues from their first turn on, and forks that went their own way', async () => {
+    const model = await loadModel({ maxScenes: 2 })
+    using scene = await model.see(day)
+    const chat = scene.chat()
+    const other = await model.see(dusk)
+    const full = { ...fullError, message: expect.stringContaining('dialogues') }
+    await expect(chat.ask(weather)).rejects.toMatchObject(full)
+    other.dispose()
+    await chat.ask(weather)
+    await chat.ask(weather) // in the same place
+    const fork = chat.fork()
+    await expect.poll(() => model.stats().scenes).toBe(2) // what was gone on from is given back a moment later
+    await expect(fork.ask(weather)).rejects.toMatchObject(full)
+    await expect(model.see(rain)).rejects.toMatchObject(full)
+    chat.dispose()
+    await fork.ask(weather) // alone with what was said
+    await expect(model.see(rain)).rejects.toMatchObject(full)
+    fork.dispose()
+    ;(await model.see(rain)).dispose()
+    await model.dispose()
+  })
+
+  test('counts what a fork holds that was made during a turn', async () => {
+    const model = await loadModel({ maxScenes: 3 })
+    using scene = await model.see(day)
+    const chat = scene.chat()
+    await chat.ask(weather)
+    const turn = chat.ask(weather)
+    await new Promise(setImmediate) // the turn is on its way, in the place of the one before
+    const fork = chat.fork()
+    await turn
+    await expect.poll(() => model.stats().scenes).toBe(3)
+    await expect(model.see(dusk)).rejects.toMatchObject(fullError)
+    fork.dispose()
+    ;(await model.see(dusk)).dispose()
+    chat.dispose()
+    await model.dispose()
+  })
 })
 
 describe('evict', () => {
@@ -48,6 +87,26 @@ describe('evict', () => {
     expect((await second.ask(weather)).text).toBe(other)
     expect(model.stats()).toMatchObject({ scenes: 2, evicted: 2, reseen: 1 })
     await model.dispose()
+  })
+
+  test('a dialogue takes the place of an idle scene, and is not evicted itself', async () => {
+    const model = await loadModel({ maxScenes: 2, evict: true })
+    using first = await model.see(day)
+    using second = await model.see(dusk)
+    using chat = first.chat()
+    await first.ask(weather)
+    await chat.ask(weather)
+    await expect.poll(() => model.stats()).toMatchObject({ scenes: 2, evicted: 1, reseen: 0 })
+    await second.ask(weather)
+    await chat.ask(weather)
+    await expect.poll(() => model.stats()).toMatchObject({ scenes: 2, evicted: 2, reseen: 1 })
+    await model.dispose()
+    const one = await loadModel({ maxScenes: 1, evict: true })
+    using only = await one.see(day)
+    // Its own scene is not evicted for it.
+    await expect(only.chat().ask(weather)).rejects.toMatchObject(fullError)
+    expect(one.stats()).toMatchObject({ scenes: 1, evicted: 0 })
+    await one.dispose()
   })
 
   test("'throw' says that the scene is gone", async () => {
