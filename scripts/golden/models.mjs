@@ -458,8 +458,8 @@ export async function runModelGolden(dir, options = {}) {
 
 /**
  * A trained street model with val/golden.json: every greedy answer, token for token in f32. In bf16 accuracy within one point, and token for token
- * every answer whose margin is over the gap that bf16 may close; any other that differs is fed, and each of its tokens has to be one of two
- * that are within that gap.
+ * every answer whose margin is over the gap that bf16 may close; any other that differs is fed, and the likelihood of each of its tokens is compared with
+ * that of the CPU in f32.
  *
  * `every`: takes each N-th scene only.
  */
@@ -477,8 +477,14 @@ export async function runStreetGolden(dir, options = {}) {
   )
   const total = scenes.reduce((sum, [, questions]) => sum + questions.length, 0)
   const reference = scenes.flatMap(([, questions]) => questions).filter(({ answer, truth }) => answer === truth).length
-  const leastOfTwo = -Math.log(1 + Math.exp(bounds.bf16.gap))
   const rows = []
+  let reference32
+  const feed = async (model, views, { question, answer }) => {
+    const seen = await model.see(views)
+    const { tokens } = await seen.score(question, answer, { withEnd: true })
+    seen.dispose()
+    return tokens.map(({ logprob }) => logprob)
+  }
   for (const precision of precisions(options)) {
     const model = await loadModel(dir, { precision, device: options.device ?? 'cpu', layout })
     let wrong = 0
@@ -494,21 +500,26 @@ export async function runStreetGolden(dir, options = {}) {
         questions.map(({ question }) => question),
         { maxNewTokens: 64 },
       )
-      for (const [i, { question, answer, truth, margin }] of questions.entries()) {
+      for (const [i, { answer, truth, margin }] of questions.entries()) {
         if (answers[i].text === truth) right += 1
         const free = precision === 'bf16' && margin <= bounds.bf16.gap
         if (!free) clear += 1
         if (answers[i].text === answer) continue
         if (free) {
           fed += 1
-          const [{ tokens }] = await seen.score(question, [answer], { withEnd: true })
-          if (tokens.every(({ logprob }) => logprob >= leastOfTwo)) continue
+          reference32 ??= await loadModel(dir, { precision: 'f32', device: 'cpu', layout })
+          const found = await feed(model, views, questions[i])
+          const expected = await feed(reference32, views, questions[i])
+          const near = (logprob, at) => Math.abs(found[at] - logprob) <= bounds.bf16.logprob
+          if (expected.every((logprob, at) => logprob <= -5 || near(logprob, at))) continue
         }
         wrong += 1
       }
       seen.dispose()
     }
     await model.dispose()
+    await reference32?.dispose()
+    reference32 = undefined
     const stage = `answers (${clear} exact, ${fed} fed) ${precision}`
     rows.push({ name, stage, error: wrong, bound: 0, ok: wrong === 0 && clear > 0 })
     const error = (100 * (reference - right)) / total
