@@ -20,6 +20,7 @@
 #include "core/description.h"
 #include "core/device.h"
 #include "core/image.h"
+#include "core/weight_cache.h"
 
 namespace drivlm {
 
@@ -28,6 +29,7 @@ struct EngineOptions : DeviceOptions {
   int64_t kv_tokens = 8192;    // tokens of all sequences together
   int64_t max_batch = 16;      // questions decoded together
   int64_t vision_cache_bytes = 0;  // image tokens of tiles seen before, on the host
+  WeightCachePlace weight_cache;
 };
 
 struct MemoryPlan {
@@ -158,6 +160,7 @@ class Engine {
 
   virtual EngineStats stats() const = 0;  // any thread
   virtual MemoryPlan memory() const = 0;  // any thread
+  virtual const WeightCacheReport& weight_cache() const = 0;  // of its load; any thread
 };
 
 }  // namespace drivlm
