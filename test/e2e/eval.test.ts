@@ -48,8 +48,13 @@ interface Item {
 }
 const answers = (folder: string): Item[] => JSON.parse(text(folder, 'output.json'))
 
-/** Starts a run, and hands its end out; `signal` goes to it once the journal has so many lines. */
-async function stopped(out: string, signal: NodeJS.Signals, lines: number, ...flags: string[]): Promise<Ran> {
+/** Starts a run, and hands its end out; `signal` goes to it once the journal has so many lines, or when it is told. */
+async function stopped(
+  out: string,
+  signal: NodeJS.Signals,
+  when: number | (() => boolean),
+  ...flags: string[]
+): Promise<Ran> {
   const args = ['dist/cli/main.js', 'eval', '--data', val, '--images', fixture, '--model', model, '--out', out]
   const child = spawn(process.execPath, [...args, ...flags])
   const ran: Ran = { code: null, stdout: '', stderr: '' }
@@ -66,7 +71,8 @@ async function stopped(out: string, signal: NodeJS.Signals, lines: number, ...fl
     }),
   )
   const journal = path.join(out, 'journal.jsonl')
-  while (child.exitCode === null && !(existsSync(journal) && text(journal).split('\n').length > lines)) await sleep(3)
+  const now = typeof when === 'function' ? when : () => existsSync(journal) && text(journal).split('\n').length > when
+  while (child.exitCode === null && !now()) await sleep(3)
   child.kill(signal)
   await ended
   return ran
@@ -120,7 +126,7 @@ describe('drivlm eval with a model', () => {
   it('killed at random moments and resumed, it writes the same bytes', { timeout: 180_000 }, async () => {
     const out = fresh()
     for (let kill = 0; kill < 5; kill++) {
-      const at = kill * 40 + Math.floor(Math.random() * 40)
+      const at = kill * 30 + Math.floor(Math.random() * 30)
       const { code } = await stopped(out, 'SIGKILL', at, '--limit', '240')
       expect(code).toBe(null)
       expect(existsSync(path.join(out, 'output.json'))).toBe(false)
@@ -157,9 +163,11 @@ describe('drivlm eval with a model', () => {
 
   it('two runs at once do not share a folder', async () => {
     const out = fresh()
-    const first = stopped(out, 'SIGINT', 60)
+    let refused = false
+    const first = stopped(out, 'SIGINT', () => refused)
     while (!existsSync(path.join(out, 'run.lock'))) await sleep(3)
     const { code, stderr } = await ask(out)
+    refused = true
     expect(code).toBe(1)
     expect(stderr).toMatch(
       /ModelError \[BAD_ARGUMENT\] .* is being written by process \d+ on .*choose another output folder/,

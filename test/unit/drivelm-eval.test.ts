@@ -346,9 +346,11 @@ describe('kills', () => {
       rmSync(log, { force: true })
       const running = spawn(process.execPath, start(killed, 200), { stdio: ['ignore', 'pipe', 'ignore'] })
       const exit = new Promise<NodeJS.Signals | null>((done) => running.on('exit', (_, signal) => done(signal)))
-      // Every fourth at any moment of its life, also while it starts; the others at work.
-      if (run % 4 === 3) await sleep(Math.random() * 100)
-      else await new Promise((ready) => running.stdout.once('data', ready)).then(() => sleep(Math.random() * 150))
+      // Every fourth at any moment of its life, also while it starts; the others within a question, most after one was answered.
+      const kept = answered(killed).length
+      if (run % 4 < 2) while (running.exitCode === null && answered(killed).length === kept) await sleep(5)
+      else if (run % 4 === 2) await new Promise((ready) => running.stdout.once('data', ready))
+      await sleep(Math.random() * 100)
       running.kill('SIGKILL')
       const signal = await exit
       if (signal === 'SIGKILL') kills++
