@@ -114,7 +114,7 @@ export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, optio
     maxContext,
     kvTokens: 2 * maxContext,
     visionCacheBytes: 0,
-    maxBatch: options.maxBatch ?? 8,
+    maxBatch: options.maxBatch ?? 20,
   }
   native.visionCacheBytes = options.visionCache ?? 2 * sceneImageBytes(checkpoint, native)
   if (options.kvMemory !== undefined) native.kvTokens = kvTokens(addon, checkpoint, native, options.kvMemory)

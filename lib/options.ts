@@ -29,7 +29,7 @@ export interface LoadOptions {
   maxContext?: number | undefined
   /** Bytes of the KV cache, for all scenes and questions together. Default: room for two sequences of `maxContext`. */
   kvMemory?: number | undefined
-  /** Questions that are decoded together. Default 8. */
+  /** Questions that are decoded together. Default 20, about what DriveLM asks of one moment. */
   maxBatch?: number | undefined
   /**
    * Bytes of host memory for the image tokens of tiles that were seen before, so that {@link Scene.update} encodes changed tiles only.

@@ -7,6 +7,7 @@
 //
 //   --precision f32|bf16   only this one (models; default both)
 //   --device NAME          cpu (default), cuda, cuda:N
+//   --every N              of street models, each N-th scene only
 //   --failed               print only rows that failed
 
 import { existsSync, readdirSync, statSync } from 'node:fs'
@@ -43,6 +44,7 @@ const { values: options, positionals } = parseArgs({
   options: {
     precision: { type: 'string' },
     device: { type: 'string', default: 'cpu' },
+    every: { type: 'string', default: '1' },
     failed: { type: 'boolean', default: false },
   },
 })

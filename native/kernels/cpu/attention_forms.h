@@ -36,17 +36,6 @@ struct AttendScratch {
   alignas(64) float sums[kTileRows * kMaxHeadDim];
 };
 
-DRIVLM_INLINE F first_lanes(F v, int64_t n, float other) {
-#if defined(__AVX512F__)
-  return _mm512_mask_mov_ps(splat(other), n >= 16 ? 0xffff : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1), v);
-#else
-  I lane;
-  for (int i = 0; i < kWidth; ++i) lane[i] = i;
-  const I kept = lane < static_cast<int32_t>(min_of(max_of(n, 0), kWidth));
-  return kept ? v : splat(other);
-#endif
-}
-
 // The largest of the first `valid` scores.
 DRIVLM_INLINE float largest_of(const float* scores, int64_t valid) {
   F a = splat(kLowest), b = a;
@@ -65,7 +54,8 @@ DRIVLM_INLINE F soften(float* scores, int64_t valid, int64_t width, float scale,
   F total = F{};
   const F scales = splat(scale), tops = splat(m);
   for (int64_t j = 0; j < width; j += kWidth) {
-    F p = exp2(load(scores + j) * scales - tops);
+    const F power = load(scores + j) * scales - tops;
+    F p = Bf16::kPairs ? exp2_coarse(power) : exp2(power);
     if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
     total += p;
     if constexpr (Bf16::kPairs) {

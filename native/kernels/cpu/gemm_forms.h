@@ -51,6 +51,12 @@ class Column {
   const I sum_;
 };
 
+template <After kAfter, class Out>
+DRIVLM_INLINE F activate(F v) {
+  if constexpr (std::is_same_v<Out, float>) return kAfter == After::gelu ? gelu(v) : silu(v);
+  return kAfter == After::gelu ? gelu_coarse(v) : silu_coarse(v);
+}
+
 // sums: [rows, 32] of rows row0 + r and columns of `panel`.
 template <After kAfter, class Out>
 void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
@@ -61,7 +67,7 @@ void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t ro
       const Column gate(by, sums, j), up(by, sums, j + 16);
       Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + panel * 16 + j;
       for (int64_t r = 0; r < rows; ++r, out += job.out_stride)
-        store_first(out, silu(gate.at(r)) * up.at(r), columns - j);
+        store_first(out, activate<After::gated, Out>(gate.at(r)) * up.at(r), columns - j);
     }
   } else {
     const int64_t columns = min_of(32, job.n - column0);
@@ -73,7 +79,7 @@ void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t ro
       Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + column0 + j;
       for (int64_t r = 0; r < rows; ++r, out += job.out_stride) {
         F v = values.at(r) + bias;
-        if constexpr (kAfter == After::gelu) v = gelu(v);
+        if constexpr (kAfter == After::gelu) v = activate<After::gelu, Out>(v);
         if constexpr (kAfter == After::add) v = load_first(out, left) + scale * v;
         store_first(out, v, left);
       }

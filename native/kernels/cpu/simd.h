@@ -1,4 +1,4 @@
-// Vectors of the tier that the including file is compiled for. Included only by the files of one tier (fast_*.cpp),
+// Vectors of the tier that the including file is compiled for. Included only by the files of one tier (forms_*.cpp),
 // inside whose namespace everything here lives: no inline function is shared between files compiled for different CPUs.
 //
 // F, I, U   kWidth floats, int32, uint32 in one register; the compiler's vector extensions do the arithmetic
@@ -159,6 +159,18 @@ DRIVLM_INLINE void store_first(uint16_t* p, F v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = values[i];
 }
 
+// v where the lane is below n, `other` elsewhere.
+DRIVLM_INLINE F first_lanes(F v, int64_t n, float other) {
+#if defined(__AVX512F__)
+  return _mm512_mask_mov_ps(splat(other), n >= 16 ? 0xffff : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1), v);
+#else
+  I lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = i;
+  const I kept = lane < static_cast<int32_t>(min_of(max_of(n, 0), kWidth));
+  return kept ? v : splat(other);
+#endif
+}
+
 // To the nearest integer, ties to even; |v| < 2^22.
 DRIVLM_INLINE I to_nearest(F v) { return reinterpret_cast<I>(v + 12582912.0f) - 0x4b400000; }
 
@@ -231,6 +243,43 @@ DRIVLM_INLINE F gelu(F x) {
   q = q * t + 0.12082634f;
   q = q * t + 0.11962454f;
   const F tail = q * t * exp2(s * s * -0.72134752f);
+  return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
+// The same for results that are rounded to bf16, whose own error is 2e-3 (relative errors below).
+
+DRIVLM_INLINE F exp2_coarse(F x) {  // 8e-5
+#if defined(__AVX512F__)
+  const F whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const F f = x - whole;
+  F p = 0.05517167f * f + 0.24261113f;
+  p = p * f + 0.69326099f;
+  p = p * f + 0.99992807f;
+  return _mm512_scalef_ps(p, whole);
+#else
+  return exp2(x);
+#endif
+}
+
+DRIVLM_INLINE F reciprocal_coarse(F v) {  // 7e-5
+#if defined(__AVX512F__)
+  return _mm512_rcp14_ps(v);
+#else
+  return reciprocal(v);
+#endif
+}
+
+DRIVLM_INLINE F silu_coarse(F x) {  // 2e-4
+  return x * reciprocal_coarse(1.0f + exp2_coarse(min(x * -1.44269504f, splat(127.0f))));
+}
+
+DRIVLM_INLINE F gelu_coarse(F x) {  // 5e-4
+  const F s = min(absolute(x), splat(13.2f));
+  const F t = reciprocal_coarse(1.0f + 0.3f * s);
+  F q = 0.20884496f * t + 0.0355874f;
+  q = q * t + 0.13747835f;
+  q = q * t + 0.11820436f;
+  const F tail = q * t * exp2_coarse(s * s * -0.72134752f);
   return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
