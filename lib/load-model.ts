@@ -16,6 +16,7 @@ import {
 import { checkLoadOptions, type LoadOptions, throwIfAborted } from './options.ts'
 import { type Template, templateOf, withSystemMessage } from './text/templates.ts'
 import { loadTokenizer, type Tokenizer } from './text/tokenizer.ts'
+import { cacheInfo, weightCachePlace } from './weight-cache.ts'
 
 /** The model inside this package: `street-tiny`, which knows drawn street scenes and nothing else. */
 export const bundledModel: string = path.join(packageRoot, 'models', 'street-tiny')
@@ -52,6 +53,7 @@ export async function loadModel(first?: string | LoadOptions, second: LoadOption
   const template = templateFor(checkpoint)
   checkVocabulary(checkpoint, tokenizer)
   const nativeOptions = resolveOptions(addon, checkpoint, options)
+  if (options.cache === true) nativeOptions.weightCache = await weightCachePlace(checkpoint, nativeOptions)
 
   let thrown: { error: unknown } | undefined
   const start = (job: number) => {
@@ -82,6 +84,7 @@ export async function loadModel(first?: string | LoadOptions, second: LoadOption
     const activations = options.activations ?? 'bf16'
     const automatic = (options.device ?? 'auto') === 'auto' && device === 'cpu'
     const deviceReason = automatic ? systemOf(addon).cuda.reason : undefined
+    const cache = cacheInfo(nativeOptions, native)
     return new Model({
       ...parts,
       device,
@@ -89,6 +92,7 @@ export async function loadModel(first?: string | LoadOptions, second: LoadOption
       precision,
       weights,
       activations,
+      cache,
       maxContext,
       visionCacheBytes,
       limits,

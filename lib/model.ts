@@ -24,6 +24,7 @@ import type { Template } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 import { type ComposedImages, imagesFor, tileCount, type Views } from './views/compose.ts'
 import { isPictureSource } from './views/decode.ts'
+import type { CacheInfo } from './weight-cache.ts'
 
 /** What a loaded model is. */
 export interface ModelInfo {
@@ -43,6 +44,8 @@ export interface ModelInfo {
   /** What weights are kept as; with precision `f32` as they are stored. */
   weights: 'bf16' | 'int8' | 'int4'
   activations: 'bf16' | 'int8'
+  /** What came of the option `cache`; absent without it. */
+  cache?: CacheInfo
   /** Longest sequence in tokens. */
   maxContext: number
   /** Tile edge in pixels. */
@@ -96,6 +99,7 @@ export interface ModelParts {
   /** What weights are kept as; with precision `f32` as they are stored. */
   weights: 'bf16' | 'int8' | 'int4'
   activations: 'bf16' | 'int8'
+  cache: CacheInfo | undefined
   maxContext: number
   visionCacheBytes: number
   limits: Omit<KeeperLimits, 'pageTokens'>
@@ -345,7 +349,7 @@ function copyOf(views: Views): Views {
 
 function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
   const { checkpoint, template, device, deviceReason, precision, weights, activations } = parts
-  const { maxContext, visionCacheBytes } = parts
+  const { cache, maxContext, visionCacheBytes } = parts
   const { vision } = checkpoint.network
   return {
     name: checkpoint.name,
@@ -358,6 +362,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
     precision,
     weights,
     activations,
+    ...(cache === undefined ? {} : { cache }),
     maxContext,
     tileSize: vision.tileSize,
     tileTokens: (vision.tileSize / vision.patchSize / 2) ** 2,

@@ -152,6 +152,15 @@ export interface NativeModelOptions {
   visionCacheBytes: number
   /** Most bytes of weights, KV cache and scratch together; 0 or none: what the device has. */
   maxMemoryBytes?: number
+  /** Where packed weights are kept between loads, and 64 characters that say what they are made from. */
+  weightCache?: { file: string; key: string }
+}
+
+/** What came of {@link NativeModelOptions.weightCache}. `none`: there is none to read, and none could be written. */
+export interface NativeCacheReport {
+  state: 'off' | 'read' | 'written' | 'none'
+  /** A sentence: why it was made anew though there was one, or why there is none; else empty. */
+  reason: string
 }
 
 /** Bytes, from the same code that reserves them. */
@@ -339,6 +348,7 @@ export interface NativeModel {
   release(scene: number): void
   stats(): NativeStats
   memory(): NativeMemoryPlan
+  weightCache(): NativeCacheReport
   /** Cancels what runs, joins the thread, frees everything. Idempotent. */
   dispose(): Promise<void>
 }

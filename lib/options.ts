@@ -23,6 +23,11 @@ export interface LoadOptions {
   weights?: 'bf16' | 'int8' | 'int4' | undefined
   /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token. Default `bf16`. */
   activations?: 'bf16' | 'int8' | undefined
+  /**
+   * Keep weights in `int8` or `int4` in the model folder, in `drivlm-int8.cache` or `drivlm-int4.cache`: the first load writes the file, later ones
+   * map it, until the checkpoint changes. On the CPU; `model.info.cache` says what came of it. Default false.
+   */
+  cache?: boolean | undefined
   /** Threads of the CPU backend, for the whole process. Default: the cores this process may use. */
   threads?: number | undefined
   /** Longest sequence in tokens: views, question and answer. Default: what the model was made for, at most 8192. */
@@ -186,6 +191,7 @@ const loadKeys = [
   'precision',
   'weights',
   'activations',
+  'cache',
   'threads',
   'maxContext',
   'kvMemory',
@@ -222,6 +228,10 @@ export function checkLoadOptions(options: LoadOptions): void {
   }
   if (activations === 'int8' && (weights ?? 'bf16') === 'bf16') {
     throw bad("'int8' or 'int4' beside activations 'int8'", 'weights', weights)
+  }
+  checkBoolean('cache', options.cache)
+  if (options.cache === true && (weights ?? 'bf16') === 'bf16') {
+    throw bad("'int8' or 'int4' beside options.cache", 'weights', weights)
   }
   checkInteger('threads', options.threads, 1, 1024)
   checkInteger('maxContext', options.maxContext, 16, 1 << 20)

@@ -44,6 +44,7 @@ export interface LoadFlags {
   precision?: 'bf16' | 'f32'
   weights?: 'bf16' | 'int8' | 'int4'
   activations?: 'bf16' | 'int8'
+  cache?: boolean
   threads?: number
   maxContext?: number
 }
@@ -67,11 +68,13 @@ export function addLoadFlags(command: Command): Command {
         'int8',
       ]),
     )
+    .option('--cache', 'keep weights in 8 or 4 bits in the model folder, for later loads')
     .option('--threads <n>', `threads on the CPU (default: ${os.availableParallelism()}, all)`, integer(1))
     .option('--max-context <tokens>', 'longest sequence: views, question and answer', integer(16))
 }
 
-export function loadOptions({ device, precision, weights, activations, threads, maxContext }: LoadFlags): LoadOptions {
+export function loadOptions(flags: LoadFlags): LoadOptions {
+  const { device, precision, weights, activations, cache, threads, maxContext } = flags
   // loadModel checks the device's name and says what it may be.
-  return { device: device as LoadOptions['device'], precision, weights, activations, threads, maxContext }
+  return { device: device as LoadOptions['device'], precision, weights, activations, cache, threads, maxContext }
 }

@@ -378,6 +378,10 @@ EngineOptions to_engine_options(Napi::Value value) {
   options.max_batch = fields.integer("maxBatch", 1, 4096);
   options.vision_cache_bytes = fields.integer_or("visionCacheBytes", 0, 0, kMaxInteger);
   options.max_memory_bytes = fields.integer_or("maxMemoryBytes", 0, 0, kMaxInteger);
+  if (fields.has("weightCache")) {
+    const Fields place = fields.fields("weightCache");
+    options.weight_cache = {place.string("file"), place.string("key")};
+  }
   return options;
 }
 
@@ -459,6 +463,14 @@ Napi::Object from_plan(Napi::Env env, const MemoryPlan& plan) {
   object["arenaBytes"] = static_cast<double>(plan.arena_bytes);
   object["kvBytesPerToken"] = static_cast<double>(plan.kv_bytes_per_token);
   object["pageTokens"] = static_cast<double>(plan.page_tokens);
+  return object;
+}
+
+Napi::Object from_cache_report(Napi::Env env, const WeightCacheReport& report) {
+  constexpr const char* kStates[] = {"off", "read", "written", "none"};
+  auto object = Napi::Object::New(env);
+  object["state"] = kStates[static_cast<size_t>(report.state)];
+  object["reason"] = report.reason;
   return object;
 }
 

@@ -6,7 +6,7 @@
 
 namespace drivlm {
 
-EngineThread::EngineThread(Load load, std::function<void(MemoryPlan)> on_loaded,
+EngineThread::EngineThread(Load load, std::function<void(const Engine&)> on_loaded,
                            std::function<void(const Error&)> on_failed) {
   thread_ = std::thread(&EngineThread::run, this, std::move(load), std::move(on_loaded), std::move(on_failed));
 }
@@ -62,18 +62,17 @@ EngineStats EngineThread::stats() const {
   return engine_->stats();
 }
 
-void EngineThread::run(Load load, std::function<void(MemoryPlan)> on_loaded,
+void EngineThread::run(Load load, std::function<void(const Engine&)> on_loaded,
                        std::function<void(const Error&)> on_failed) {
   std::unique_ptr<Engine> engine;
   try {
     engine = load(cancel_load_);
     load = nullptr;  // the source's names and spans are needed no more
-    const MemoryPlan plan = engine->memory();
     {
       std::lock_guard lock(engine_mutex_);
       engine_ = std::move(engine);
     }
-    on_loaded(plan);
+    on_loaded(*engine_);
     serve();
   } catch (const Error& error) {
     on_failed(error);

@@ -18,7 +18,7 @@ class EngineThread {
   using Load = std::function<std::unique_ptr<Engine>(const std::atomic<bool>& cancel)>;
 
   // Starts the thread. `on_loaded` or `on_failed` is called on it once; after `on_failed` the thread ends.
-  EngineThread(Load load, std::function<void(MemoryPlan)> on_loaded, std::function<void(const Error&)> on_failed);
+  EngineThread(Load load, std::function<void(const Engine&)> on_loaded, std::function<void(const Error&)> on_failed);
   ~EngineThread();
 
   EngineThread(const EngineThread&) = delete;
@@ -51,7 +51,7 @@ class EngineThread {
   EngineStats stats() const;
 
  private:
-  void run(Load load, std::function<void(MemoryPlan)> on_loaded, std::function<void(const Error&)> on_failed);
+  void run(Load load, std::function<void(const Engine&)> on_loaded, std::function<void(const Error&)> on_failed);
   void serve();
   void end();
 

@@ -16,6 +16,7 @@ namespace {
 struct Loaded {
   std::shared_ptr<EngineThread> thread;
   MemoryPlan plan;
+  WeightCacheReport weight_cache;
 };
 
 // A loaded engine on its way to JavaScript; one that never gets there is stopped.
@@ -71,6 +72,7 @@ Napi::Function ModelWrap::define(Napi::Env env) {
                          InstanceMethod<&ModelWrap::release>("release"),
                          InstanceMethod<&ModelWrap::stats>("stats"),
                          InstanceMethod<&ModelWrap::memory>("memory"),
+                         InstanceMethod<&ModelWrap::weight_cache>("weightCache"),
                          InstanceMethod<&ModelWrap::dispose>("dispose"),
                      });
 }
@@ -104,10 +106,10 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
       };
       return Engine::load(source, options, progress, cancel);
     };
-    auto on_loaded = [settler, self](MemoryPlan plan) {
+    auto on_loaded = [settler, self](const Engine& engine) {
       const auto unclaimed = std::make_shared<Unclaimed>(self->get_future().get());
-      settler->resolve([unclaimed, plan](napi_env environment) -> napi_value {
-        Loaded loaded{unclaimed->thread.lock(), plan};
+      settler->resolve([unclaimed, plan = engine.memory(), weight_cache = engine.weight_cache()](napi_env environment) -> napi_value {
+        Loaded loaded{unclaimed->thread.lock(), plan, weight_cache};
         if (!loaded.thread) return nullptr;
         const napi_value model = make_model(environment, &loaded);
         if (model != nullptr) unclaimed->thread.reset();
@@ -140,6 +142,7 @@ ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWra
   auto* loaded = info[0].As<Napi::External<Loaded>>().Data();
   thread_ = std::move(loaded->thread);
   plan_ = loaded->plan;
+  weight_cache_ = loaded->weight_cache;
   account(info.Env(), plan_.weights_bytes + plan_.kv_bytes + plan_.arena_bytes);
 }
 
@@ -261,6 +264,8 @@ Napi::Value ModelWrap::stats(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) { return from_plan(info.Env(), plan_); }
+
+Napi::Value ModelWrap::weight_cache(const Napi::CallbackInfo& info) { return from_cache_report(info.Env(), weight_cache_); }
 
 Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {
   return guarded_promise(info.Env(), [&]() -> Napi::Value {

@@ -35,6 +35,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   void release(const Napi::CallbackInfo& info);
   Napi::Value stats(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value weight_cache(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
   template <class Request>
@@ -43,6 +44,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
 
   std::shared_ptr<EngineThread> thread_;
   MemoryPlan plan_{};
+  WeightCacheReport weight_cache_;
   std::shared_ptr<Jobs> jobs_ = std::make_shared<Jobs>();
   int64_t accounted_bytes_ = 0;  // told to the garbage collector
 };

@@ -12,6 +12,7 @@
 namespace drivlm {
 
 class Ops;
+class WeightCache;  // core/weight_cache.h
 
 // What weights are kept as on a device. 8 bits: one scale a row. 4 bits: the decoder's in groups with a scale each, the others and the
 // head in 8 bits.
@@ -51,6 +52,7 @@ struct HostTensor {
   DType dtype;  // f32, f16 or bf16
   int64_t rows, cols;
   std::vector<HostRows> runs;
+  WeightCache* cache = nullptr;  // while it is loaded: where a device may find it packed, or leave it so
 };
 
 struct KvShape {

@@ -20,6 +20,7 @@
 #include "core/description.h"
 #include "core/device.h"
 #include "core/image.h"
+#include "core/weight_cache.h"
 
 namespace drivlm {
 
@@ -29,6 +30,7 @@ struct EngineOptions : DeviceOptions {
   int64_t max_batch = 16;      // questions decoded together
   int64_t vision_cache_bytes = 0;  // image tokens of tiles seen before, on the host
   int64_t max_memory_bytes = 0;    // weights, KV cache and scratch together; 0: what the device has
+  WeightCachePlace weight_cache;
 };
 
 // arena_bytes: all scratch, with what the device holds for its ops.
@@ -161,6 +163,7 @@ class Engine {
 
   virtual EngineStats stats() const = 0;  // any thread
   virtual MemoryPlan memory() const = 0;  // any thread
+  virtual const WeightCacheReport& weight_cache() const = 0;  // of its load; any thread
 };
 
 }  // namespace drivlm

@@ -46,6 +46,7 @@ class EngineImpl final : public Engine {
   void fail_all(const Error& error) override;
   EngineStats stats() const override;
   MemoryPlan memory() const override { return plan_; }
+  const WeightCacheReport& weight_cache() const override { return weights_.cache; }
 
  private:
   using SceneJobPtr = std::unique_ptr<SceneJob>;

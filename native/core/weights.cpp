@@ -40,9 +40,9 @@ std::vector<float> widen(const HostTensor& tensor) {
 
 class Loader {
  public:
-  Loader(const ModelSource& source, Device& device, const std::function<void(int64_t, int64_t)>& progress,
+  Loader(const ModelSource& source, WeightCache& cache, Device& device, const std::function<void(int64_t, int64_t)>& progress,
          const std::atomic<bool>& cancel, std::vector<std::unique_ptr<MappedFile>>& files)
-      : source_(source), device_(device), progress_(progress), cancel_(cancel), files_(files) {
+      : source_(source), cache_(cache), device_(device), progress_(progress), cancel_(cancel), files_(files) {
     if (source.files.size() != source.file_bytes.size()) throw Error(Code::bad_argument, "files and fileBytes differ in length.");
     for (size_t i = 0; i < source.files.size(); ++i) {
       files_.push_back(std::make_unique<MappedFile>(source.files[i], source.file_bytes[i]));
@@ -151,7 +151,7 @@ class Loader {
   }
 
   HostTensor host(const TensorSource& tensor) const {
-    HostTensor out{tensor.role, tensor.dtype, tensor.shape[0], tensor.shape.size() == 2 ? tensor.shape[1] : 1, {}};
+    HostTensor out{tensor.role, tensor.dtype, tensor.shape[0], tensor.shape.size() == 2 ? tensor.shape[1] : 1, {}, &cache_};
     for (const TensorSpan& span : tensor.spans) out.runs.push_back({files_[span.file]->data() + span.offset, span.rows});
     return out;
   }
@@ -171,6 +171,7 @@ class Loader {
   }
 
   const ModelSource& source_;
+  WeightCache& cache_;
   Device& device_;
   const std::function<void(int64_t, int64_t)>& progress_;
   const std::atomic<bool>& cancel_;
@@ -296,10 +297,11 @@ std::vector<float> resize_positions(const std::vector<float>& table, int64_t fro
   return out;
 }
 
-Weights load_weights(const ModelSource& source, Device& device, const std::function<void(int64_t, int64_t)>& progress,
-                     const std::atomic<bool>& cancel) {
+Weights load_weights(const ModelSource& source, const WeightCachePlace& place, Device& device,
+                     const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel) {
   Weights w;
-  Loader load(source, device, progress, cancel, w.files);
+  WeightCache cache(place);
+  Loader load(source, cache, device, progress, cancel, w.files);
   for (const auto& file : w.files) {
     if (auto shared = device.share(file->data(), file->bytes())) w.shared.push_back(std::move(shared));
   }
@@ -308,6 +310,7 @@ Weights load_weights(const ModelSource& source, Device& device, const std::funct
   w.projector = load_projector(load, source.network);
   w.language = load_language(load, source.network.language);
   load.expect_all_used();
+  w.cache = cache.finish(cancel);
   return w;
 }
 

@@ -10,6 +10,7 @@
 #include "core/device.h"
 #include "core/mapped_file.h"
 #include "core/ops.h"
+#include "core/weight_cache.h"
 
 namespace drivlm {
 
@@ -54,11 +55,12 @@ struct Weights {
   VisionWeights vision;
   ProjectorWeights projector;
   LanguageWeights language;
+  WeightCacheReport cache;
 };
 
 // Throws BAD_WEIGHTS naming the tensor, what was expected and what was found; ABORTED when `cancel` becomes true.
-Weights load_weights(const ModelSource& source, Device& device, const std::function<void(int64_t, int64_t)>& progress,
-                     const std::atomic<bool>& cancel);
+Weights load_weights(const ModelSource& source, const WeightCachePlace& cache, Device& device,
+                     const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel);
 
 // Bytes load_weights will take on the device.
 size_t weights_bytes(const NetworkDescription& network, const Device& device, DType stored);

@@ -55,6 +55,14 @@ describe('with a program that fails', () => {
     expect(stdout).toMatch(/gpu-check: \d+ failed, 0 skipped, /)
   })
 
+  it('stops where the program finds no GPU', () => {
+    const none = program('echo "There is no GPU to check: none." >&2; exit 3')
+    const { status, stdout } = gpuCheck('--emulated', '--program', none, '--json', file)
+    expect(status).toBe(3)
+    expect(stdout).toContain('There is no GPU to check: none.')
+    expect(stdout).not.toContain('== bench')
+  })
+
   it('says when it died without a word', () => {
     const { status } = gpuCheck('--emulated', '--program', program('kill -9 $$'), '--only', 'bench', '--json', file)
     expect(status).toBe(1)

@@ -139,7 +139,7 @@ if (cuda)
   ])
 else test.skip('skipped: CUDA; there is no GPU, and the emulated backend was not built')
 
-describe.each(backends)('on %s, the plain answer comes from', (_, { options, exact, take }) => {
+describe.each(backends)('on %s, the plain answer comes from', (_, { options, exact, take, ...backend }) => {
   const seen = moments
     .slice(0, take[0])
     .map(({ views, questions }) => ({ views, questions: questions.slice(0, take[1]) }))
@@ -190,7 +190,7 @@ describe.each(backends)('on %s, the plain answer comes from', (_, { options, exa
     expect((after.stepQuestions - before.stepQuestions) / (after.steps - before.steps)).toBeGreaterThan(1.5)
   })
 
-  test.each(drafts)('%d guessed tokens a step', async (speculate) => {
+  test.each(backend.speculate)('%d guessed tokens a step', async (speculate) => {
     const before = model.stats().drafted
     const found: Answer[][] = []
     for (const { views, questions } of seen) {

@@ -13,6 +13,10 @@
 
 namespace drivlm::cpu {
 
+// Of what is said above and at WeightKind, and of how values are rounded (quantize.h): raised when any of it changes, since caches on
+// disk hold packed weights.
+constexpr int64_t kPackingVersion = 1;
+
 constexpr int64_t kPanelRows = 32;
 constexpr int64_t kUnitBytes = 128;
 

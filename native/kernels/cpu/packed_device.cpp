@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "core/weight_cache.h"
 #include "kernels/cpu/packed_kv.h"
 #include "kernels/cpu/quantize.h"
 #include "kernels/cpu/thread_pool.h"
@@ -54,7 +55,7 @@ void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowO
     std::vector<bf16> halves(matrix.kind == WeightKind::bf16 ? kPanelRows * k : 0);
     std::vector<int8_t> bytes(matrix.kind == WeightKind::s8 ? kPanelRows * k : 0);
     for (int64_t panel = first; panel < last; ++panel) {
-      char* to = static_cast<char*>(matrix.memory->data) + panel * cpu::panel_bytes(matrix.kind, k);
+      char* to = matrix.panels() + panel * cpu::panel_bytes(matrix.kind, k);
       const float* rows[kPanelRows] = {};
       for (int64_t i = 0; i < kPanelRows; ++i) {
         const SourceRow from = row_of(panel, i);
@@ -75,8 +76,8 @@ void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowO
           packed[i] = row;
         } else {
           int8_t* row = bytes.data() + i * k;
-          matrix.scales[panel * kPanelRows + i] = cpu::quantize_s8(row, rows[i], k);
-          matrix.sums[panel * kPanelRows + i] = std::accumulate(row, row + k, int32_t{0});
+          matrix.scales()[panel * kPanelRows + i] = cpu::quantize_s8(row, rows[i], k);
+          matrix.sums()[panel * kPanelRows + i] = std::accumulate(row, row + k, int32_t{0});
           packed[i] = row;
         }
       }
@@ -87,14 +88,15 @@ void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowO
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(WeightKind kind, int64_t n, int64_t k, const std::string& name)
-    : kind(kind), memory(std::make_unique<WeightMemory>(cpu::packed_bytes(kind, n, k), name)) {
+PackedMatrix::PackedMatrix(WeightKind kind, int64_t n, int64_t k, bool gated, std::unique_ptr<Memory> memory)
+    : kind(kind), gated(gated), memory_(std::move(memory)) {
   rows = n;
   cols = k;
-  if (kind == WeightKind::s8) {
-    scales.assign(cpu::panel_count(n) * kPanelRows, 0.0f);
-    sums.assign(cpu::panel_count(n) * kPanelRows, 0);
-  }
+}
+
+size_t PackedMatrix::bytes(WeightKind kind, int64_t n, int64_t k) {
+  const size_t of_rows = kind == WeightKind::s8 ? sizeof(float) + sizeof(int32_t) : 0;
+  return cpu::packed_bytes(kind, n, k) + cpu::panel_count(n) * kPanelRows * of_rows;
 }
 
 PackedCpuDevice::PackedCpuDevice(int threads, const cpu::Forms& forms, CpuFormat format)
@@ -112,26 +114,39 @@ WeightKind PackedCpuDevice::kind_of(const std::string& name) const {
                                                                                        : WeightKind::s8;
 }
 
+template <class RowOf>
+std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_t rows, bool gated,
+                                                const RowOf& row_of) const {
+  const WeightKind kind = kind_of(source.name);
+  const PackedForm form{cpu::kPackingVersion, static_cast<int64_t>(kind), gated, rows, source.cols};
+  const size_t bytes = PackedMatrix::bytes(kind, rows, source.cols);
+  if (source.cache) {
+    if (auto kept = source.cache->find(source.name, form, bytes)) {
+      return std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(kept));
+    }
+  }
+  auto memory = std::make_unique<WeightMemory>(bytes, source.name);
+  if (source.cache) source.cache->add(source.name, form, memory->data, bytes);
+  auto matrix = std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(memory));
+  pack(*matrix, forms_, threads_, row_of);
+  return matrix;
+}
+
 std::unique_ptr<Matrix> PackedCpuDevice::load_matrix(const HostTensor& source) {
   const MappedMatrix stored(source);
-  auto matrix = std::make_unique<PackedMatrix>(kind_of(source.name), source.rows, source.cols, source.name);
-  pack(*matrix, forms_, threads_, [&](int64_t panel, int64_t i) {
+  return packed(source, source.rows, false, [&](int64_t panel, int64_t i) {
     const int64_t row = panel * kPanelRows + i;
     return SourceRow{row < source.rows ? &stored : nullptr, row};
   });
-  return matrix;
 }
 
 std::unique_ptr<Matrix> PackedCpuDevice::load_gated(const HostTensor& gate, const HostTensor& up) {
   const MappedMatrix gate_rows(gate), up_rows(up);
-  auto matrix = std::make_unique<PackedMatrix>(kind_of(gate.name), gate.rows + up.rows, gate.cols, gate.name);
-  matrix->gated = true;
   constexpr int64_t kHalf = kPanelRows / 2;
-  pack(*matrix, forms_, threads_, [&](int64_t panel, int64_t i) {
+  return packed(gate, gate.rows + up.rows, true, [&](int64_t panel, int64_t i) {
     const int64_t row = panel * kHalf + i % kHalf;
     return SourceRow{row >= gate.rows ? nullptr : i < kHalf ? &gate_rows : &up_rows, row};
   });
-  return matrix;
 }
 
 bool PackedCpuDevice::keeps_mapping(const Matrix& matrix) const {
@@ -141,7 +156,7 @@ bool PackedCpuDevice::keeps_mapping(const Matrix& matrix) const {
 size_t PackedCpuDevice::matrix_bytes(int64_t rows, int64_t cols, DType) const {
   if (format_.weights == WeightFormat::bf16) return cpu::packed_bytes(WeightKind::bf16, rows, cols);
   // Of int4 the bound: which matrix it will be is not known here.
-  return cpu::packed_bytes(WeightKind::s8, rows, cols) + cpu::panel_count(rows) * kPanelRows * 8;
+  return PackedMatrix::bytes(WeightKind::s8, rows, cols);
 }
 
 size_t PackedCpuDevice::kv_bytes(const KvShape& shape) const {

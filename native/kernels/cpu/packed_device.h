@@ -1,4 +1,4 @@
-// The CPU backend for speed: weights packed at load, activations and cache in bf16, the forms of the tier that this CPU
+// The CPU backend for speed: weights packed at load or by one before, activations and cache in bf16, the forms of the tier that this CPU
 // is of. What it does not do better it inherits from the plain backend, which stays its oracle.
 #pragma once
 
@@ -20,14 +20,21 @@ struct CpuFormat {
 // A matrix in panels (gemm.h).
 class PackedMatrix : public Matrix {
  public:
-  // Uninitialised panels for [rows, cols].
-  PackedMatrix(cpu::WeightKind kind, int64_t rows, int64_t cols, const std::string& name);
+  // Takes over bytes(kind, rows, cols) of memory, 64-byte aligned: the panels and, of s8, a scale and a sum for each of their rows.
+  PackedMatrix(cpu::WeightKind kind, int64_t rows, int64_t cols, bool gated, std::unique_ptr<Memory> memory);
+
+  static size_t bytes(cpu::WeightKind kind, int64_t rows, int64_t cols);
+
+  char* panels() const { return static_cast<char*>(memory_->data); }
+  // Of s8 only.
+  float* scales() const { return reinterpret_cast<float*>(panels() + cpu::packed_bytes(kind, rows, cols)); }
+  int32_t* sums() const { return reinterpret_cast<int32_t*>(scales() + cpu::panel_count(rows) * cpu::kPanelRows); }
 
   const cpu::WeightKind kind;
-  std::unique_ptr<Memory> memory;
-  std::vector<float> scales;  // s8
-  std::vector<int32_t> sums;  // s8
-  bool gated = false;
+  const bool gated;
+
+ private:
+  std::unique_ptr<Memory> memory_;
 };
 
 class PackedCpuOps : public CpuOps {
@@ -81,6 +88,10 @@ class PackedCpuDevice : public CpuDevice {
 
  private:
   cpu::WeightKind kind_of(const std::string& name) const;
+
+  // `source` from its cache if it is there, else from the rows that row_of(panel, i) names.
+  template <class RowOf>
+  std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of) const;
 
   const cpu::Forms& forms_;
   const CpuFormat format_;

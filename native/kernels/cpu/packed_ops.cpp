@@ -49,10 +49,12 @@ void PackedCpuOps::multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob 
   job.x = x.data;
   job.x_stride = w.cols;
   job.x_int8 = int8_activations_;
-  job.w = matrix->memory->data;
+  job.w = matrix->panels();
   job.kind = matrix->kind;
-  job.w_scale = matrix->scales.data();
-  job.w_sum = matrix->sums.data();
+  if (matrix->kind == cpu::WeightKind::s8) {
+    job.w_scale = matrix->scales();
+    job.w_sum = matrix->sums();
+  }
   job.m = rows;
   job.n = w.rows;
   job.k = w.cols;

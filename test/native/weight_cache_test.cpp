@@ -1,0 +1,268 @@
+// The cache of packed weights: what is kept comes back, and nothing else does, whatever the file has become.
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <fcntl.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "check.h"
+#include "core/weight_cache.h"
+#include "kernels/cpu/packed_device.h"
+#include "kernels/cpu/tiers.h"
+
+namespace drivlm {
+namespace {
+
+namespace fs = std::filesystem;
+using State = WeightCacheReport::State;
+
+// A folder that goes with the test.
+class Folder {
+ public:
+  Folder() {
+    std::string pattern = (fs::temp_directory_path() / "drivlm-cache-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data());
+  }
+  ~Folder() { fs::remove_all(path_); }
+
+  std::string file(const std::string& name = "weights.cache") const { return (path_ / name).string(); }
+  int64_t count() const { return std::distance(fs::directory_iterator(path_), fs::directory_iterator()); }
+
+ private:
+  fs::path path_;
+};
+
+std::vector<char> read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void write_file(const std::string& path, const std::vector<char>& bytes) {
+  std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+}
+
+const std::atomic<bool> kGoOn{false};
+const std::string kKey(WeightCache::kKeyBytes, 'k');
+
+struct Kept {
+  std::string name;
+  PackedForm form;
+  std::vector<char> bytes;
+};
+
+std::vector<Kept> matrices() {
+  std::vector<Kept> all = {{"vision.fc1", {1, 2, 0, 32, 4}, std::vector<char>(256)},
+                           {"language.head", {1, 3, 1, 64, 9}, std::vector<char>(1000)},
+                           {"language.qkv", {1, 3, 0, 1, 1}, std::vector<char>(1)}};
+  char next = 0;
+  for (Kept& one : all) {
+    for (char& byte : one.bytes) byte = next = static_cast<char>(next * 5 + 3);
+  }
+  return all;
+}
+
+struct Load {
+  int64_t found = 0;
+  WeightCacheReport report;
+};
+
+// A load of matrices(): takes what the cache has, adds the rest.
+Load load(const std::string& file, const std::string& key = kKey, const std::atomic<bool>& cancel = kGoOn) {
+  WeightCache cache({file, key});
+  Load result;
+  const std::vector<Kept> all = matrices();
+  std::vector<std::unique_ptr<Memory>> found;
+  for (const Kept& one : all) {
+    found.push_back(cache.find(one.name, one.form, one.bytes.size()));
+    if (const Memory* memory = found.back().get()) {
+      ++result.found;
+      CHECK_EQ(memory->bytes, one.bytes.size());
+      CHECK_EQ(reinterpret_cast<uintptr_t>(memory->data) % 64, uintptr_t{0});
+      CHECK(std::memcmp(memory->data, one.bytes.data(), one.bytes.size()) == 0);
+    } else {
+      cache.add(one.name, one.form, one.bytes.data(), one.bytes.size());
+    }
+  }
+  result.report = cache.finish(cancel);
+  return result;
+}
+
+// Matrices taken from a file that is only looked at.
+int64_t found_in(const std::string& file, const std::vector<char>& bytes) {
+  write_file(file, bytes);
+  WeightCache cache({file, kKey});
+  int64_t found = 0;
+  for (const Kept& one : matrices()) found += cache.find(one.name, one.form, one.bytes.size()) != nullptr;
+  return found;
+}
+
+// A damaged file: nothing that is wrong is taken, a whole one is written in its place, and the reason is said.
+void expect_rebuilt(const std::string& file, const std::vector<char>& damaged) {
+  write_file(file, damaged);
+  const Load again = load(file);
+  CHECK(again.found < 3);
+  CHECK(again.report.state == State::written);
+  CHECK(!again.report.reason.empty());
+  CHECK(load(file).report.state == State::read);
+}
+
+constexpr size_t kHeaderBytes = 24 + WeightCache::kKeyBytes, kEntryBytes = 64 + 5 * 8 + 2 * 8 + 16;
+constexpr size_t kDirectoryBytes = kHeaderBytes + 3 * kEntryBytes;
+
+// Changes a number of the directory and makes its checksum fit.
+std::vector<char> forged(std::vector<char> bytes, size_t at, uint64_t value) {
+  std::memcpy(bytes.data() + at, &value, sizeof value);
+  const Hash128 checksum = hash_bytes(bytes.data(), kDirectoryBytes);
+  std::memcpy(bytes.data() + kDirectoryBytes, &checksum, sizeof checksum);
+  return bytes;
+}
+
+}  // namespace
+
+TEST(weight_cache_keeps) {
+  const Folder folder;
+  const Load first = load(folder.file()), second = load(folder.file());
+  CHECK_EQ(first.found, 0);
+  CHECK(first.report.state == State::written);
+  CHECK_EQ(first.report.reason, "");
+  CHECK_EQ(second.found, 3);
+  CHECK(second.report.state == State::read);
+  CHECK_EQ(folder.count(), 1);
+  CHECK(load("").report.state == State::off);
+  CHECK_ERROR(Code::bad_argument, load(folder.file(), "short"));
+}
+
+TEST(weight_cache_of_another_key_is_stale) {
+  const Folder folder;
+  load(folder.file());
+  const std::string other(WeightCache::kKeyBytes, 'o');
+  const Load stale = load(folder.file(), other);
+  CHECK_EQ(stale.found, 0);
+  CHECK(stale.report.state == State::written);
+  CHECK(stale.report.reason.find("made from other files") != std::string::npos);
+  CHECK(load(folder.file(), other).report.state == State::read);
+}
+
+TEST(weight_cache_damaged_anywhere_is_rebuilt) {
+  const Folder folder;
+  const std::string file = folder.file();
+  load(file);
+  const std::vector<char> whole = read_file(file);
+  CHECK(whole.size() > kDirectoryBytes);
+  for (size_t at = 0; at < kDirectoryBytes + sizeof(Hash128); ++at) {
+    std::vector<char> bytes = whole;
+    bytes[at] ^= 0x5a;
+    CHECK_EQ(found_in(file, bytes), 0);
+    if (at % 101 == 0) expect_rebuilt(file, bytes);
+  }
+  for (size_t size = 0; size < whole.size(); size += size < kDirectoryBytes + 64 ? 1 : 61) {
+    const std::vector<char> part(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
+    CHECK_EQ(found_in(file, part), 0);
+    if (size % 101 == 0) expect_rebuilt(file, part);
+  }
+  std::vector<char> longer = whole;
+  longer.push_back(0);
+  expect_rebuilt(file, longer);
+  // A byte of a matrix: that one is made anew, the others are taken.
+  for (const size_t back : {size_t{1}, size_t{100}}) {
+    std::vector<char> bytes = whole;
+    bytes[bytes.size() - back] ^= 1;
+    write_file(file, bytes);
+    const Load again = load(file);
+    CHECK_EQ(again.found, 2);
+    CHECK(again.report.state == State::written);
+    CHECK(load(file).report.state == State::read);
+  }
+}
+
+TEST(weight_cache_forged_directory_is_rebuilt) {
+  const Folder folder;
+  const std::string file = folder.file();
+  load(file);
+  const std::vector<char> whole = read_file(file);
+  constexpr size_t kForm = kHeaderBytes + 64, kOffset = kForm + 40, kBytes = kOffset + 8;
+  for (const uint64_t offset : {uint64_t{0}, uint64_t{64}, uint64_t{whole.size()}, uint64_t{whole.size() / 64 * 64 + 64},
+                                ~uint64_t{63}, uint64_t{1} << 63}) {
+    expect_rebuilt(file, forged(whole, kOffset, offset));
+  }
+  uint64_t good;
+  std::memcpy(&good, whole.data() + kOffset, sizeof good);
+  expect_rebuilt(file, forged(whole, kOffset, good + 1));
+  for (const uint64_t bytes : {uint64_t{0}, uint64_t{255}, uint64_t{257}, uint64_t{whole.size()}, ~uint64_t{0}, uint64_t{1} << 63}) {
+    expect_rebuilt(file, forged(whole, kBytes, bytes));
+  }
+  for (const uint64_t entries : {uint64_t{0}, uint64_t{2}, uint64_t{4}, uint64_t{1} << 16, ~uint64_t{0}}) {
+    expect_rebuilt(file, forged(whole, 16, entries));
+  }
+  expect_rebuilt(file, forged(whole, kForm, 2));                              // another packing
+  std::vector<char> endless = whole;
+  std::memset(endless.data() + kHeaderBytes, 'x', 64);                        // a name without an end
+  expect_rebuilt(file, forged(endless, kOffset, good));
+}
+
+TEST(weight_cache_leaves_nothing_half_written) {
+  const Folder folder;
+  const std::string file = folder.file();
+  const std::atomic<bool> cancelled{true};
+  CHECK_ERROR(Code::aborted, load(file, kKey, cancelled));
+  CHECK_EQ(folder.count(), 0);
+
+  // Of writers: one was killed, one is at work.
+  const std::string left = file + ".0123456789abcdef.tmp", busy = file + ".fedcba9876543210.tmp", other = file + ".old.tmp";
+  for (const std::string& name : {left, busy, other}) write_file(name, std::vector<char>(100, 'x'));
+  const int fd = ::open(busy.c_str(), O_RDONLY);
+  CHECK_EQ(::flock(fd, LOCK_EX), 0);
+  CHECK(load(file).report.state == State::written);
+  CHECK(!fs::exists(left));
+  CHECK(fs::exists(busy));
+  CHECK(fs::exists(other));
+  ::close(fd);
+}
+
+TEST(weight_cache_that_cannot_be_written) {
+  const Folder folder;
+  fs::create_directory(folder.file("folder"));
+  for (const std::string& file : {folder.file("folder"), folder.file("absent/weights.cache")}) {
+    const Load refused = load(file);
+    CHECK(refused.report.state == State::none);
+    CHECK(refused.report.reason.find("cannot be") != std::string::npos);
+  }
+  CHECK_EQ(folder.count(), 1);
+}
+
+// A cache that one tier has written serves every other: packing depends on none.
+TEST(weight_cache_of_any_tier) {
+  constexpr int64_t kRows = 70, kCols = 100;
+  std::vector<float> values(kRows * kCols);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(static_cast<int>(i * 7919 % 2003) - 1001) / 1000;
+  for (const WeightFormat weights : {WeightFormat::bf16, WeightFormat::int8, WeightFormat::int4}) {
+    const Folder folder;
+    State expected = State::written;
+    for (const cpu::Tier& tier : cpu::tiers()) {
+      if (!tier.supported) continue;
+      PackedCpuDevice device(2, *tier.forms, CpuFormat{weights, false});
+      WeightCache cache({folder.file(), kKey}), off({});
+      std::vector<std::unique_ptr<Matrix>> all;
+      for (WeightCache* one : {&cache, &off}) {
+        const auto host = [&](const char* role) {
+          return HostTensor{std::string("language.layers.0.") + role, DType::f32, kRows, kCols, {{values.data(), kRows}}, one};
+        };
+        all.push_back(device.load_matrix(host("down.weight")));
+        all.push_back(device.load_gated(host("gate.weight"), host("up.weight")));
+      }
+      CHECK(cache.finish(kGoOn).state == expected);
+      expected = State::read;
+      for (size_t i = 0; i < 2; ++i) {
+        const auto& kept = dynamic_cast<const PackedMatrix&>(*all[i]), &made = dynamic_cast<const PackedMatrix&>(*all[i + 2]);
+        CHECK_EQ(kept.gated, i == 1);
+        CHECK(std::memcmp(kept.panels(), made.panels(), PackedMatrix::bytes(made.kind, made.rows, made.cols)) == 0);
+      }
+    }
+  }
+}
+
+}  // namespace drivlm
