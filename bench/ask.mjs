@@ -93,8 +93,8 @@ async function repeat(run) {
       seconds[name] = [...(seconds[name] ?? []), value]
     }
     const each = (performance.now() - began) / 1000 / (count + 1)
-    // A second run is what makes a value a warm one; it is left out only where it alone would take minutes.
-    if (count === 0 ? each > 60 : (count + 2) * each > stageSeconds) break
+    // A second run is what makes a value a warm one; it is left out where the first touch of memory is lost in so long a run.
+    if (count === 0 ? each > 20 : (count + 2) * each > stageSeconds) break
   }
   return seconds
 }

@@ -527,7 +527,8 @@ int main(int argc, char** argv) {
       for (const Row& row : bench.rows()) {
         file << comma << "\n  {\"name\": \"" << row.name << "\", \"value\": " << row.seconds * 1e6
              << ", \"unit\": \"us\", \"p10\": " << row.low * 1e6 << ", \"p90\": " << row.high * 1e6
-             << ", \"floor\": " << bench.floor(row) * 1e6 << ", \"share\": " << bench.floor(row) / row.seconds << "}";
+             << ", \"floor\": " << bench.floor(row) * 1e6 << ", \"share\": " << bench.floor(row) / row.seconds
+             << ", \"gops\": " << row.operations / row.seconds << ", \"gbs\": " << row.bytes / row.seconds << "}";
         comma = ",";
       }
       file << "\n]}\n";

@@ -15,8 +15,7 @@ const usage = `usage: npm run bench -- [kernels | ask | scenes | all] [options]
   --device DEVICE    cpu (default), cuda or cuda:N
   --threads N        threads of the CPU backend (default: the cores there are)
   --modes LIST       out of bf16,int8,int4,f32 (default: all)
-  --peaks FILE       peaks in place of measured ones, for a device that the bench cannot measure: a JSON object with
-                     bf16_gflops, u8s8_gops, f32_gflops, read_gbs
+  --peaks FILE       peaks in place of measured ones: a JSON object with bf16_gflops, u8s8_gops, f32_gflops, read_gbs
   --quick            the bundled model and few runs: shows that everything works, not how fast`
 
 const parts = ['kernels', 'ask', 'scenes']
@@ -80,7 +79,7 @@ if (!existsSync(path.join(here, '..', 'dist', 'index.js'))) fail('Run `npm run b
 const { modes } = await import('./modes.mjs')
 const { bundledModel } = await import('../dist/index.js')
 const { describeDevice, warningsOf } = await import('./device.mjs')
-const { buildBenches, runJson, runToFile } = await import('./native.mjs')
+const { buildBenches, runGpuCheck, runJson, runToFile } = await import('./native.mjs')
 const { kernelRow, sceneRows, skippedRow, stageRow } = await import('./rows.mjs')
 const { percent, show, table } = await import('./statistics.mjs')
 const { comparisonText, compareRows } = await import('./compare.mjs')
@@ -95,14 +94,18 @@ if (unknown !== undefined)
   fail(`Expected --modes out of ${modes.map(({ name }) => name).join(', ')}, received '${unknown}'.`)
 
 const device = describeDevice(options.device, options.threads)
-const programs = buildBenches()
+const programs = buildBenches(options.device)
+const onGpu = programs.gpuCheck !== undefined
 const peakRuns = []
 
-/** Peaks of the CPU are measured before and after; those of another device are given or unknown. */
+const gpuCheck = (...args) =>
+  runGpuCheck(programs.gpuCheck, options.device, [...args, ...(options.quick ? ['--small'] : [])])
+
+/** Peaks are measured before and after. */
 function measurePeaks() {
   if (options.peaks !== undefined) return peakRuns.push(readJson(options.peaks))
-  if (options.device !== 'cpu') return
   log('Measuring the peaks of this machine')
+  if (onGpu) return peakRuns.push(gpuCheck('--peaks').peaks)
   peakRuns.push(
     runJson(programs.peaks, ['--threads', String(options.threads), '--seconds', options.quick ? '0.1' : '2']),
   )
@@ -111,7 +114,7 @@ function measurePeaks() {
 /** The better of the runs: other programs only take from it. */
 function bestPeaks() {
   if (peakRuns.length === 0) return undefined
-  const names = ['bf16_gflops', 'u8s8_gops', 'f32_gflops', 'read_gbs']
+  const names = ['bf16_gflops', 'u8s8_gops', 'f32_gflops', 'read_gbs'].filter((name) => peakRuns[0][name] !== undefined)
   return Object.fromEntries(names.map((name) => [name, Math.max(...peakRuns.map((run) => run[name]))]))
 }
 
@@ -154,10 +157,10 @@ function askMode(mode, model) {
   })
 }
 
-/** Runs, questions and tokens of each for bench/scenes.mjs: within everything, there is time for one run. */
+/** Runs, questions and tokens of an answer for bench/scenes.mjs: within everything, there is time for one run. */
 function sceneSizes() {
   if (options.quick) return [1, 4, 4]
-  return options.parts.length === 1 ? [3, 20, 32] : [1, 20, 16]
+  return [options.parts.length === 1 ? 3 : 1, 20, 32]
 }
 
 function scenes(model) {
@@ -176,11 +179,13 @@ let seen = []
 const needsModel = options.parts.some((part) => part !== 'kernels')
 const model = !needsModel ? null : path.resolve(options.model ?? (options.quick ? bundledModel : await standIn(log)))
 
-if (options.parts.includes('kernels') && options.device === 'cpu') {
+if (options.parts.includes('kernels')) {
   log('Kernels')
   // The quick run takes one row that is soon done.
-  const only = options.quick ? ['--only', 'vit_layer_norm'] : []
-  const { rows, peaks: measured } = runToFile(programs.kernels, ['--threads', String(options.threads), ...only])
+  const only = options.quick && !onGpu ? ['--only', 'vit_layer_norm'] : []
+  const { rows, peaks: measured } = onGpu
+    ? gpuCheck('--bench')
+    : runToFile(programs.kernels, ['--threads', String(options.threads), ...only])
   kernels = rows
   peakRuns.push(measured)
 }

@@ -18,11 +18,16 @@ function keptOptions() {
   return Object.fromEntries(found.map(([, name, value]) => [name, value]))
 }
 
-const targets = ['drivlm_peaks', 'drivlm_bench']
 const executable = (name) => path.join(folder, name)
 
-/** Builds the benches and returns their paths. What the compiler says goes to stderr. */
-export function buildBenches() {
+/**
+ * Builds the benches and returns their paths; on CUDA, `gpuCheck` too. What the compiler says goes to stderr. DRIVLM_GPU_CHECK names a
+ * program that is built already.
+ */
+export function buildBenches(device) {
+  const given = process.env.DRIVLM_GPU_CHECK
+  const onGpu = device.startsWith('cuda')
+  const targets = ['drivlm_peaks', 'drivlm_bench', ...(onGpu && !given ? ['drivlm_gpu_check'] : [])]
   const stdio = ['ignore', 2, 2]
   if (!configured()) {
     const script = path.join(packageRoot, 'scripts', 'build-native.mjs')
@@ -34,7 +39,20 @@ export function buildBenches() {
   }
   const missing = targets.filter((name) => !existsSync(executable(name)))
   if (missing.length > 0) throw new Error(`The native benches could not be built (${missing.join(', ')}); see above.`)
-  return { peaks: executable('drivlm_peaks'), kernels: executable('drivlm_bench') }
+  return {
+    peaks: executable('drivlm_peaks'),
+    kernels: executable('drivlm_bench'),
+    ...(onGpu ? { gpuCheck: given ?? executable('drivlm_gpu_check') } : {}),
+  }
+}
+
+/** Runs drivlm_gpu_check on the card that `cuda` or `cuda:N` names: its peaks under the names of the CPU's, and its rows. */
+export function runGpuCheck(program, device, args) {
+  const [, index = '0'] = device.split(':')
+  // The program takes the first card that it sees.
+  const card = process.env.CUDA_VISIBLE_DEVICES?.split(',')[Number(index)] ?? index
+  const { peaks, rows } = runToFile(program, args, { CUDA_VISIBLE_DEVICES: card })
+  return { peaks: { bf16_gflops: 1000 * peaks.matrix_tflops, read_gbs: peaks.copy_gbs }, rows }
 }
 
 /** Runs a bench that prints its result as JSON. */
@@ -46,11 +64,12 @@ export function runJson(program, args) {
 }
 
 /** Runs a bench that prints for people and writes its result to the file it is given with --json. */
-export function runToFile(program, args) {
+export function runToFile(program, args, env = {}) {
   const scratch = mkdtempSync(path.join(os.tmpdir(), 'drivlm-bench-'))
   const file = path.join(scratch, 'result.json')
   try {
-    const run = spawnSync(program, [...args, '--json', file], { stdio: ['ignore', 2, 2] })
+    const options = { env: { ...process.env, ...env }, stdio: ['ignore', 2, 2] }
+    const run = spawnSync(program, [...args, '--json', file], options)
     const name = path.basename(program === process.execPath ? args[0] : program)
     if (run.status !== 0) throw new Error(`${name} ended with ${run.signal ?? run.status ?? run.error}.`)
     return JSON.parse(readFileSync(file, 'utf8'))

@@ -19,7 +19,9 @@ export function stageRow(stage, mode, peaks) {
   const inUnit = (seconds) => (isRate(stage.unit) ? stage.per / seconds : (seconds * scale) / stage.per)
   const [first, ...later] = stage.seconds
   const warm = (later.length > 0 ? later : [first]).map(inUnit)
-  const floor = stage.cost === null || peaks === undefined ? null : inUnit(floorSeconds(stage.cost, mode, peaks))
+  // A card's 8-bit and f32 rates are not measured: what needs them has no floor.
+  const least = stage.cost === null || peaks === undefined ? Number.NaN : floorSeconds(stage.cost, mode, peaks)
+  const floor = Number.isFinite(least) ? inUnit(least) : null
   return {
     ...withFloor(name, quantile(warm, 0.5), stage.unit, floor),
     ...spread(warm),

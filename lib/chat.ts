@@ -3,7 +3,7 @@ import type { Answer } from './answer.ts'
 import { type AnswerStream, streamAnswer } from './answer-stream.ts'
 import { type Asking, answerOf, askIds } from './asking.ts'
 import { ModelError } from './errors.ts'
-import type { NativeModel } from './native.ts'
+import type { Generation } from './generation.ts'
 import { type AskOptions, type AskSettings, askSettings, checkQuestion } from './options.ts'
 import type { SceneSlot, Seen } from './scene-keeper.ts'
 import { buildQuestion, buildTurn } from './text/prompt.ts'
@@ -14,15 +14,15 @@ export interface ChatTurn {
   answer: string
 }
 
-/** A dialogue's tokens in the cache, shared by those who forked it. */
+/** A dialogue's tokens in the cache, shared by those who forked it. They count as one of `maxScenes`. */
 class Kept {
   readonly scene: number
   readonly tokens: number
-  readonly #native: NativeModel
+  readonly #asking: Asking
   #holders = 1
 
-  constructor(native: NativeModel, scene: number, tokens: number) {
-    this.#native = native
+  constructor(asking: Asking, scene: number, tokens: number) {
+    this.#asking = asking
     this.scene = scene
     this.tokens = tokens
   }
@@ -32,8 +32,14 @@ class Kept {
     return this
   }
 
+  get shared(): boolean {
+    return this.#holders > 1
+  }
+
   release(): void {
-    if (--this.#holders === 0) this.#native.release(this.scene)
+    if (--this.#holders > 0) return
+    this.#asking.native.release(this.scene)
+    this.#asking.keeper.leaveSeat()
   }
 }
 
@@ -127,7 +133,7 @@ export class Chat {
   async #turn(question: string, settings: AskSettings, leave: AbortSignal | undefined): Promise<Answer> {
     const startedAt = performance.now()
     this.#throwIfDisposed()
-    const { keeper, native, tokenizer, template, promptSuffix } = this.#asking
+    const { keeper, tokenizer, template, promptSuffix } = this.#asking
     const text = question + promptSuffix
     const { kept } = this.#hold
     const { signal, maxNewTokens } = settings
@@ -140,14 +146,20 @@ export class Chat {
       const ids = buildTurn(tokenizer, template, text)
       return askIds(this.#asking, { settings, scene, tokens, ids, leave, keep: true })
     }
-    const generation = await (kept === undefined
-      ? keeper.use(this.#slot, first, maxNewTokens, signal)
-      : keeper.run(() => further(kept), maxNewTokens, signal))
+    const begin = async () => keeper.use(this.#slot, first, maxNewTokens, signal)
+    const goOn = async (from: Kept) => keeper.run(() => further(from), maxNewTokens, signal)
+    let generation: Generation
+    if (kept === undefined) generation = await keeper.seated(this.#slot, begin, signal)
+    else if (kept.shared) generation = await keeper.seated(undefined, () => goOn(kept), signal)
+    else {
+      generation = await goOn(kept)
+      keeper.addSeat() // and what it went on from leaves its own
+    }
 
     const { result } = generation
     const tokens = result.promptTokens + result.ids.length
     const answer = answerOf(generation, startedAt, this.#slot.imageTokens)
-    const next = new Kept(native, result.scene!, tokens)
+    const next = new Kept(this.#asking, result.scene!, tokens)
     if (this.#disposed) next.release()
     else this.#keep(next)
     this.#turns = [...this.#turns, { question, answer: answer.text }]

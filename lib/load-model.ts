@@ -82,8 +82,21 @@ export async function loadModel(first?: string | LoadOptions, second: LoadOption
     }
     const parts = { addon, native, checkpoint, tokenizer, template }
     const activations = options.activations ?? 'bf16'
+    const automatic = (options.device ?? 'auto') === 'auto' && device === 'cpu'
+    const deviceReason = automatic ? systemOf(addon).cuda.reason : undefined
     const cache = cacheInfo(nativeOptions, native)
-    return new Model({ ...parts, device, precision, weights, activations, cache, maxContext, visionCacheBytes, limits })
+    return new Model({
+      ...parts,
+      device,
+      deviceReason,
+      precision,
+      weights,
+      activations,
+      cache,
+      maxContext,
+      visionCacheBytes,
+      limits,
+    })
   } catch (error) {
     await native.dispose()
     throw error
@@ -117,7 +130,8 @@ export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, optio
     maxContext,
     kvTokens: 2 * maxContext,
     visionCacheBytes: 0,
-    maxBatch: options.maxBatch ?? 8,
+    maxBatch: options.maxBatch ?? 20,
+    maxMemoryBytes: options.maxMemory ?? 0,
   }
   native.visionCacheBytes = options.visionCache ?? 2 * sceneImageBytes(checkpoint, native)
   if (options.kvMemory !== undefined) native.kvTokens = kvTokens(addon, checkpoint, native, options.kvMemory)

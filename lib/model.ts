@@ -38,6 +38,8 @@ export interface ModelInfo {
   parameters: number
   /** `cpu` or `cuda:N`. */
   device: string
+  /** Why `device: 'auto'` took the CPU and no NVIDIA GPU; undefined otherwise. */
+  deviceReason: string | undefined
   precision: 'bf16' | 'f32'
   /** What weights are kept as; with precision `f32` as they are stored. */
   weights: 'bf16' | 'int8' | 'int4'
@@ -92,6 +94,7 @@ export interface ModelParts {
   tokenizer: Tokenizer
   template: Template
   device: string
+  deviceReason: string | undefined
   precision: 'bf16' | 'f32'
   /** What weights are kept as; with precision `f32` as they are stored. */
   weights: 'bf16' | 'int8' | 'int4'
@@ -345,7 +348,8 @@ function copyOf(views: Views): Views {
 }
 
 function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
-  const { checkpoint, template, device, precision, weights, activations, cache, maxContext, visionCacheBytes } = parts
+  const { checkpoint, template, device, deviceReason, precision, weights, activations } = parts
+  const { cache, maxContext, visionCacheBytes } = parts
   const { vision } = checkpoint.network
   return {
     name: checkpoint.name,
@@ -354,6 +358,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
     template: template.name,
     parameters: checkpoint.parameters,
     device,
+    deviceReason,
     precision,
     weights,
     activations,

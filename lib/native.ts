@@ -150,6 +150,8 @@ export interface NativeModelOptions {
   maxBatch: number
   /** Host memory for image tokens of tiles that were seen before; 0 for none. */
   visionCacheBytes: number
+  /** Most bytes of weights, KV cache and scratch together; 0 or none: what the device has. */
+  maxMemoryBytes?: number
   /** Where packed weights are kept between loads, and 64 characters that say what they are made from. */
   weightCache?: { file: string; key: string }
 }

@@ -34,14 +34,20 @@ export interface LoadOptions {
   maxContext?: number | undefined
   /** Bytes of the KV cache, for all scenes and questions together. Default: room for two sequences of `maxContext`. */
   kvMemory?: number | undefined
-  /** Questions that are decoded together. Default 8. */
+  /**
+   * Most bytes that the model may take on its device: weights, KV cache and scratch, the sum of `info.memory`. All of it is reserved at load; what
+   * does not fit rejects with `OUT_OF_MEMORY`, how much is missing and which settings would fit. On the CPU it counts weights that stay
+   * mapped files too; the vision cache comes on top. Default: what the GPU has free; on the CPU no limit.
+   */
+  maxMemory?: number | undefined
+  /** Questions that are decoded together. Default 20, about what DriveLM asks of one moment. */
   maxBatch?: number | undefined
   /**
    * Bytes of host memory for the image tokens of tiles that were seen before, so that {@link Scene.update} encodes changed tiles only.
    * Default: room for two scenes. 0 keeps none.
    */
   visionCache?: number | undefined
-  /** Scenes in the KV cache at one time. Default: as many as `kvMemory` holds. */
+  /** Scenes and dialogues in the KV cache at one time. Default: as many as `kvMemory` holds. */
   maxScenes?: number | undefined
   /**
    * What happens when a scene or question finds no room, by `kvMemory` or `maxScenes`. `false` (default): it rejects with
@@ -189,6 +195,7 @@ const loadKeys = [
   'threads',
   'maxContext',
   'kvMemory',
+  'maxMemory',
   'maxBatch',
   'visionCache',
   'maxScenes',
@@ -229,6 +236,7 @@ export function checkLoadOptions(options: LoadOptions): void {
   checkInteger('threads', options.threads, 1, 1024)
   checkInteger('maxContext', options.maxContext, 16, 1 << 20)
   checkInteger('kvMemory', options.kvMemory, 1, Number.MAX_SAFE_INTEGER)
+  checkInteger('maxMemory', options.maxMemory, 1, Number.MAX_SAFE_INTEGER)
   checkInteger('maxBatch', options.maxBatch, 1, 256)
   checkInteger('visionCache', options.visionCache, 0, 2 ** 40)
   checkInteger('maxScenes', options.maxScenes, 1, Number.MAX_SAFE_INTEGER)

@@ -64,7 +64,7 @@ export class SceneKeeper {
   readonly #native: NativeModel
   readonly #limits: KeeperLimits
   readonly #slots = new Set<SceneSlot>()
-  /** Scenes being seen that have no slot yet. */
+  /** Places among `maxScenes` without a slot: scenes that are being seen, and what dialogues keep. */
   #seats = 0
   #questions = 0
   #sights = 0
@@ -100,7 +100,7 @@ export class SceneKeeper {
     this.checkQueue(0, 1)
     this.#sights++
     try {
-      await this.#takeSeat(signal)
+      await this.#takeSeat(undefined, signal)
       try {
         const seen = await this.#look(undefined, look, signal)
         const slot = new SceneSlot<S>(seen, look)
@@ -163,6 +163,32 @@ export class SceneKeeper {
     }
   }
 
+  /**
+   * Does something that leaves a sequence of its own in the cache, which counts among `maxScenes` until {@link leaveSeat}.
+   *
+   * @param own - The scene it goes on from, which is not evicted for it.
+   */
+  async seated<T>(own: SceneSlot | undefined, work: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    this.checkQueue(1)
+    await this.#takeSeat(own, signal)
+    try {
+      return await work()
+    } catch (error) {
+      this.leaveSeat()
+      throw error
+    }
+  }
+
+  /** A sequence that takes the place of another one, which leaves at once or is still somebody else's. */
+  addSeat(): void {
+    this.#seats++
+  }
+
+  leaveSeat(): void {
+    this.#seats--
+    this.#wake()
+  }
+
   drop(slot: SceneSlot): void {
     if (slot.disposed) return
     slot.disposed = true
@@ -178,13 +204,13 @@ export class SceneKeeper {
   }
 
   /** Room among `maxScenes`. */
-  async #takeSeat(signal: AbortSignal | undefined): Promise<void> {
+  async #takeSeat(own: SceneSlot | undefined, signal: AbortSignal | undefined): Promise<void> {
     while (this.#slots.size + this.#seats >= this.#limits.maxScenes) {
-      if (this.#limits.evict !== undefined && (await this.#makeRoom(undefined, 1, signal))) continue
+      if (this.#limits.evict !== undefined && (await this.#makeRoom(own, 1, signal))) continue
       throw new ModelError(
         'OUT_OF_MEMORY',
-        `maxScenes lets ${this.#limits.maxScenes} scenes stand in the cache, and there are so many. Dispose of one, or load the model with ` +
-          "a larger maxScenes, or with { evict: 'resee' }.",
+        `maxScenes lets ${this.#limits.maxScenes} scenes and dialogues stand in the cache, and there are so many. Dispose of one, or load ` +
+          "the model with a larger maxScenes, or with { evict: 'resee' }.",
       )
     }
     this.#seats++
@@ -286,7 +312,7 @@ export class SceneKeeper {
   }
 
   async #seeAgain<S extends Seen>(slot: SceneSlot<S>): Promise<void> {
-    await this.#takeSeat(undefined)
+    await this.#takeSeat(slot, undefined)
     try {
       const seen = await this.#look(slot, slot.look, undefined)
       this.stats.reseen++

@@ -23,7 +23,7 @@ const runtimeOfCuda122 = new Set(
   `cudaDeviceGetAttribute cudaDeviceSynchronize cudaDriverGetVersion cudaEventCreate cudaEventCreateWithFlags cudaEventDestroy
   cudaEventElapsedTime cudaEventQuery cudaEventRecord cudaEventSynchronize cudaFree cudaFreeHost cudaFuncSetAttribute cudaGetDevice
   cudaGetDeviceCount cudaGetDeviceProperties cudaGetErrorName cudaGetErrorString cudaGetLastError cudaGraphDestroy
-  cudaGraphExecDestroy cudaGraphInstantiate cudaGraphLaunch cudaMalloc cudaMallocHost cudaMemGetInfo cudaMemcpy cudaMemcpy2DAsync
+  cudaGraphExecDestroy cudaGraphInstantiate cudaGraphLaunch cudaHostGetDevicePointer cudaHostRegister cudaHostUnregister cudaMalloc cudaMallocHost cudaMemGetInfo cudaMemcpy cudaMemcpy2DAsync
   cudaMemcpyAsync cudaMemset cudaMemsetAsync cudaPeekAtLastError cudaRuntimeGetVersion cudaSetDevice cudaStreamBeginCapture
   cudaStreamCreateWithFlags cudaStreamDestroy cudaStreamEndCapture cudaStreamSynchronize`.split(/\s+/),
 )

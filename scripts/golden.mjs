@@ -7,6 +7,7 @@
 //
 //   --precision f32|bf16   only this one (models; default both)
 //   --device NAME          cpu (default), cuda, cuda:N
+//   --every N              of street models, each N-th scene only
 //   --failed               print only rows that failed
 //   --errors               models only, in bf16 and without bounds: the error of every stage, and a table of them. Fails where a value is no number, or
 //                          where a street model loses more than one point of accuracy
@@ -48,6 +49,7 @@ const { values: options, positionals } = parseArgs({
   options: {
     precision: { type: 'string' },
     device: { type: 'string', default: 'cpu' },
+    every: { type: 'string', default: '1' },
     failed: { type: 'boolean', default: false },
     errors: { type: 'boolean', default: false },
     weights: { type: 'string' },

@@ -3,13 +3,14 @@
 // packs and installs the package. Prints what each phase took, and ends with `N passed, N failed`.
 //
 //   node scripts/test.mjs              all of it
-//   node scripts/test.mjs native       only the phases whose names are given: native emulator typescript unit package
+//   node scripts/test.mjs native       only the phases whose names are given: native emulator typescript unit threads package
 //
 // DRIVLM_SANITIZE=address,undefined makes it a sanitizer build in a folder of its own; of vitest's tests it runs those that drive the
-// addon hard.
+// addon hard. DRIVLM_SANITIZE=thread (`npm run test:threads`) runs random operations on scenes in their place, without vitest, whose
+// own threads would be most of the work; any report that names the addon fails.
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -94,6 +95,24 @@ function vitest(files, env) {
   return status === 0
 }
 
+// Node is not compiled for the sanitizer: what it finds there alone is told, and is not ours.
+function threads() {
+  const log = path.join(scratch, 'tsan')
+  const suppressions = path.join(root, 'test', 'native', 'thread-sanitizer.supp')
+  const env = { ...sanitizerRuntime(), TSAN_OPTIONS: `log_path=${log} exitcode=0 suppressions=${suppressions}` }
+  const { status, stdout } = run(process.execPath, [path.join(root, 'test', 'threads.mjs')], env, true)
+  const reports = readdirSync(scratch)
+    .filter((name) => name.startsWith('tsan.'))
+    .flatMap((name) => readFileSync(path.join(scratch, name), 'utf8').split(/^(?==+\n)/m))
+    .filter((text) => text.includes('WARNING: ThreadSanitizer'))
+  const ours = reports.filter((text) => text.includes('drivlm.node'))
+  for (const report of ours) console.log(report)
+  console.log(`${reports.length} reports of ThreadSanitizer, ${ours.length} of them with a frame of the addon`)
+  const sound = status === 0 && ours.length === 0 && stdout.includes('sanitizer: thread')
+  if (sound) totals.passed++
+  return sound
+}
+
 // Without the CUDA headers CMake leaves the emulator out, and says so.
 phase('build', () => {
   const build = [path.join(root, 'scripts', 'build-native.mjs'), `--out=${out}`]
@@ -115,11 +134,12 @@ if (totals.failed === 0) {
   })
   phase('typescript', () => {
     const bin = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-    return run(process.execPath, [bin, '-p', root]).status === 0
+    return [root, path.join(root, 'test')].every((project) => run(process.execPath, [bin, '-p', project]).status === 0)
   })
   const files =
     sanitizer === '' ? ['--exclude=test/package.test.ts'] : ['test/unit/addon', 'test/unit/model', 'test/unit/worker']
-  phase('unit', () => vitest(files, sanitizerRuntime()))
+  if (sanitizer === 'thread') phase('threads', threads)
+  else phase('unit', () => vitest(files, sanitizerRuntime()))
   if (sanitizer === '') phase('package', () => vitest(['test/package.test.ts']))
 }
 

@@ -377,6 +377,7 @@ EngineOptions to_engine_options(Napi::Value value) {
   options.kv_tokens = fields.integer("kvTokens", 1, int64_t{1} << 32);
   options.max_batch = fields.integer("maxBatch", 1, 4096);
   options.vision_cache_bytes = fields.integer_or("visionCacheBytes", 0, 0, kMaxInteger);
+  options.max_memory_bytes = fields.integer_or("maxMemoryBytes", 0, 0, kMaxInteger);
   if (fields.has("weightCache")) {
     const Fields place = fields.fields("weightCache");
     options.weight_cache = {place.string("file"), place.string("key")};

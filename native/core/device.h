@@ -1,6 +1,8 @@
 // A device: where weights, activations and the KV cache live, and the ops that run on them.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -84,6 +86,21 @@ class Device {
   // Bytes the four above will take beyond the mapping, for plans.
   virtual size_t matrix_bytes(int64_t rows, int64_t cols, DType stored) const = 0;
   virtual size_t table_bytes(int64_t rows, int64_t cols, DType stored) const = 0;
+  virtual size_t vector_bytes(int64_t count) const { return size_t(count) * sizeof(float); }
+  // A tied head takes no bytes beside the embedding's.
+  virtual bool shares_tied_head() const { return false; }
+
+  // Lets the device read host memory in place for as long as the result lives: matrices that are stored there as the device wants them then need
+  // no copy. Null where the device cannot, or where copies are read faster.
+  virtual std::unique_ptr<Memory> share(const void*, size_t) { return nullptr; }
+
+  // Called at most once before the weights are loaded, with the sum of those bytes. A device may keep them in one piece; loading more than was
+  // reserved is then INTERNAL. Throws as `allocate` does.
+  virtual void reserve_weights(size_t) {}
+
+  // What the device holds for its ops from the start; and what can still be allocated, SIZE_MAX where the system decides.
+  virtual size_t own_bytes() const { return 0; }
+  virtual size_t free_bytes() const { return SIZE_MAX; }
 
   // Rows of one vision pass (whole tiles, at least one) and of one prefill chunk that suit the device: they size the arena
   // and bound how long a cancellation waits.
@@ -99,6 +116,17 @@ class Device {
 
   // Waits until everything enqueued so far is done; throws DEVICE_LOST if it failed.
   virtual void synchronize() = 0;
+
+  // Times a stage: everything enqueued between the two calls, in milliseconds. The second one waits for it as `synchronize` does. Stages
+  // do not nest; one that an error cut short is forgotten by the next.
+  virtual void begin_stage() { stage_begin_ = std::chrono::steady_clock::now(); }
+  virtual double end_stage() {
+    synchronize();
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - stage_begin_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point stage_begin_;
 };
 
 }  // namespace drivlm

@@ -30,6 +30,7 @@ void check_options(const EngineOptions& o) {
   range("kvTokens", o.kv_tokens, 16, int64_t{1} << 28);
   range("maxBatch", o.max_batch, 1, 256);
   range("visionCache", o.vision_cache_bytes, 0, int64_t{1} << 40);
+  range("maxMemory", o.max_memory_bytes, 0, int64_t{1} << 53);
 }
 
 KvShape kv_shape(const NetworkDescription& n, const EngineOptions& o) {
@@ -46,13 +47,63 @@ MemoryPlan make_plan(const NetworkDescription& network, const EngineOptions& opt
   MemoryPlan plan;
   plan.weights_bytes = static_cast<int64_t>(weights_bytes(network, device, stored));
   plan.kv_bytes = static_cast<int64_t>(device.kv_bytes(shape));
-  plan.arena_bytes = static_cast<int64_t>(measure.used());
+  plan.arena_bytes = static_cast<int64_t>(measure.used() + device.own_bytes());
   plan.kv_bytes_per_token = static_cast<int64_t>(device.kv_bytes(one)) / kPageTokens;
   plan.page_tokens = kPageTokens;
   return plan;
 }
 
 DType stored_type(const ModelSource& source) { return source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype; }
+
+int64_t total_bytes(const MemoryPlan& plan) { return plan.weights_bytes + plan.kv_bytes + plan.arena_bytes; }
+
+std::string mib(int64_t bytes) { return text("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
+
+// Settings under which the model fits into `room` bytes, one of which is enough.
+std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, const NetworkDescription& network, const EngineOptions& options,
+                                        Device& device, DType stored) {
+  std::vector<std::string> settings;
+  const int64_t page_bytes = plan.kv_bytes_per_token * plan.page_tokens;
+  if (const int64_t pages = (room - plan.weights_bytes - plan.arena_bytes) / page_bytes; pages >= 1) {
+    settings.push_back(text("kvMemory: %lld (%lld tokens in all)", static_cast<long long>(pages * page_bytes),
+                            static_cast<long long>(pages * plan.page_tokens)));
+  }
+  EngineOptions other = options;
+  const auto fits = [&](Device& on) { return total_bytes(make_plan(network, other, on, stored)) <= room; };
+  for (other.max_context /= 2; other.max_context >= 256; other.max_context /= 2) {
+    other.kv_tokens = std::min(options.kv_tokens, 2 * other.max_context);
+    if (!fits(device)) continue;
+    settings.push_back(text("maxContext: %lld with a KV cache of %lld tokens", static_cast<long long>(other.max_context),
+                            static_cast<long long>(other.kv_tokens)));
+    break;
+  }
+  other = options;
+  if (options.device == "cpu" && options.precision == DType::bf16) {
+    constexpr const char* kNames[] = {"bf16", "int8", "int4"};
+    for (int format = static_cast<int>(options.weights) + 1; format <= static_cast<int>(WeightFormat::int4); ++format) {
+      other.weights = static_cast<WeightFormat>(format);
+      if (!fits(*make_device(other))) continue;
+      settings.push_back(text("weights: '%s'", kNames[format]));
+      break;
+    }
+  }
+  return settings;
+}
+
+// The plan, if it keeps to maxMemory and to what the device has left. Throws OUT_OF_MEMORY.
+MemoryPlan check_budget(const MemoryPlan& plan, const NetworkDescription& network, const EngineOptions& options, Device& device, DType stored) {
+  const int64_t own = device.own_bytes(), free = std::min<size_t>(device.free_bytes(), INT64_MAX / 2) + own;
+  const bool asked = options.max_memory_bytes > 0 && options.max_memory_bytes < free;
+  const int64_t room = asked ? options.max_memory_bytes : free, missing = total_bytes(plan) - room;
+  if (missing <= 0) return plan;
+  std::string fit;
+  for (const std::string& setting : what_would_fit(plan, room, network, options, device, stored)) fit += (fit.empty() ? "" : "; or ") + setting;
+  throw Error(Code::out_of_memory,
+              text("The model takes %s on %s (weights %s, KV cache %s, scratch %s); %s %s, %s are missing. %s%s.", mib(total_bytes(plan)).c_str(),
+                   options.device.c_str(), mib(plan.weights_bytes).c_str(), mib(plan.kv_bytes).c_str(), mib(plan.arena_bytes).c_str(),
+                   asked ? "options.maxMemory allows" : "the device has", mib(room).c_str(), mib(missing).c_str(),
+                   fit.empty() ? "No smaller cache or context makes it fit: load a smaller model" : "It would fit with ", fit.c_str()));
+}
 
 }  // namespace
 
@@ -73,8 +124,8 @@ EngineImpl::EngineImpl(const ModelSource& source, const EngineOptions& options, 
     : network_(source.network),
       options_(options),
       device_(make_device(options)),
-      plan_(make_plan(network_, options, *device_, stored_type(source))),
-      arena_memory_(device_->allocate(plan_.arena_bytes, "The arena")),
+      plan_(check_budget(make_plan(network_, options, *device_, stored_type(source)), network_, options, *device_, stored_type(source))),
+      arena_memory_(device_->allocate(plan_.arena_bytes - device_->own_bytes(), "The arena")),
       kv_memory_(device_->allocate(plan_.kv_bytes, "The KV cache")),
       weights_(load_weights(source, options.weight_cache, *device_, progress, cancel)),
       arena_(arena_memory_->data, arena_memory_->bytes),

@@ -29,9 +29,11 @@ struct EngineOptions : DeviceOptions {
   int64_t kv_tokens = 8192;    // tokens of all sequences together
   int64_t max_batch = 16;      // questions decoded together
   int64_t vision_cache_bytes = 0;  // image tokens of tiles seen before, on the host
+  int64_t max_memory_bytes = 0;    // weights, KV cache and scratch together; 0: what the device has
   WeightCachePlace weight_cache;
 };
 
+// arena_bytes: all scratch, with what the device holds for its ops.
 struct MemoryPlan {
   int64_t weights_bytes, kv_bytes, arena_bytes, kv_bytes_per_token, page_tokens;
 };
@@ -136,7 +138,8 @@ using Progress = std::function<void(int64_t done, int64_t total)>;
 
 class Engine {
  public:
-  // Maps the files, checks every range, reserves all memory, loads. Throws Error; ABORTED when `cancel` becomes true.
+  // Maps the files, checks every range, reserves all memory, loads. Throws Error; OUT_OF_MEMORY with what is missing and what would fit;
+  // ABORTED when `cancel` becomes true.
   static std::unique_ptr<Engine> load(const ModelSource& source, const EngineOptions& options, const Progress& progress,
                                       const std::atomic<bool>& cancel);
 

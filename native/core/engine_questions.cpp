@@ -93,7 +93,6 @@ void EngineImpl::advance_prompt(Question& question, int64_t rows) {
 // One pass over as many waiting prompts as fit; prompts with image slots or probes go alone.
 bool EngineImpl::prefill_unit() {
   if (prefilling_.empty()) return false;
-  const Clock::time_point begin = Clock::now();
   auto alone = [](const GenerateJob& job) {
     return !job.request.probe.empty() || std::find(job.prompt.ids.begin() + job.prompt.cursor, job.prompt.ids.end(), -1) != job.prompt.ids.end();
   };
@@ -111,12 +110,13 @@ bool EngineImpl::prefill_unit() {
   Probe probe(*device_, first.request.probe, first.result.probes);
   guarded(
       [&] {
+        device_->begin_stage();
         std::vector<Chunk> chunks;
         for (size_t i = 0; i < jobs.size(); ++i) chunks.push_back(prompt_chunk(*jobs[i], rows[i], Logits::last));
         Tensor logits = space_.language.forward(chunks, cache_.kv(), first.request.probe.empty() ? nullptr : &probe, [&] {
           if (jobs.size() == 1 && first.request.control->cancel) throw aborted();
         });
-        device_->synchronize();
+        counters_.prefill_ms += device_->end_stage();
         int64_t row = 0;
         std::vector<GenerateJobPtr> unfinished;
         for (size_t i = 0; i < jobs.size(); ++i) {
@@ -138,7 +138,6 @@ bool EngineImpl::prefill_unit() {
           if (job) fail(*job, error);
         }
       });
-  counters_.prefill_ms += ms_since(begin);
   return true;
 }
 
@@ -190,7 +189,6 @@ void EngineImpl::plan_step(GenerateJob& job, int64_t rows_left) {
 
 bool EngineImpl::decode_unit() {
   if (running_.empty()) return false;
-  const Clock::time_point begin = Clock::now();
   std::vector<GenerateJobPtr> jobs = std::move(running_);
   running_.clear();
   in_pass_ = static_cast<int64_t>(jobs.size());
@@ -214,6 +212,7 @@ bool EngineImpl::decode_unit() {
   }
   guarded(
       [&] {
+        device_->begin_stage();
         Tensor logits = space_.language.forward(chunks, cache_.kv(), nullptr, [] {});
         // The next token of every question in one call, unless rows of drafts stand between them.
         std::vector<SampleParams> params(count);
@@ -228,6 +227,7 @@ bool EngineImpl::decode_unit() {
             if (chunks[i].logits != Logits::none) device_->ops().sample(&samples[i], logits.rows(logits_at[i], 1), &params[i]);
           }
         }
+        counters_.decode_ms += device_->end_stage();
         for (int64_t i = 0; i < count; ++i) {
           const Sample& first = samples[i];
           const int64_t rows = chunks[i].logits == Logits::all ? chunks[i].rows : 1;
@@ -243,7 +243,6 @@ bool EngineImpl::decode_unit() {
           if (job) fail(*job, error);
         }
       });
-  counters_.decode_ms += ms_since(begin);
   return true;
 }
 

@@ -68,11 +68,8 @@ bool EngineImpl::advance(SceneJob& job) {
                                             static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
     }
   }
-  const Clock::time_point begin = Clock::now();
   if (job.encoded < job.to_encode.size()) {
     encode_tiles(job);
-    job.result.vision_ms += ms_since(begin);
-    counters_.vision_ms += ms_since(begin);
     return false;
   }
   if (!job.prompt.done()) {
@@ -80,16 +77,17 @@ bool EngineImpl::advance(SceneJob& job) {
     const int64_t rows = std::min<int64_t>(space_.language.max_rows(), job.prompt.left());
     const int32_t* ids = job.prompt.ids.data() + job.prompt.cursor;
     const int64_t slots = std::count(ids, ids + rows, -1);
+    device_->begin_stage();
     const Chunk chunk{&job.sequence, ids, rows, slots > 0 ? space_.image_tokens.rows(job.prompt.slot, slots) : Tensor(), job.prompt.rope_regime, Logits::none};
     space_.language.forward({chunk}, cache_.kv(), job.request.probe.empty() ? nullptr : &probe, [&] {
       if (job.request.control->cancel) throw aborted();
     });
-    device_->synchronize();
+    const double stage_ms = device_->end_stage();
     job.sequence.length += rows;
     job.prompt.cursor += rows;
     job.prompt.slot += slots;
-    job.result.prefill_ms += ms_since(begin);
-    counters_.prefill_ms += ms_since(begin);
+    job.result.prefill_ms += stage_ms;
+    counters_.prefill_ms += stage_ms;
     counters_.prefill_tokens += rows;
     if (!job.prompt.done()) return false;
     read_cache_probes(probe, job.request.probe, job.sequence);
@@ -184,6 +182,7 @@ void EngineImpl::encode_tiles(SceneJob& job) {
   int64_t count = 1;  // a run of consecutive tiles, so that their tokens are written in place
   const int64_t first = job.to_encode[job.encoded];
   while (count < space_.vision.max_tiles() && job.encoded + count < job.to_encode.size() && job.to_encode[job.encoded + count] == first + count) ++count;
+  device_->begin_stage();
   Tensor tiles = space_.tiles.rows(0, count);
   device_->upload(tiles, job.tiles.data() + first * tile_bytes);
   Probe probe(*device_, job.request.probe, job.result.probes);
@@ -191,7 +190,9 @@ void EngineImpl::encode_tiles(SceneJob& job) {
   space_.vision.encode(tokens, tiles, job.request.probe.empty() ? nullptr : &probe, [&] {
     if (job.request.control->cancel) throw aborted();
   });
-  device_->synchronize();
+  const double stage_ms = device_->end_stage();
+  job.result.vision_ms += stage_ms;
+  counters_.vision_ms += stage_ms;
   for (int64_t i = 0; i < count && vision_cache_.enabled(); ++i) {
     Tensor part = tokens.rows(i * tile_tokens, tile_tokens);
     std::vector<char> copy(part.bytes());

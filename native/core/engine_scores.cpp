@@ -37,9 +37,9 @@ Progressed EngineImpl::advance(ScoreJob& job) {
     if (!reserve(job, 0, "The question", others)) return Progressed::waits;
     job.reserved = true;
   }
-  const Clock::time_point begin = Clock::now();
+  device_->begin_stage();
   const Progressed progressed = job.prompt.done() ? score_pass(job, others) : score_prompt(job);
-  counters_.prefill_ms += ms_since(begin);
+  counters_.prefill_ms += device_->end_stage();
   return progressed;
 }
 

@@ -13,17 +13,6 @@ bool may_choose(const SampleParams& params, int32_t id) {
   return std::find(params.banned, params.banned + params.banned_count, id) == params.banned + params.banned_count;
 }
 
-// ln sum exp over [0, limit), NaN ignored.
-double log_sum_exp(const float* logits, int64_t limit) {
-  float top = -INFINITY;
-  for (int64_t i = 0; i < limit; ++i) top = std::max(top, logits[i]);
-  double sum = 0;
-  for (int64_t i = 0; i < limit; ++i) {
-    if (logits[i] == logits[i]) sum += std::exp(static_cast<double>(logits[i]) - top);
-  }
-  return top + std::log(sum);
-}
-
 int32_t greedy(const float* logits, int64_t limit, const SampleParams& params) {
   int32_t best = -1;
   for (int64_t i = 0; i < limit; ++i) {
@@ -66,17 +55,28 @@ int32_t nucleus(const float* logits, int64_t limit, const SampleParams& params) 
 
 }  // namespace
 
-Sample sample_row(const float* logits, int64_t vocab, const SampleParams& params) {
-  const int64_t limit = params.vocab_limit > 0 ? std::min(params.vocab_limit, vocab) : vocab;
-  Sample out;
-  if (params.forced >= 0) {
-    out.id = params.forced;
-  } else if (params.temperature > 0) {
-    out.id = nucleus(logits, limit, params);
-  } else {
-    out.id = greedy(logits, limit, params);
+double log_sum_exp(const float* logits, int64_t limit) {
+  float top = -INFINITY;
+  for (int64_t i = 0; i < limit; ++i) top = std::max(top, logits[i]);
+  double sum = 0;
+  for (int64_t i = 0; i < limit; ++i) {
+    if (logits[i] == logits[i]) sum += std::exp(static_cast<double>(logits[i]) - top);
   }
-  if (out.id >= 0 && params.want_logprob) out.logprob = static_cast<float>(logits[out.id] - log_sum_exp(logits, limit));
+  return top + std::log(sum);
+}
+
+int32_t choose_row(const float* logits, int64_t vocab, const SampleParams& params) {
+  const int64_t limit = sampled_ids(vocab, params);
+  if (params.forced >= 0) return params.forced;
+  return params.temperature > 0 ? nucleus(logits, limit, params) : greedy(logits, limit, params);
+}
+
+Sample sample_row(const float* logits, int64_t vocab, const SampleParams& params) {
+  Sample out;
+  out.id = choose_row(logits, vocab, params);
+  if (out.id >= 0 && params.want_logprob) {
+    out.logprob = static_cast<float>(logits[out.id] - log_sum_exp(logits, sampled_ids(vocab, params)));
+  }
   return out;
 }
 

@@ -302,6 +302,10 @@ Weights load_weights(const ModelSource& source, const WeightCachePlace& place, D
   Weights w;
   WeightCache cache(place);
   Loader load(source, cache, device, progress, cancel, w.files);
+  for (const auto& file : w.files) {
+    if (auto shared = device.share(file->data(), file->bytes())) w.shared.push_back(std::move(shared));
+  }
+  if (w.shared.empty()) device.reserve_weights(weights_bytes(source.network, device, source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype));
   w.vision = load_vision(load, source.network.vision);
   w.projector = load_projector(load, source.network);
   w.language = load_language(load, source.network.language);
@@ -314,14 +318,18 @@ size_t weights_bytes(const NetworkDescription& n, const Device& device, DType st
   const VisionConfig& v = n.vision;
   const LanguageConfig& l = n.language;
   auto matrix = [&](int64_t rows, int64_t cols) { return device.matrix_bytes(rows, cols, stored); };
-  const size_t vision_block =
-      matrix(3 * v.dim, v.dim) + matrix(v.dim, v.dim) + matrix(v.ffn_dim, v.dim) + matrix(v.dim, v.ffn_dim);
-  const size_t vision_vectors = 4 * (v.layers * (3 * v.dim + 8 * v.dim + v.ffn_dim) + (2 + v.positions()) * v.dim);
-  const size_t projector = matrix(l.dim, 4 * v.dim) + matrix(l.dim, l.dim) + 4 * (8 * v.dim + 2 * l.dim);
-  const size_t decoder_block = matrix(l.qkv_dim(), l.dim) + matrix(l.dim, l.q_dim()) + matrix(2 * l.ffn_dim, l.dim) + matrix(l.dim, l.ffn_dim);
-  const size_t decoder_vectors = 4 * (l.layers * (2 * l.dim + l.qkv_dim() + 2 * l.head_dim) + l.dim);
-  return v.layers * vision_block + matrix(v.dim, v.patch_values()) + vision_vectors + projector + l.layers * decoder_block +
-         decoder_vectors + device.table_bytes(l.vocab, l.dim, stored) + matrix(l.vocab, l.dim);
+  auto vectors = [&](int64_t count, int64_t size) { return size_t(count) * device.vector_bytes(size); };
+  const size_t vision_block = matrix(3 * v.dim, v.dim) + matrix(v.dim, v.dim) + matrix(v.ffn_dim, v.dim) + matrix(v.dim, v.ffn_dim) +
+                              vectors(v.qkv_bias, 3 * v.dim) + vectors(2 * v.qk_norm, v.dim) + vectors(6 + 2 * v.layer_norm, v.dim) +
+                              vectors(1, v.ffn_dim);
+  const size_t vision_ends = matrix(v.dim, v.patch_values()) + vectors(2, v.dim) + vectors(1, v.positions() * v.dim);
+  const size_t projector = matrix(l.dim, 4 * v.dim) + matrix(l.dim, l.dim) + vectors(2, 4 * v.dim) + vectors(2, l.dim);
+  const size_t decoder_block = matrix(l.qkv_dim(), l.dim) + matrix(l.dim, l.q_dim()) + matrix(2 * l.ffn_dim, l.dim) +
+                               matrix(l.dim, l.ffn_dim) + vectors(2, l.dim) + vectors(l.qkv_bias, l.qkv_dim()) +
+                               vectors(2 * l.qk_norm, l.head_dim);
+  const size_t head = l.tied_head && device.shares_tied_head() ? 0 : matrix(l.vocab, l.dim);
+  return v.layers * vision_block + vision_ends + projector + l.layers * decoder_block + vectors(1, l.dim) +
+         device.table_bytes(l.vocab, l.dim, stored) + head;
 }
 
 }  // namespace drivlm

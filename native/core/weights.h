@@ -51,6 +51,7 @@ struct LanguageWeights {
 
 struct Weights {
   std::vector<std::unique_ptr<MappedFile>> files;
+  std::vector<std::unique_ptr<Memory>> shared;  // files that the device reads in place; they go before the files do
   VisionWeights vision;
   ProjectorWeights projector;
   LanguageWeights language;

@@ -5,6 +5,8 @@
 #include "core/numeric.h"
 #include "core/ops.h"
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/cuda_memory.h"
+#include "kernels/cuda/driver.h"
 #include "testing.h"
 #if defined(DRIVLM_EMULATED)
 #include "control.h"
@@ -119,6 +121,89 @@ TEST(device_copies) {  // larger than the staging buffers, from another thread
   }
 }
 
+TEST(device_weight_block) {  // every weight in the one block that was reserved, and none past its end
+#if defined(DRIVLM_EMULATED)
+  auto device = make_device(0, DType::bf16);
+  const std::vector<uint16_t> bits = random_bits(40 * 24);
+  const std::vector<float> bias(20, 1.f);
+  const size_t planned = device->matrix_bytes(40, 24, DType::bf16) + device->vector_bytes(20);
+  EXPECT(device->shares_tied_head() && device->own_bytes() > 0);
+  const size_t free = device->free_bytes();
+  const unsigned long long before = emu::stats.allocations;
+  device->reserve_weights(planned);
+  EXPECT(device->free_bytes() == free - planned);
+  const auto w = device->load_matrix({"w", DType::bf16, 40, 24, {{bits.data(), 40}}});
+  const Tensor b = device->load_vector({"b", DType::f32, 1, 20, {{bias.data(), 1}}});
+  EXPECT(emu::stats.allocations == before + 1);
+  EXPECT(column(*device, *w, 19)[39] == value_of(bits[39 * 24 + 19]));
+  float back[20];
+  device->download(back, b);
+  EXPECT(back[19] == 1.f);
+  EXPECT(contains(message_of(Code::internal, [&] { device->load_vector({"c", DType::f32, 1, 20, {{bias.data(), 1}}}); }), "c: the plan"));
+  EXPECT(contains(message_of(Code::out_of_memory, [&] { make_device(0, DType::bf16)->reserve_weights(size_t(1) << 40); }), "The weights"));
+#endif
+}
+
+TEST(device_shared_weights) {  // an integrated GPU reads weights where they are stored, if that is as fast as a copy
+#if defined(DRIVLM_EMULATED)
+  constexpr int64_t kRows = 512, kCols = 1024;
+  const std::vector<uint16_t> bits = random_bits(size_t(kRows * kCols) + 8);
+  const uint16_t* stored = bits.data() + (16 - reinterpret_cast<uintptr_t>(bits.data()) % 16) % 16 / 2;
+  const size_t bytes = size_t(kRows * kCols) * 2;
+  const HostTensor whole{"w", DType::bf16, kRows, kCols, {{stored, kRows}}}, odd{"odd", DType::bf16, 2, 20, {{stored, 2}}},
+      crooked{"crooked", DType::bf16, 2, 24, {{stored + 1, 2}}};
+  EXPECT(!make_device(0, DType::bf16)->share(stored, bytes));  // a GPU with memory of its own
+  emu::options.integrated = true;
+  {
+    auto device = make_device(0, DType::bf16);
+    const auto shared = device->share(stored, bytes);
+    EXPECT(shared != nullptr);
+    const size_t before = emu::device_bytes_in_use();
+    const auto w = device->load_matrix(whole);
+    EXPECT(device->keeps_mapping(*w) && emu::device_bytes_in_use() == before);
+    EXPECT(column(*device, *w, 5)[300] == value_of(stored[300 * kCols + 5]));
+    EXPECT(!device->keeps_mapping(*device->load_matrix(odd)) && !device->keeps_mapping(*device->load_matrix(crooked)));
+    const auto gated = device->load_gated(whole, whole);
+    EXPECT(!device->keeps_mapping(*gated));
+  }
+  emu::options.mapped_cost = 1;
+  EXPECT(!make_device(0, DType::bf16)->share(stored, bytes));
+  emu::options.mapped_cost = 0;
+  emu::fail_next("cudaHostRegister", cudaErrorNotSupported);
+  EXPECT(!make_device(0, DType::bf16)->share(stored, bytes));
+  emu::options.integrated = false;
+#endif
+}
+
+TEST(device_stages) {  // timed by events on the stream, around what was enqueued
+  auto device = make_device(0, DType::bf16);
+  auto memory = device->allocate(64, "test");
+  const float values[16] = {};
+#if defined(DRIVLM_EMULATED)
+  const unsigned long long before = emu::stats.events;
+#endif
+  device->begin_stage();
+  device->begin_stage();  // the one before was cut short
+  const double empty = device->end_stage();
+  EXPECT(empty >= 0);
+#if defined(DRIVLM_EMULATED)
+  EXPECT(emu::stats.events == before + 3);
+  device->begin_stage();
+  emu::fail_next("cudaEventRecord", cudaErrorLaunchFailure);
+  message_of(Code::device_lost, [&] { device->end_stage(); });
+#endif
+  device->begin_stage();
+  device->upload(Tensor(memory->data, DType::f32, {16}), values);
+  EXPECT(device->end_stage() >= 0);
+}
+
+TEST(device_code) {  // which GPUs the code of a build runs on
+  EXPECT(has_code("80-real;86-real;90-virtual", 8, 6) && has_code("80-real", 8, 7) && !has_code("87-real", 8, 6));
+  EXPECT(!has_code("80-real,87-real", 9, 0) && has_code("80-real,87-virtual", 9, 0) && !has_code("90-virtual", 8, 9));
+  EXPECT(has_code("87", 8, 7) && has_code("87", 12, 0) && !has_code("90a", 10, 0) && has_code("90a-real", 9, 0));
+  EXPECT(has_code("native", 7, 0) && has_code("100-real;110-real", 11, 0) && !has_code("", 8, 0));
+}
+
 TEST(device_errors) {
   EXPECT(contains(message_of(Code::bad_argument, [] { make_device(0, DType::f32); }), "bf16"));
   EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(99, DType::bf16); }), "{ device: 'cpu' }"));
@@ -143,5 +228,14 @@ TEST(device_errors) {
   describe_system(info);
   emu::options.devices = 1;
   EXPECT(info.cuda_devices.empty() && info.cuda_reason.back() == '.');
+  // A GPU too old for the kernels, and a driver too old for the runtime.
+  emu::options.capability = 75;
+  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "compute capability 7.5; 8.0 or newer"));
+  emu::options.capability = 87;
+  emu::options.driver = 11080;
+  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "too old: it supports CUDA 11.8"));
+  emu::options.driver = 0;
+  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "not running"));
+  emu::options.driver = CUDART_VERSION;
 #endif
 }

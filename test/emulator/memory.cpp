@@ -31,6 +31,7 @@ Heap& heap() {
   static Heap* instance = new Heap;  // never destroyed: host code may free device memory while the process ends
   return *instance;
 }
+std::vector<std::pair<uintptr_t, size_t>> mapped;  // host memory that kernels may read
 const unsigned char* heap_base = nullptr;  // heap().base once there is a heap
 
 const Allocation& owner(uintptr_t address) {
@@ -144,6 +145,19 @@ bool device_free(void* p) {
 
 size_t device_bytes_in_use() { return heap().bytes; }
 bool is_device(uintptr_t address) { return heap_base && address - uintptr_t(heap_base) < kHeap; }
+
+void map_host(const void* p, size_t bytes) {
+  std::erase_if(mapped, [&](const auto& one) { return one.first == uintptr_t(p); });
+  if (bytes) mapped.emplace_back(uintptr_t(p), bytes);
+}
+
+bool is_mapped(uintptr_t address, size_t bytes) {
+  const bool found = std::any_of(mapped.begin(), mapped.end(), [&](const auto& one) {
+    return address >= one.first && address + bytes <= one.first + one.second;
+  });
+  stats.mapped_reads += found;
+  return found;
+}
 
 bool device_range_ok(uintptr_t address, size_t bytes) {
   if (!is_device(address)) return false;
@@ -268,6 +282,8 @@ void any_access(uintptr_t address, size_t bytes, bool write, bool aligned, Site 
     global_access(lane, address, bytes, write, site);
   } else if (address - uintptr_t(block.stacks) < kStackBytes * kMaxThreads) {
     report("another thread's local", lane, site, "%p", reinterpret_cast<void*>(address));
+  } else if (is_mapped(address, bytes)) {
+    if (write) report("host memory written", lane, site, "%p was registered to be read", reinterpret_cast<void*>(address));
   } else if (is_module(address)) {
     if (write) report("host memory written", lane, site, "a kernel may not write host globals");
   } else {

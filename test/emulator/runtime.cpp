@@ -24,6 +24,7 @@ struct CUstream_st {
 };
 struct CUevent_st {
   std::chrono::steady_clock::time_point time;
+  unsigned long long launches_ms = 0;  // Options::integrated
   bool recorded = false, done = false;
 };
 struct CUgraph_st {
@@ -45,6 +46,7 @@ struct Runtime {
   std::unordered_map<const void*, size_t> shared_opt_in;
   std::map<std::string, cudaError_t> planned_failures;
   cudaError_t sticky = cudaSuccess;
+  unsigned long long launches_ms = 0;
   int device = 0;
 };
 Runtime& runtime() {
@@ -57,8 +59,21 @@ Runtime& runtime() {
     number("EMULATOR_STRICT", options.strict);
     number("EMULATOR_DEVICES", options.devices);
     number("EMULATOR_SMS", options.multiprocessors);
+    number("EMULATOR_CAPABILITY", options.capability);
+    number("EMULATOR_DRIVER", options.driver);
+    number("EMULATOR_FAIL_LAUNCH", options.fail_launch);
+    number("EMULATOR_INTEGRATED", options.integrated);
+    number("EMULATOR_MAPPED_COST", options.mapped_cost);
     number("EMULATOR_MEMORY_MIB", mib);
     if (mib) options.device_bytes = mib << 20;
+    bool told = false;
+    number("EMULATOR_STATS", told);
+    if (told) {
+      std::atexit([] {
+        std::fprintf(stderr, "emulator: %llu allocations, %llu events, %llu mapped reads\n", stats.allocations, stats.events,
+                     stats.mapped_reads);
+      });
+    }
     install_fault_handler();
     return new Runtime;  // never destroyed
   }();
@@ -166,7 +181,10 @@ cudaError_t enqueue_launch(void (*run)(const void*), std::shared_ptr<const void>
     state->threads = int(threads), state->warp_count = int((threads + 31) / 32);
     state->dynamic_bytes = shared_bytes;
     const size_t reports_before = reports().size();
+    const unsigned long long mapped_before = stats.mapped_reads;
     state->run_grid();
+    runtime().launches_ms += 1 + (stats.mapped_reads > mapped_before ? options.mapped_cost : 0);
+    if (stats.launches == options.fail_launch) return cudaErrorLaunchFailure;
     if (options.strict && reports().size() > reports_before) return cudaErrorLaunchFailure;
     return state->aborted ? cudaErrorLaunchFailure : cudaSuccess;
   }));
@@ -201,13 +219,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device < 0 || device >= options.devices) return result(cudaErrorInvalidDevice);
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated CUDA device %d", device);
-  properties->major = 8, properties->minor = 7;
+  properties->major = options.capability / 10, properties->minor = options.capability % 10;
   properties->multiProcessorCount = options.multiprocessors;
   properties->totalGlobalMem = options.device_bytes;
   properties->sharedMemPerBlock = 48 << 10;
   properties->sharedMemPerBlockOptin = options.shared_limit;
   properties->sharedMemPerMultiprocessor = options.shared_limit + 1024;
   properties->warpSize = 32;
+  properties->integrated = options.integrated;
   properties->l2CacheSize = 4 << 20;
   return cudaSuccess;
 }
@@ -220,13 +239,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(p.sharedMemPerBlockOptin); break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = int(p.sharedMemPerMultiprocessor); break;
-    case cudaDevAttrIntegrated: *value = 0; break;
+    case cudaDevAttrIntegrated: *value = p.integrated; break;
     default: return result(cudaErrorInvalidValue);
   }
   return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
-cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return runtime(), *version = options.driver, cudaSuccess; }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   ApiCall call("cudaFuncSetAttribute");
   if (call.failure != cudaSuccess) return result(call.failure);
@@ -276,6 +295,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
   ApiCall call("cudaMalloc");
   if (call.failure != cudaSuccess) return result(call.failure);
   *p = device_allocate(bytes);
+  stats.allocations += *p != nullptr;
   return result(*p ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFree(void* p) {
@@ -299,6 +319,26 @@ cudaError_t cudaFreeHost(void* p) {
   if (!call.r.pinned.erase(uintptr_t(p))) return result(cudaErrorInvalidValue);
   std::free(p);
   return cudaSuccess;
+}
+cudaError_t cudaHostRegister(void* p, size_t bytes, unsigned) {
+  ApiCall call("cudaHostRegister");
+  if (call.failure != cudaSuccess) return result(call.failure);
+  if (!options.integrated || bytes == 0) return result(cudaErrorInvalidValue);
+  call.r.pinned[uintptr_t(p)] = bytes;
+  map_host(p, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void* p) {
+  ApiCall call("cudaHostUnregister");
+  call.drain();
+  if (!call.r.pinned.erase(uintptr_t(p))) return result(cudaErrorInvalidValue);
+  map_host(p, 0);
+  return cudaSuccess;
+}
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
+  ApiCall call("cudaHostGetDevicePointer");
+  *device = host;
+  return result(call.failure);
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   ApiCall call("cudaMemGetInfo");
@@ -381,8 +421,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   ApiCall call("cudaEventRecord");
   event->recorded = true, event->done = false;
+  ++stats.events;
   return result(call.enqueue(stream, [=] {
     event->time = std::chrono::steady_clock::now();
+    event->launches_ms = runtime().launches_ms;
     event->done = true;
     return cudaSuccess;
   }));
@@ -396,7 +438,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
   if (!start->recorded || !end->recorded) return result(cudaErrorInvalidResourceHandle);
   if (!start->done || !end->done) return result(cudaErrorNotReady);
-  *ms = std::chrono::duration<float, std::milli>(end->time - start->time).count();
+  *ms = options.integrated ? float(end->launches_ms - start->launches_ms)
+                           : std::chrono::duration<float, std::milli>(end->time - start->time).count();
   return cudaSuccess;
 }
 

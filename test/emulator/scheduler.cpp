@@ -374,11 +374,12 @@ void cp_async(uint32_t to, const void* from, int bytes, int from_bytes, Site sit
     abort_block(lane);
   }
   if (from_bytes) {
-    if (!is_device(uintptr_t(from))) {
+    if (is_device(uintptr_t(from))) {
+      global_access(lane, uintptr_t(from), from_bytes, false, site);
+    } else if (!is_mapped(uintptr_t(from), from_bytes)) {
       report("wild address", lane, site, "cp.async source %p was not allocated with cudaMalloc", from);
       abort_block(lane);
     }
-    global_access(lane, uintptr_t(from), from_bytes, false, site);
   }
   shared_access(lane, to, bytes, true, site, kInFlight);
   std::memset(lane->block->shared + to, 0xff, bytes);  // NaNs until waited for
@@ -415,11 +416,11 @@ void check_atomic(const void* p, size_t bytes, Site site) {  // bounds and align
 uint4 load16(const void* p, Site site) {
   Lane* lane = current;
   const uintptr_t address = uintptr_t(p);
-  if ((address & 15) || !is_device(address)) {
+  if ((address & 15) || (!is_device(address) && !is_mapped(address, 16))) {
     report(address & 15 ? "misaligned access" : "wild address", lane, site, "streaming load of 16 bytes at %p", p);
     abort_block(lane);
   }
-  global_access(lane, address, 16, false, site);
+  if (is_device(address)) global_access(lane, address, 16, false, site);
   uint4 value;
   std::memcpy(&value, p, 16);
   return value;

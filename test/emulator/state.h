@@ -141,6 +141,8 @@ void shared_access(Lane* lane, uintptr_t offset, size_t bytes, bool write, Site 
 void global_access(Lane* lane, uintptr_t address, size_t bytes, bool write, Site site);
 void any_access(uintptr_t address, size_t bytes, bool write, bool aligned, Site site);
 bool is_device(uintptr_t address);
+void map_host(const void* p, size_t bytes);  // 0 bytes: no longer
+bool is_mapped(uintptr_t address, size_t bytes);
 bool device_range_ok(uintptr_t address, size_t bytes);
 void mark_written_by_host(const void* p, size_t bytes);
 uint32_t reserve_writers(uint64_t threads);

@@ -1,8 +1,8 @@
 #include "testing.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 
 #if defined(DRIVLM_EMULATED)
 #include "control.h"
@@ -19,13 +19,15 @@ std::vector<Case>& cases() {
   static std::vector<Case> list;
   return list;
 }
-int failures = 0;
+std::vector<std::string> failures;  // of the case that runs, the first of them
+size_t failure_count = 0;
+constexpr size_t kMostFailures = 20;
 }  // namespace
 
 Registration::Registration(const char* name, void (*body)()) { cases().push_back({name, body}); }
 
 void fail(const std::string& message) {
-  if (++failures <= 20) std::printf("  %s\n", message.c_str());
+  if (++failure_count <= kMostFailures) failures.push_back(message);
 }
 
 std::mt19937& generator() {
@@ -71,40 +73,41 @@ void expect_close(const char* what, const std::vector<float>& got, const std::ve
   }
 }
 
-}  // namespace drivlm::cuda::testing
-
-// Arguments: name prefixes of the cases to run; none runs all.
-int main(int argc, char** argv) {
-  using namespace drivlm::cuda::testing;
-  int run = 0, failed = 0;
-  for (const auto& test : cases()) {
-    bool wanted = argc == 1;
-    for (int i = 1; i < argc; ++i) wanted |= std::strncmp(test.name, argv[i], std::strlen(argv[i])) == 0;
-    if (!wanted) continue;
-    ++run;
-    failures = 0;
-    generator().seed(1);
-    try {
-      test.body();
-      cudaError_t error = cudaDeviceSynchronize();
-      if (error != cudaSuccess) fail(std::string("the device says: ") + cudaGetErrorString(error));
-    } catch (const std::exception& error) {
-      fail(std::string("threw: ") + error.what());
-    }
-#if defined(DRIVLM_EMULATED)
-    for (const emu::Report& report : emu::reports()) fail("emulator: " + report.text);
-    emu::clear_reports();
-    emu::revive();
-    const auto stats = std::exchange(emu::stats, {});
-    std::printf("%-4s %-28s %5llu launches %8llu blocks %.3gM products %.3gM accesses, %llu bank conflicts\n",
-                failures ? "FAIL" : "ok", test.name, stats.launches, stats.blocks, stats.matrix_products * 1e-6,
-                stats.accesses * 1e-6, stats.ldmatrix_conflicts);
-#else
-    std::printf("%-4s %s\n", failures ? "FAIL" : "ok", test.name);
-#endif
-    std::fflush(stdout);
-    failed += failures > 0;
-  }
-  std::printf("%d cases, %d failed\n", run, failed);
-  return failed > 0 || run == 0;
+std::vector<std::string> case_names() {
+  std::vector<std::string> names;
+  for (const Case& one : cases()) names.push_back(one.name);
+  return names;
 }
+
+Outcome run_case(const std::string& name) {
+  Outcome out{name, 0, {}, false};
+  const auto begin = std::chrono::steady_clock::now();
+  failures.clear();
+  failure_count = 0;
+  generator().seed(1);
+#if defined(DRIVLM_EMULATED)
+  emu::stats = {};
+#endif
+  const auto found = std::find_if(cases().begin(), cases().end(), [&](const Case& one) { return name == one.name; });
+  if (found == cases().end()) fail("there is no such case");
+  try {
+    if (found != cases().end()) found->body();
+    const cudaError_t error = cudaDeviceSynchronize();
+    if (error != cudaSuccess) fail(std::string("the device says: ") + cudaGetErrorString(error));
+  } catch (const std::exception& error) {
+    fail(std::string("threw: ") + error.what());
+  }
+#if defined(DRIVLM_EMULATED)
+  for (const emu::Report& report : emu::reports()) fail("emulator: " + report.text);
+  emu::clear_reports();
+  emu::revive();
+#endif
+  cudaGetLastError();
+  out.lost = cudaDeviceSynchronize() != cudaSuccess;
+  if (failure_count > failures.size()) failures.push_back(text("and %zu more", failure_count - failures.size()));
+  out.failures = std::move(failures);
+  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return out;
+}
+
+}  // namespace drivlm::cuda::testing

@@ -17,7 +17,7 @@
 
 namespace drivlm::cuda::testing {
 
-// TEST(linear) { ... } runs when the program gets no arguments, or "linear" or a prefix of it.
+// TEST(linear) { ... } is a case; run_case runs it.
 struct Registration {
   Registration(const char* name, void (*body)());
 };
@@ -30,6 +30,15 @@ void fail(const std::string& message);
 #define EXPECT(condition) \
   if (!(condition)) ::drivlm::cuda::testing::fail(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition)
 
+struct Outcome {
+  std::string name;
+  double seconds = 0;
+  std::vector<std::string> failures;
+  bool lost = false;  // the device answers no more calls of this process
+};
+std::vector<std::string> case_names();
+Outcome run_case(const std::string& name);
+
 std::mt19937& generator();
 float uniform(float low, float high);
 float to_bf16(float value);
@@ -38,18 +47,25 @@ float to_bf16(float value);
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(size_t count) : host(count) { check(cudaMalloc(reinterpret_cast<void**>(&data), bytes()), "test"); }
+  explicit Buffer(size_t count) : host(count) { allocate(); }
   explicit Buffer(std::vector<T> values) : host(std::move(values)) {
-    check(cudaMalloc(reinterpret_cast<void**>(&data), bytes()), "test");
+    allocate();
     upload();
   }
   ~Buffer() { cudaFree(data); }
   Buffer(const Buffer&) = delete;
   size_t bytes() const { return host.size() * sizeof(T); }
-  void upload() { check(cudaMemcpy(data, host.data(), bytes(), cudaMemcpyHostToDevice), "test"); }
+  // Waits: cudaMemcpy from pageable memory may return before the device has the bytes, and streams need not wait for it.
+  void upload() {
+    check(cudaMemcpy(data, host.data(), bytes(), cudaMemcpyHostToDevice), "test");
+    check(cudaDeviceSynchronize(), "test");
+  }
   void download() { check(cudaMemcpy(host.data(), data, bytes(), cudaMemcpyDeviceToHost), "test"); }
   std::vector<T> host;
   T* data = nullptr;
+
+ private:
+  void allocate() { check(cudaMalloc(reinterpret_cast<void**>(&data), bytes() > 0 ? bytes() : 1), "test"); }
 };
 
 // Random values in [-size, size], rounded to bf16; `values` are what the device sees.

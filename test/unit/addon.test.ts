@@ -19,6 +19,7 @@ const options: NativeModelOptions = {
   maxContext: 512,
   kvTokens: 1024,
   maxBatch: 4,
+  visionCacheBytes: 0,
 }
 const rejected = (code: string, message: string | RegExp) => ({ code, message: expect.stringMatching(message) })
 

@@ -79,6 +79,13 @@ describe('rows', () => {
     const stage = { name: 'load', unit: 's', per: 1, cost, seconds: [1] }
     expect(stageRow(stage, mode('bf16'), undefined)).toMatchObject({ value: 1, floor: null, share: null })
   })
+
+  it('have no floor where the peak they need is not known', () => {
+    const card = { bf16_gflops: 955, read_gbs: 46 }
+    const stage = { name: 'vit_tile', unit: 's', per: 1, cost, seconds: [2] }
+    expect(stageRow(stage, mode('bf16'), card)).toMatchObject({ floor: 1, share: 0.5 })
+    expect(stageRow(stage, mode('int8'), card)).toMatchObject({ value: 2, floor: null, share: null })
+  })
 })
 
 it('interpolates quantiles', () => {

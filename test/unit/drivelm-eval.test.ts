@@ -109,7 +109,7 @@ describe('an evaluation', () => {
       const scene = await see({}, {})
       const ask = async (question: string): ReturnType<typeof scene.ask> => {
         await sleep(Math.random() * 3)
-        return scene.ask(question, {})
+        return scene.ask(question, { id: 'slow' })
       }
       return { ...scene, ask }
     }

@@ -217,7 +217,8 @@ describe('scene files', () => {
     for (let scene = 0; scene < 20; scene++) {
       out.write(`${scene > 0 ? ',' : ''}\n"scene${scene}": {"key_frames": {`)
       for (let i = 0; i < 30; i++)
-        if (!out.write(`${i > 0 ? ',' : ''}"f${i}": ${frame}`)) await new Promise((go) => out.once('drain', go))
+        if (!out.write(`${i > 0 ? ',' : ''}"f${i}": ${frame}`))
+          await new Promise<void>((go) => out.once('drain', () => go()))
       out.write('}}')
     }
     out.end('}')

@@ -246,11 +246,37 @@ describe('bad arguments', () => {
     [{ maxContext: 1e9 }, 'options.maxContext'],
     [{ maxContext: 5000 }, 'Expected up to 4096 for options.maxContext'],
     [{ kvMemory: 10 }, 'options.kvMemory'],
+    [{ maxMemory: 0 }, 'options.maxMemory'],
     [{ tileSize: 100 }, 'tileSize'],
     [{ verbose: true }, 'options.verbose'],
   ])('loading with %j', async (bad, message) => {
     const error = await loadModel(bad as never).catch((error: unknown) => error)
     expect(error).toMatchObject({ code: 'BAD_ARGUMENT', message: expect.stringContaining(message) })
+  })
+
+  test('a model over maxMemory says what is missing and what would fit', async () => {
+    const options = { device: 'cpu', maxContext: 1024 } as const
+    const usual = await loadModel(options)
+    const { weightsBytes, kvBytes, arenaBytes } = usual.info.memory
+    await usual.dispose()
+    const total = weightsBytes + kvBytes + arenaBytes
+    await (await loadModel({ ...options, maxMemory: total })).dispose()
+    const error = (await loadModel({ ...options, maxMemory: total - 1 }).catch((error: unknown) => error)) as Error
+    expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' })
+    const [, kvMemory, maxContext, weights] =
+      /are missing\. It would fit with kvMemory: (\d+) .*; or maxContext: (\d+) .*; or weights: '(int8|int4)'/.exec(
+        error.message,
+      )!
+    for (const setting of [{ kvMemory: Number(kvMemory) }, { maxContext: Number(maxContext) }, { weights }]) {
+      const model = await loadModel({ ...options, maxMemory: total - 1, ...setting } as never)
+      const memory = model.info.memory
+      expect(memory.weightsBytes + memory.kvBytes + memory.arenaBytes).toBeLessThan(total)
+      await model.dispose()
+    }
+    await expect(loadModel({ ...options, maxMemory: 1000 })).rejects.toMatchObject({
+      code: 'OUT_OF_MEMORY',
+      message: expect.stringContaining('load a smaller model'),
+    })
   })
 
   test('folders that are none', async () => {

@@ -37,6 +37,14 @@ interface PromptCase {
   prompt_chars: number
 }
 
+/** A case of a golden.json. */
+interface GoldenPrompt {
+  question: string
+  num_patches_list: number[]
+  input_ids: number[]
+  eos_token_id: number
+}
+
 const remote: { templates: Record<string, Record<string, unknown>>; cases: PromptCase[] } = json(
   fixtures,
   'prompts',
@@ -353,16 +361,14 @@ describe('reference ids of the small models', () => {
     const golden = json(fixtures, 'tokenizer', name, 'golden.json')
     const tokenizer = await loadTokenizer(join(fixtures, 'tokenizer', name))
     const template = templateOf(golden.template)
-    for (const { question, num_patches_list, input_ids, eos_token_id } of Object.values<Record<string, never>>(
-      golden.cases,
-    )) {
-      const imageTokens = (num_patches_list as number[]).map((tiles) => tiles * golden.num_image_token)
+    for (const { question, num_patches_list, input_ids, eos_token_id } of Object.values<GoldenPrompt>(golden.cases)) {
+      const imageTokens = num_patches_list.map((tiles) => tiles * golden.num_image_token)
       const [user] = fillPlaceholders([question], imageTokens)
       expect(
         fed(tokenizer, encodePrompt(tokenizer, renderConversation(template, { turns: [{ user: user! }] }))),
       ).toEqual(input_ids)
       expect(stopIds(tokenizer, template)).toEqual([eos_token_id])
-      const text = (question as string).replace(/^(?:(?:Image-\d: )?<image>\n)*/, '')
+      const text = question.replace(/^(?:(?:Image-\d: )?<image>\n)*/, '')
       const layout: ImageLayout = { kind: imageTokens.length > 1 ? 'numbered' : 'plain' }
       const scene = buildScenePrompt(tokenizer, template, { layout, imageTokens })
       expect(fed(tokenizer, scene.ids, buildQuestion(tokenizer, template, scene, text))).toEqual(input_ids)

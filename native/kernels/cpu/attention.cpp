@@ -29,11 +29,7 @@ void attend(T* out, const T* query, const float* keys, const float* values, int6
   float total = 0;
   for (int64_t k = 0; k < count; ++k) total += scores[k] = std::exp(scores[k] - top);
   std::fill(sum, sum + head_dim, 0.0f);
-  for (int64_t k = 0; k < count; ++k) {
-    const float weight = scores[k];
-    const float* value = values + k * head_dim;
-    for (int64_t d = 0; d < head_dim; ++d) sum[d] += weight * value[d];
-  }
+  for (int64_t k = 0; k < count; ++k) add_scaled(sum, scores[k], values + k * head_dim, head_dim);
   for (int64_t d = 0; d < head_dim; ++d) out[d] = from_float<T>(sum[d] / total);
 }
 

@@ -36,17 +36,6 @@ struct AttendScratch {
   alignas(64) float sums[kTileRows * kMaxHeadDim];
 };
 
-DRIVLM_INLINE F first_lanes(F v, int64_t n, float other) {
-#if defined(__AVX512F__)
-  return _mm512_mask_mov_ps(splat(other), n >= 16 ? 0xffff : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1), v);
-#else
-  I lane;
-  for (int i = 0; i < kWidth; ++i) lane[i] = i;
-  const I kept = lane < static_cast<int32_t>(min_of(max_of(n, 0), kWidth));
-  return kept ? v : splat(other);
-#endif
-}
-
 // The largest of the first `valid` scores.
 DRIVLM_INLINE float largest_of(const float* scores, int64_t valid) {
   F a = splat(kLowest), b = a;

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "kernels/cpu/plain.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace drivlm {
@@ -30,7 +31,7 @@ class HostMemory : public Memory {
 };
 
 template <class T>
-void widen_bytes(float* out, const char* bytes, int64_t count) {
+DRIVLM_INNERMOST void widen_bytes(float* out, const char* bytes, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     T value;
     std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));

@@ -36,6 +36,9 @@ class CpuOps : public Ops {
   template <class Body>
   void parallel(int64_t count, int64_t grain, const Body& body) const;
 
+  // Of logits, NaNs ignored.
+  virtual double log_sum_exp(const float* logits, int64_t count) const;
+
   int threads_;
 };
 

@@ -36,6 +36,9 @@ struct Forms {
                    float eps);
   void (*scale_add)(uint16_t* x, const uint16_t* y, int64_t rows, int64_t dim, const float* scale);
   void (*rope)(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, float eps, const float* cos_sin);
+
+  // ln sum exp of `count` logits, NaNs ignored, to 1e-6.
+  double (*log_sum_exp)(const float* logits, int64_t count);
 };
 
 extern const Forms kPortableForms;

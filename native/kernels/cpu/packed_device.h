@@ -66,6 +66,7 @@ class PackedCpuOps : public CpuOps {
     int threads_;
   };
 
+  double log_sum_exp(const float* logits, int64_t count) const override;
   void multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob job);
 
   const cpu::Forms& forms_;

@@ -2,6 +2,7 @@
 //
 //   layer norm  out = (x - mean) * rstd * weight + bias      variance of the centred values
 //   RMS norm    out = bf16(x * rstd) * weight                rounded before the weight, as the reference
+//   log sum exp the largest taken out first, f32 sums of 32 vectors, f64 sums of those
 //   rope        (a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of a head
 #pragma once
 
@@ -100,6 +101,28 @@ void rope(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, flo
       store_first(x + half + i, b * c + a * s, left);
     }
   }
+}
+
+double log_sum_exp(const float* logits, int64_t count) {
+  constexpr int64_t kBlock = 32 * kWidth;  // values that are summed in f32
+  F tops = splat(-__builtin_inff());
+  for (int64_t i = 0; i < count; i += kWidth) {
+    F v = load_first(logits + i, count - i);
+    if (i + kWidth > count) v = first_lanes(v, count - i, -__builtin_inff());
+    tops = max(v, tops);  // the second operand where the first is a NaN
+  }
+  const float top = max_of(tops);
+  double sum = 0;
+  for (int64_t block = 0; block < count; block += kBlock) {
+    const int64_t end = min_of(count, block + kBlock);
+    F total = F{};
+    for (int64_t i = block; i < end; i += kWidth) {
+      const F weight = exp2((load_first(logits + i, end - i) - top) * 1.44269504f);  // 0 for a NaN
+      total += i + kWidth > end ? first_lanes(weight, end - i, 0.0f) : weight;
+    }
+    sum += static_cast<double>(sum_of(total));
+  }
+  return static_cast<double>(top) + __builtin_log(sum);
 }
 
 }  // namespace

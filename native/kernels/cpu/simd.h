@@ -1,4 +1,4 @@
-// Vectors of the tier that the including file is compiled for. Included only by the files of one tier (fast_*.cpp),
+// Vectors of the tier that the including file is compiled for. Included only by the files of one tier (forms_*.cpp),
 // inside whose namespace everything here lives: no inline function is shared between files compiled for different CPUs.
 //
 // F, I, U   kWidth floats, int32, uint32 in one register; the compiler's vector extensions do the arithmetic
@@ -157,6 +157,18 @@ DRIVLM_INLINE void store_first(uint16_t* p, F v, int64_t n) {
   uint16_t values[kWidth];
   store_half(values, to_bf16(v));
   for (int64_t i = 0; i < n; ++i) p[i] = values[i];
+}
+
+// v where the lane is below n, `other` elsewhere.
+DRIVLM_INLINE F first_lanes(F v, int64_t n, float other) {
+#if defined(__AVX512F__)
+  return _mm512_mask_mov_ps(splat(other), n >= 16 ? 0xffff : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1), v);
+#else
+  I lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = i;
+  const I kept = lane < static_cast<int32_t>(min_of(max_of(n, 0), kWidth));
+  return kept ? v : splat(other);
+#endif
 }
 
 // To the nearest integer, ties to even; |v| < 2^22.

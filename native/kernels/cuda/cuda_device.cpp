@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cctype>
+#include <fstream>
 #include <map>
 #include <tuple>
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/driver.h"
+#include "kernels/cuda/kernels.h"
 
 namespace drivlm::cuda {
 
@@ -16,6 +18,25 @@ namespace {
   throw Error(Code::device_unavailable, text("device 'cuda%s' was asked for, but %s. To run on the CPU pass { device: 'cpu' }.",
                                              index ? (":" + std::to_string(index)).c_str() : "", why.c_str()));
 }
+
+// Memory of the system that can be had, files in its cache included: cudaMemGetInfo counts those as taken where the GPU has no memory of its own.
+size_t system_available_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  size_t kib = 0;
+  while (file >> name) {
+    if (name == "MemAvailable:" && file >> kib) return kib * 1024;
+  }
+  return 0;
+}
+
+// A moment on the stream.
+struct Event {
+  Event() { check(cudaEventCreate(&event), "making an event"); }
+  ~Event() { cudaEventDestroy(event); }
+  Event(const Event&) = delete;
+  cudaEvent_t event = nullptr;
+};
 
 // The stream outlives everything that uses it.
 struct Stream {
@@ -31,6 +52,7 @@ class CudaDevice final : public Device {
     check(cudaSetDevice(index), "choosing the GPU");
     check(cudaGetDeviceProperties(&properties_, index), "asking what the GPU can do");
     stream_ = std::make_unique<Stream>();
+    stage_begin_ = std::make_unique<Event>(), stage_end_ = std::make_unique<Event>();
     staging_ = std::make_unique<Staging>(stream_->stream);
     const DeviceLimits limits{properties_.multiProcessorCount, int(properties_.sharedMemPerBlockOptin),
                               int(properties_.sharedMemPerMultiprocessor)};
@@ -54,6 +76,10 @@ class CudaDevice final : public Device {
   std::unique_ptr<Matrix> load_matrix(const HostTensor& source) override {
     auto out = std::make_unique<CudaMatrix>();
     out->rows = source.rows, out->cols = source.cols, out->stride = round_up(source.cols, 8);
+    if (bf16* in_place = find_in_place(source)) {
+      out->data = in_place, out->in_place = true;
+      return out;
+    }
     // A tied head is the embedding table once more.
     const auto key = std::make_tuple(source.runs[0].data, source.rows, source.cols);
     if (const auto found = loaded_.find(key); found != loaded_.end()) {
@@ -88,9 +114,35 @@ class CudaDevice final : public Device {
     return out;
   }
 
-  bool keeps_mapping(const Matrix&) const override { return false; }
+  bool keeps_mapping(const Matrix& matrix) const override { return static_cast<const CudaMatrix&>(matrix).in_place; }
+
+  // Where GPU and CPU have the same memory, a registered file can be as fast as a copy of it, or be read past the GPU's caches: both are timed.
+  std::unique_ptr<Memory> share(const void* host, size_t bytes) override {
+    if (!properties_.integrated) return nullptr;
+    use();
+    auto memory = std::make_unique<RegisteredMemory>(host, bytes);
+    if (!memory->data || !reads_as_fast(*memory)) return nullptr;
+    in_place_.push_back({static_cast<const char*>(host), bytes, static_cast<char*>(memory->data)});
+    return memory;
+  }
+
   size_t matrix_bytes(int64_t rows, int64_t cols, DType) const override {
-    return size_t(round_up(rows * round_up(cols, 8) * int64_t(sizeof(bf16)), 256));
+    return size_t(round_up(rows * round_up(cols, 8) * int64_t(sizeof(bf16)), WeightBlock::kAlign));
+  }
+  size_t vector_bytes(int64_t count) const override {
+    return size_t(round_up(count * int64_t(sizeof(float)), WeightBlock::kAlign));
+  }
+  bool shares_tied_head() const override { return true; }
+  void reserve_weights(size_t bytes) override {
+    use();
+    weights_.reserve(bytes);
+  }
+  size_t own_bytes() const override { return ops_->own_bytes(); }
+  size_t free_bytes() const override {
+    check(cudaSetDevice(index_), "choosing the GPU");
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    return properties_.integrated ? std::max(free, system_available_bytes()) : free;
   }
   size_t table_bytes(int64_t rows, int64_t cols, DType stored) const override { return matrix_bytes(rows, cols, stored); }
 
@@ -119,10 +171,62 @@ class CudaDevice final : public Device {
     check(cudaStreamSynchronize(stream_->stream), "waiting for the GPU");
   }
 
+  void begin_stage() override {
+    use();
+    check(cudaEventRecord(stage_begin_->event, stream_->stream), "timing a stage");
+  }
+
+  double end_stage() override {
+    use();
+    check(cudaEventRecord(stage_end_->event, stream_->stream), "timing a stage");
+    check(cudaEventSynchronize(stage_end_->event), "waiting for the GPU");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, stage_begin_->event, stage_end_->event), "timing a stage");
+    return ms;
+  }
+
  private:
   void use() {
     check(cudaSetDevice(index_), "choosing the GPU");
     ops_->abandon_recording();
+  }
+
+  // The rows where they are stored, if the kernels can read them there: bf16, in one piece, 16-byte aligned, without padding.
+  bf16* find_in_place(const HostTensor& source) const {
+    if (source.dtype != DType::bf16 || source.runs.size() != 1 || source.cols % 8 != 0) return nullptr;
+    const char* data = static_cast<const char*>(source.runs[0].data);
+    for (const InPlace& one : in_place_) {
+      if (data < one.host || data >= one.host + one.bytes) continue;
+      char* found = one.device + (data - one.host);
+      return reinterpret_cast<uintptr_t>(found) % 16 == 0 ? reinterpret_cast<bf16*>(found) : nullptr;
+    }
+    return nullptr;
+  }
+
+  // The matvec that decoding lives on, over the head of the file and over a copy of it; best of three each.
+  bool reads_as_fast(const RegisteredMemory& memory) {
+    constexpr int64_t kCols = 1024, kRowBytes = kCols * int64_t(sizeof(bf16)), kMostRows = 16384;
+    constexpr double kAllowance = 1.05;
+    const int64_t rows = std::min<int64_t>(kMostRows, int64_t(memory.bytes) / kRowBytes);
+    if (rows < 256) return false;
+    DeviceMemory copy(size_t(rows * kRowBytes), "Timing shared weights"), x(kRowBytes, "Timing shared weights"),
+        y(size_t(rows) * sizeof(float), "Timing shared weights");
+    staging_->copy(copy.data, memory.host, copy.bytes);
+    check(cudaMemsetAsync(x.data, 0, x.bytes, stream_->stream), "timing shared weights");
+    const auto best_ms = [&](const void* weights) {
+      double best = 0;
+      for (int i = 0; i < 4; ++i) {  // the first warms up
+        Linear job{static_cast<const bf16*>(x.data), static_cast<const bf16*>(weights), 1, rows, kCols, kCols};
+        job.out = y.data;
+        job.out_f32 = true;
+        begin_stage();
+        matvec(job, stream_->stream);
+        const double ms = end_stage();
+        if (i == 1 || (i > 1 && ms < best)) best = ms;
+      }
+      return best;
+    };
+    return best_ms(memory.data) <= kAllowance * best_ms(copy.data);
   }
 
   // Rows of the sources in turn (gate 0, up 0, gate 1, ...), converted in pinned memory while earlier ones are copied.
@@ -150,10 +254,18 @@ class CudaDevice final : public Device {
     return data;
   }
 
+  struct InPlace {
+    const char* host;
+    size_t bytes;
+    char* device;
+  };
+
   const int index_;
   cudaDeviceProp properties_{};
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Event> stage_begin_, stage_end_;
   WeightBlock weights_;
+  std::vector<InPlace> in_place_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<CudaOps> ops_;
   std::map<std::tuple<const void*, int64_t, int64_t>, bf16*> loaded_;

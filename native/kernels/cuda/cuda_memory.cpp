@@ -31,6 +31,22 @@ DeviceMemory::DeviceMemory(size_t size, const char* what) {
 
 DeviceMemory::~DeviceMemory() { cudaFree(data); }
 
+RegisteredMemory::RegisteredMemory(const void* host, size_t size) : host(host) {
+  void* address = const_cast<void*>(host);
+  if (cudaHostRegister(address, size, cudaHostRegisterMapped | cudaHostRegisterReadOnly) != cudaSuccess) {
+    cudaGetLastError();  // not on this system, or not for mapped files
+    return;
+  }
+  bytes = size;
+  if (cudaHostGetDevicePointer(&data, address, 0) == cudaSuccess) return;
+  cudaGetLastError();
+  data = nullptr;
+}
+
+RegisteredMemory::~RegisteredMemory() {
+  if (bytes) cudaHostUnregister(const_cast<void*>(host));
+}
+
 Staging::Staging(cudaStream_t stream) : stream_(stream) {
   for (int i = 0; i < kBuffers; ++i) {
     check(cudaMallocHost(&buffers_[i], kBytes), "reserving pinned memory");
@@ -66,18 +82,17 @@ void Staging::copy(void* to, const void* from, size_t bytes) {
   }
 }
 
+void WeightBlock::reserve(size_t bytes) { block_ = std::make_unique<DeviceMemory>(bytes, "The weights"); }
+
 void* WeightBlock::take(size_t bytes, const std::string& what) {
   bytes = size_t(round_up(int64_t(bytes), kAlign));
-  if (bytes > kSlab / 2) {
-    slabs_.push_back(std::make_unique<DeviceMemory>(bytes, what.c_str()));
-    return slabs_.back()->data;
+  if (!block_) {
+    pieces_.push_back(std::make_unique<DeviceMemory>(bytes, what.c_str()));
+    return pieces_.back()->data;
   }
-  if (bytes > left_) {
-    slabs_.push_back(std::make_unique<DeviceMemory>(kSlab, what.c_str()));
-    at_ = static_cast<char*>(slabs_.back()->data), left_ = kSlab;
-  }
-  void* out = at_;
-  at_ += bytes, left_ -= bytes;
+  if (bytes > block_->bytes - used_) throw Error(Code::internal, what + ": the plan of the weights was too small.");
+  void* out = static_cast<char*>(block_->data) + used_;
+  used_ += bytes;
   return out;
 }
 

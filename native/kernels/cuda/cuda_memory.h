@@ -19,6 +19,14 @@ class DeviceMemory : public Memory {
   ~DeviceMemory() override;
 };
 
+// Host memory that the GPU reads where it lies; `data` is its address there. Empty (no data) where the driver refuses.
+class RegisteredMemory : public Memory {
+ public:
+  RegisteredMemory(const void* host, size_t size);
+  ~RegisteredMemory() override;
+  const void* const host;
+};
+
 // Pinned host buffers that take turns: while one is being copied to the device, the next is filled.
 class Staging {
  public:
@@ -45,16 +53,20 @@ class Staging {
   int current_ = 0;
 };
 
-// Weights live in slabs; nothing is given back one by one.
+// All weights in one block, reserved before the first is loaded; nothing is given back one by one. Without a reservation every piece is
+// an allocation of its own.
 class WeightBlock {
  public:
+  static constexpr int64_t kAlign = 256;
+
+  void reserve(size_t bytes);
+  // Throws INTERNAL when more is taken than was reserved.
   void* take(size_t bytes, const std::string& what);
 
  private:
-  static constexpr size_t kSlab = size_t(64) << 20, kAlign = 256;
-  std::vector<std::unique_ptr<DeviceMemory>> slabs_;
-  char* at_ = nullptr;
-  size_t left_ = 0;
+  std::unique_ptr<DeviceMemory> block_;
+  size_t used_ = 0;
+  std::vector<std::unique_ptr<DeviceMemory>> pieces_;
 };
 
 // bf16 rows of `stride` values, zero past cols.
@@ -63,6 +75,7 @@ class CudaMatrix : public Matrix {
   bf16* data = nullptr;
   int64_t stride = 0;
   bool gated = false;
+  bool in_place = false;  // data lies in host memory that was registered
 };
 
 // Row `row` of a stored tensor as bf16; `out` has `source.cols` values.

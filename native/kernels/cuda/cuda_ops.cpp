@@ -42,10 +42,10 @@ void expect_kv(const char* op, const Kv& kv, int64_t layer) {
 }  // namespace
 
 bool CudaOps::Lists::send(Staging& staging) {
-  const bool moves = !memory_ || memory_->bytes < host_.size();
+  const bool moves = memory_->bytes < host_.size();
   if (moves) {
     memory_.reset();
-    memory_ = std::make_unique<DeviceMemory>(std::max<size_t>(2 * host_.size(), 64 << 10), "The lists of a forward pass");
+    memory_ = std::make_unique<DeviceMemory>(2 * host_.size(), "The lists of a forward pass");
   }
   staging.copy(memory_->data, host_.data(), host_.size());
   return moves;

@@ -54,13 +54,20 @@ class CudaOps : public Ops {
   // Gives up a recording that an error left open. The device calls it before it waits or copies.
   void abandon_recording();
 
+  // Device memory held from the start, for every model the same.
+  size_t own_bytes() const { return partial_.bytes + results_.bytes + 4 * Lists::kReserved; }
+
  private:
   // What the grids of a decode step depend on: rows and the lengths of the plan's lists.
   using StepKey = std::array<size_t, 4>;
 
-  // Device memory for the small lists of a pass, one upload for all of them. Grows when a pass is larger than any before.
+  // Device memory for the small lists of a pass, one upload for all of them. Reserved at load; grows when a pass has longer ones than that holds
+  // (a batch of many long sequences, answers in a form over a large vocabulary).
   class Lists {
    public:
+    static constexpr size_t kReserved = size_t(256) << 10;
+
+    Lists() : memory_(std::make_unique<DeviceMemory>(kReserved, "The lists of a forward pass")) {}
     void clear() { host_.clear(), offsets_.clear(); }
     template <class T>
     void add(const T* values, size_t count) {

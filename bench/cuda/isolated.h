@@ -1,0 +1,18 @@
+// Runs the cases in a process of their own, so that one which kills the process, loses the device or never ends costs itself only.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "../../test/emulator/testing.h"
+
+namespace drivlm::gpu {
+
+using cuda::testing::Outcome;
+
+// `told` hears of each outcome as it comes. A case that takes longer than `most_seconds` is ended.
+// The caller has not touched CUDA: a driver does not survive a fork.
+void run_isolated(const std::vector<std::string>& names, double most_seconds, const std::function<void(Outcome)>& told);
+
+}  // namespace drivlm::gpu
