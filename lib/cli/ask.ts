@@ -8,7 +8,7 @@ import type { Model } from '../model.ts'
 import type { ModelAskOptions } from '../options.ts'
 import { type Camera, cameras } from '../views/cameras.ts'
 import type { NamedViews, Views } from '../views/compose.ts'
-import { type LoadFlags, loadOptions } from './flags.ts'
+import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
 import { formatMs, print, printable, printJson, withProgress } from './terminal.ts'
 
 export interface AskFlags extends LoadFlags, Partial<Record<CameraKey, string>> {
@@ -48,6 +48,7 @@ export async function ask(question: string, flags: AskFlags): Promise<void> {
   try {
     const model = await load(flags, interrupt.signal)
     try {
+      noteCache(model)
       await answer(model, views, question, { ...askOptions(flags), signal: interrupt.signal }, flags)
     } finally {
       await model.dispose()

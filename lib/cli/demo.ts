@@ -5,7 +5,7 @@ import { bundledModel, loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
 import type { Scene, SceneInfo } from '../scene.ts'
 import { viewsIn } from './ask.ts'
-import { type LoadFlags, loadOptions } from './flags.ts'
+import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
 import { formatCount, formatMs, print, printJson, styled, withProgress } from './terminal.ts'
 
 /** `models/street-tiny/moments/moments.json` */
@@ -34,6 +34,7 @@ export async function demo(flags: LoadFlags & { json?: boolean }): Promise<void>
   const started = performance.now()
   const model = await withProgress('Loading street-tiny', () => loadModel(loadOptions(flags)))
   const loadMs = performance.now() - started
+  noteCache(model)
   const results = []
   try {
     if (!flags.json) printHead(model, loadMs)

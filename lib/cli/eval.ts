@@ -17,7 +17,7 @@ import type { Model } from '../model.ts'
 import type { Conversion } from './conversions.ts'
 import { boxReader, converters, evalModel, modelIdentity, resolveConversion } from './eval-model.ts'
 import { printSheet, sheetJson } from './eval-sheet.ts'
-import { type LoadFlags, loadOptions } from './flags.ts'
+import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
 import { judgeByCommand } from './judge-command.ts'
 import { errorText, formatDuration, Progress, printJson, withProgress } from './terminal.ts'
 
@@ -161,6 +161,7 @@ async function askModel(
           onProgress: ({ doneBytes, totalBytes }) => loading.update(doneBytes / totalBytes),
         })
         show('Asking')
+        noteCache(model)
         return evalModel(model, { maxNewTokens, temperature, topP, seed, missingViews })
       },
       onProgress: (progress) => {

@@ -2,7 +2,9 @@
 import os from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { parseShard } from '../drivelm/selection.ts'
+import type { Model } from '../model.ts'
 import type { LoadOptions } from '../options.ts'
+import { printable } from './terminal.ts'
 
 /** A whole number of at least `low`. */
 export function integer(low: number): (text: string) => number {
@@ -71,6 +73,11 @@ export function addLoadFlags(command: Command): Command {
     .option('--cache', 'keep weights in 8 or 4 bits in the model folder, for later loads')
     .option('--threads <n>', `threads on the CPU (default: ${os.availableParallelism()}, all)`, integer(1))
     .option('--max-context <tokens>', 'longest sequence: views, question and answer', integer(16))
+}
+
+/** Says on stderr why the weights could not be kept, as `--cache` asked. */
+export function noteCache({ info: { cache } }: Pick<Model, 'info'>): void {
+  if (cache?.state === 'none') process.stderr.write(`The weights could not be kept. ${printable(cache.reason ?? '')}\n`)
 }
 
 export function loadOptions(flags: LoadFlags): LoadOptions {

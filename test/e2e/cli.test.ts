@@ -1,5 +1,5 @@
 import { execFileSync, spawn } from 'node:child_process'
-import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -52,6 +52,33 @@ describe('drivlm demo', () => {
 })
 
 describe('drivlm ask', () => {
+  it('keeps quantised weights where it can, and says where it cannot', async () => {
+    const model = path.join(dir, 'cached')
+    cpSync('models/street-tiny', model, { recursive: true })
+    const ask = (weights: string) =>
+      drivlm([
+        'ask',
+        '--model',
+        model,
+        '--views',
+        dusk,
+        '--weights',
+        weights,
+        '--cache',
+        'Which camera sees the cyclist?',
+      ])
+    const stdout = 'CAM_FRONT_LEFT.\n'
+    expect(await ask('int8')).toEqual({ code: 0, stdout, stderr: '' })
+    expect(existsSync(path.join(model, 'drivlm-int8.cache'))).toBe(true)
+    expect(await ask('int8')).toEqual({ code: 0, stdout, stderr: '' })
+    mkdirSync(path.join(model, 'drivlm-int4.cache'))
+    const stderr = expect.stringMatching(
+      /^The weights could not be kept\. .*drivlm-int4\.cache: cannot be replaced .*\n$/,
+    )
+    expect(await ask('int4')).toEqual({ code: 0, stdout, stderr })
+    expect((await ask('bf16')).code).toBe(1)
+  })
+
   it('reads a folder of views', async () => {
     expect(await drivlm(['ask', '--views', dusk, 'Which camera sees the cyclist?'])).toEqual({
       code: 0,

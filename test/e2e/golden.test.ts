@@ -39,6 +39,33 @@ it('says so when a stored value differs', async () => {
   expect(code).toBe(1)
 })
 
+it('tells the errors of other formats, which have no bounds', async () => {
+  const e1 = path.join(fixtures, 'golden', 'e1-qwen3')
+  const { code, stdout } = await golden('--errors', '--weights', 'int8', '--activations', 'int8', e1)
+  expect(stdout).toMatch(/ok {3}e1-qwen3 c1 +logits bf16 +0\.0\d+ {2}bound none/)
+  const percent = '\\d\\.\\d\\d %'
+  expect(stdout).toMatch(new RegExp(`\\| e1-qwen3 (\\| ${percent} ){4}\\| \\d\\.\\d{3} \\| \\d+ of \\d+ \\|`))
+  expect(stdout).toMatch(/\n\d+ passed, 0 failed\n$/)
+  expect(code).toBe(0)
+  const bf16 = await golden('--errors', e1)
+  const logits = (text: string) => Number(/e1-qwen3 c1 +logits bf16 +(\S+)/.exec(text)![1])
+  expect(logits(stdout)).toBeGreaterThan(1.5 * logits(bf16.stdout))
+})
+
+it('fails at what is no number, and refuses formats that have no bounds without --errors', async () => {
+  const copy = path.join(dir, 'nan')
+  cpSync(path.join(fixtures, 'golden', 'e1-qwen3'), copy, { recursive: true })
+  const file = path.join(copy, 'model.safetensors')
+  const bytes = readFileSync(file)
+  bytes.fill(0xff, bytes.length - 64) // NaN in bf16 and f32
+  writeFileSync(file, bytes)
+  const { code, stdout } = await golden('--errors', copy)
+  expect(stdout).toMatch(/FAIL .* not a number at \d+/)
+  expect(code).toBe(1)
+  expect((await golden('--weights', 'int8', copy)).code).toBe(2)
+  expect((await golden('--errors', '--precision', 'f32', copy)).code).toBe(2)
+})
+
 it('fails when there is nothing to run', async () => {
   mkdirSync(path.join(dir, 'empty'))
   const { code, stdout, stderr } = await golden(path.join(dir, 'empty'))
