@@ -7,7 +7,9 @@
 //           [rows, head_dim] beside them. K and V come in units of the register tile; with several queries a kv head
 //           (GQA) the queries of a tile share every load of them.
 // Softmax   Online: the largest score so far m, the weight so far l; older sums are scaled by 2^(m_old - m). Base 2
-//           throughout, the scale folds log2(e) in.
+//           throughout, the scale folds log2(e) in. Where weights are rounded to bf16, m is rounded up to a whole number:
+//           then they round the same wherever tokens are cut into chunks, so an answer does not depend on who is asked
+//           beside it.
 // Numerics  f32 scores, weights and sums; on vdpbf16ps the weights are rounded to bf16 for the second product.
 #pragma once
 
@@ -54,8 +56,7 @@ DRIVLM_INLINE F soften(float* scores, int64_t valid, int64_t width, float scale,
   F total = F{};
   const F scales = splat(scale), tops = splat(m);
   for (int64_t j = 0; j < width; j += kWidth) {
-    const F power = load(scores + j) * scales - tops;
-    F p = Bf16::kPairs ? exp2_coarse(power) : exp2(power);
+    F p = Bf16::kPairs ? exp2_coarse(load(scores + j) * scales, tops) : exp2(load(scores + j) * scales - tops);
     if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
     total += p;
     if constexpr (Bf16::kPairs) {
@@ -110,7 +111,8 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
     const int64_t width = (tokens + 31) / 32 * 32;
     const auto valid = [&](int64_t r) { return max_of(0, min_of(rows[r].visible - chunk, tokens)); };
     for (int64_t r = 0; r < count; ++r) {
-      const float top = largest_of(s.scores + r * kScoreStride, valid(r)) * scale;
+      float top = largest_of(s.scores + r * kScoreStride, valid(r)) * scale;
+      if (Bf16::kPairs) top = __builtin_ceilf(top);
       factor[r] = m[r] - max_of(m[r], top);
       m[r] = max_of(m[r], top);
     }

@@ -248,16 +248,17 @@ DRIVLM_INLINE F gelu(F x) {
 
 // The same for results that are rounded to bf16, whose own error is 2e-3 (relative errors below).
 
-DRIVLM_INLINE F exp2_coarse(F x) {  // 8e-5
+// 2^(x - m) for whole m, which changes nothing but the exponent.
+DRIVLM_INLINE F exp2_coarse(F x, F m = F{}) {  // 8e-5
 #if defined(__AVX512F__)
   const F whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const F f = x - whole;
   F p = 0.05517167f * f + 0.24261113f;
   p = p * f + 0.69326099f;
   p = p * f + 0.99992807f;
-  return _mm512_scalef_ps(p, whole);
+  return _mm512_scalef_ps(p, whole - m);
 #else
-  return exp2(x);
+  return exp2(x - m);
 #endif
 }
 
