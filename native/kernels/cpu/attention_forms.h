@@ -50,21 +50,31 @@ DRIVLM_INLINE float largest_of(const float* scores, int64_t valid) {
   return max_of(max(a, b));
 }
 
-// Scores of one row to weights, in place: p = 2^(score * scale - m) for the first `valid`, 0 up to `width`. Returns
-// their sum by lanes.
+// Scores of one row to weights, in place: p = 2^(score * scale - m) for the first `valid`, 0 up to `width`, a multiple of 32.
+// Returns their sum by lanes; of weights in bf16 that of what the values meet, so that one token alone has all the weight.
 DRIVLM_INLINE F soften(float* scores, int64_t valid, int64_t width, float scale, float m) {
   F total = F{};
   const F scales = splat(scale), tops = splat(m);
-  for (int64_t j = 0; j < width; j += kWidth) {
-    F p = Bf16::kPairs ? exp2_coarse(load(scores + j) * scales, tops) : exp2(load(scores + j) * scales - tops);
-    if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
-    total += p;
-    if constexpr (Bf16::kPairs) {
-      store_half(reinterpret_cast<uint16_t*>(scores) + j, to_bf16(p));
-    } else {
-      store(scores + j, p);
+#if defined(__AVX512BF16__)
+  const auto ones = reinterpret_cast<__m512bh>(splat_bits(0x3f803f80));
+  for (int64_t j = 0; j < width; j += 32) {
+    F low = exp2_coarse(load(scores + j) * scales, tops), high = exp2_coarse(load(scores + j + 16) * scales, tops);
+    if (j + 32 > valid) {
+      low = first_lanes(low, valid - j, 0.0f);
+      high = first_lanes(high, valid - j - 16, 0.0f);
     }
+    const __m512bh p = _mm512_cvtne2ps_pbh(high, low);
+    store_bits(reinterpret_cast<uint16_t*>(scores) + j, reinterpret_cast<U>(p));
+    total = _mm512_dpbf16_ps(total, p, ones);
   }
+#else
+  for (int64_t j = 0; j < width; j += kWidth) {
+    F p = exp2(load(scores + j) * scales - tops);
+    if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
+    store(scores + j, p);
+    total += p;
+  }
+#endif
   return total;
 }
 
