@@ -116,6 +116,7 @@ for (let run = 0; run < runs; run++) {
   note('update', next.info.timings.totalMs)
   note('question', await timed(() => next.ask(questions[1], one)))
   note('choose', await timed(() => next.choose(questions[1], choices)))
+  note('chooseLetter', await timed(() => next.choose(questions[1], ['A', 'B', 'C', 'D'])))
   next.dispose()
 }
 
@@ -147,7 +148,8 @@ const rows = [
   ['update of one camera', ms(m.update), `${percent(m.update, m.see)} of seeing`],
   ['its vision', ms(m.updateVision), `${percent(m.updateVision, m.seeVision)} of seeing's`],
   ['a question up to its first word', ms(m.question), ''],
-  ['choose among four', ms(m.choose), `${(m.choose / m.question).toFixed(2)} x that question`],
+  ['choose among four sentences', ms(m.choose), `${(m.choose / m.question).toFixed(2)} x that question`],
+  ['choose among four letters', ms(m.chooseLetter), `${(m.chooseLetter / m.question).toFixed(2)} x that question`],
   ['a 5 ms timer during askAll is late by', ms(median(late)), `p99 ${ms(percentile(late, 0.99))}`],
   ...guesses.map((guess) => [
     guess.speculate === 0 ? 'a token, nothing guessed' : `a token, ${guess.speculate} guessed a step`,

@@ -157,10 +157,11 @@ test.skipIf(sanitized)(
       lateness.push(performance.now() - expected)
       expected = performance.now() + 5
     }, 5)
-    await Promise.all([scene.ask(weather, { ...long, maxNewTokens: 3000 }), model.ask(day, weather)])
+    while (lateness.length < 40)
+      // a fast machine is soon done
+      await Promise.all([scene.ask(weather, { ...long, maxNewTokens: 3000 }), model.ask(day, weather)])
     clearInterval(timer)
     lateness.sort((a, b) => a - b)
-    expect(lateness.length).toBeGreaterThan(20)
     expect(lateness[lateness.length >> 1]).toBeLessThan(5)
     await model.dispose()
   },

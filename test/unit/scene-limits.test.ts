@@ -331,13 +331,10 @@ test('timers are on time while twenty questions run', async () => {
     due = performance.now() + 5
   }, 5)
   const options = { minNewTokens: 200, maxNewTokens: 200 }
-  await scene.askAll(
-    Array.from({ length: 20 }, () => weather),
-    options,
-  )
+  const questions = Array.from({ length: 20 }, () => weather)
+  while (late.length < 40) await scene.askAll(questions, options) // a fast machine is soon done
   clearInterval(timer)
   late.sort((a, b) => a - b)
-  expect(late.length).toBeGreaterThan(20)
   // Generous: on a shared machine others are late too. bench/scenes.mjs reports the percentiles.
   expect(late[Math.floor(late.length / 2)]).toBeLessThan(5)
   await model.dispose()
