@@ -163,6 +163,13 @@ size_t gemm_scratch(int64_t rows, int64_t k) {
          aligned_bytes(rows * 8);
 }
 
+// Where the values of a tile go is fetched while their sums are made: its rows are far apart, each a line of its own.
+DRIVLM_INLINE void fetch_out(const GemmJob& job, int64_t row, int64_t rows, int64_t panel) {
+  const int64_t element = job.out_f32 ? 4 : 2, columns = job.after == After::gated ? 16 : 32;
+  const char* out = static_cast<const char*>(job.out) + (row * job.out_stride + panel * columns) * element;
+  for (int64_t r = 0; r < rows; ++r, out += job.out_stride * element) __builtin_prefetch(out, 1);
+}
+
 // Every panel over all tiles. Tiles are of equal height, or one less.
 //   expand(w)                                             the panel at w as the tiles read it
 //   run_tile(first, height, w, panel, next, step, sums)   sums [height, 32] of rows first.. of the share; returns what
@@ -182,6 +189,7 @@ DRIVLM_INLINE void over_panels(const GemmJob& job, int64_t row0, int64_t rows, i
       const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
       // Each tile of a panel fetches a part of the next panel; the only one streams.
       const char* next = packed + (tiles == 1 ? kStreamAhead : bytes + bytes * t / tiles);
+      fetch_out(job, row0 + first, height, panel);
       const Rescale by = run_tile(first, height, w, panel, next, step, sums);
       finish(job, by, sums, row0 + first, height, panel);
     }
