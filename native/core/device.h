@@ -12,6 +12,7 @@
 namespace drivlm {
 
 class Ops;
+class MappedFile;   // core/mapped_file.h
 class WeightCache;  // core/weight_cache.h
 
 // What weights are kept as on a device. 8 bits: one scale a row. 4 bits: the decoder's in groups with a scale each, the others and the
@@ -46,6 +47,7 @@ class Matrix {
 struct HostRows {
   const void* data;
   int64_t rows;
+  const MappedFile* file = nullptr;  // whose bytes these are, if it can read them again after they were dropped
 };
 struct HostTensor {
   std::string name;

@@ -152,7 +152,10 @@ class Loader {
 
   HostTensor host(const TensorSource& tensor) const {
     HostTensor out{tensor.role, tensor.dtype, tensor.shape[0], tensor.shape.size() == 2 ? tensor.shape[1] : 1, {}, &cache_};
-    for (const TensorSpan& span : tensor.spans) out.runs.push_back({files_[span.file]->data() + span.offset, span.rows});
+    for (const TensorSpan& span : tensor.spans) {
+      const MappedFile* file = files_[span.file].get();
+      out.runs.push_back({file->data() + span.offset, span.rows, file});
+    }
     return out;
   }
 

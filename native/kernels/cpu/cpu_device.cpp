@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/mapped_file.h"
 #include "kernels/cpu/plain.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -74,6 +75,16 @@ void MappedMatrix::row(int64_t index, bf16* out) const {
   std::vector<float> wide(cols);
   row(index, wide.data());
   for (int64_t i = 0; i < cols; ++i) out[i] = from_float<bf16>(wide[i]);
+}
+
+void MappedMatrix::drop(int64_t first, int64_t count) const {
+  const int64_t row_bytes = cols * static_cast<int64_t>(dtype_bytes(dtype_));
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    const HostRows& run = runs_[i];
+    const int64_t from = std::max<int64_t>(first - first_[i], 0), to = std::min(first + count - first_[i], run.rows);
+    if (!run.file || to <= from) continue;
+    run.file->drop(static_cast<const char*>(run.data) - run.file->data() + from * row_bytes, (to - from) * row_bytes);
+  }
 }
 
 MappedGated::MappedGated(const HostTensor& gate_source, const HostTensor& up_source) : gate(gate_source), up(up_source) {

@@ -20,6 +20,9 @@ class MappedMatrix : public Matrix {
   void row(int64_t index, float* out) const;
   void row(int64_t index, bf16* out) const;
 
+  // Gives back the memory of rows [first, first + count); who reads them again maps them again.
+  void drop(int64_t first, int64_t count) const;
+
  private:
   const char* stored_row(int64_t index) const;
 

@@ -40,6 +40,9 @@ class CpuOps : public Ops {
   virtual double log_sum_exp(const float* logits, int64_t count) const;
 
   int threads_;
+
+ private:
+  int64_t gathered_ = 0;  // rows since a table's pages were given back
 };
 
 }  // namespace drivlm

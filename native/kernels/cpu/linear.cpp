@@ -33,6 +33,10 @@ const float* as_f32(Tensor x, std::vector<float>& storage) {
 
 constexpr int64_t kColumns = 8;  // weight rows a task widens at a time
 
+// Rows gathered before a table's pages are given back. Each maps up to 64 KiB around it (Linux' fault-around): without this the process would
+// come to hold the whole table, a seventh of InternVL2-1B, which lies in the page cache anyway.
+constexpr int64_t kKeptRows = 256;
+
 }  // namespace
 
 void CpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) {
@@ -98,6 +102,10 @@ void CpuOps::gather(Tensor out, const int32_t* ids, int64_t count, const Matrix&
       narrow_row(out.as<T>() + i * table.cols, row, table.cols);
     }
   });
+  gathered_ += count;
+  if (gathered_ < kKeptRows) return;
+  gathered_ = 0;
+  matrix.drop(0, matrix.rows);
 }
 
 }  // namespace drivlm

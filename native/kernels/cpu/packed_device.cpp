@@ -46,9 +46,9 @@ struct SourceRow {
   int64_t index;
 };
 
-// Packs panels whose row i is `row_of(panel, i)`.
-template <class RowOf>
-void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowOf& row_of) {
+// Packs panels whose row i is `row_of(panel, i)`. `done(first, last)`: the rows of panels [first, last) were read.
+template <class RowOf, class Done>
+void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowOf& row_of, const Done& done) {
   const int64_t k = matrix.cols, panels = cpu::panel_count(matrix.rows);
   ThreadPool::instance().parallel_for(threads, panels, 4, [&](int64_t first, int64_t last) {
     std::vector<float> wide(kPanelRows * k);
@@ -83,6 +83,7 @@ void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowO
       }
       forms.pack_panel(to, matrix.kind, packed, k);
     }
+    done(first, last);
   });
 }
 
@@ -114,9 +115,9 @@ WeightKind PackedCpuDevice::kind_of(const std::string& name) const {
                                                                                        : WeightKind::s8;
 }
 
-template <class RowOf>
-std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_t rows, bool gated,
-                                                const RowOf& row_of) const {
+template <class RowOf, class Done>
+std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of,
+                                                const Done& done) const {
   const WeightKind kind = kind_of(source.name);
   const PackedForm form{cpu::kPackingVersion, static_cast<int64_t>(kind), gated, rows, source.cols};
   const size_t bytes = PackedMatrix::bytes(kind, rows, source.cols);
@@ -128,25 +129,34 @@ std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_
   auto memory = std::make_unique<WeightMemory>(bytes, source.name);
   if (source.cache) source.cache->add(source.name, form, memory->data, bytes);
   auto matrix = std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(memory));
-  pack(*matrix, forms_, threads_, row_of);
+  pack(*matrix, forms_, threads_, row_of, done);
   return matrix;
 }
 
 std::unique_ptr<Matrix> PackedCpuDevice::load_matrix(const HostTensor& source) {
   const MappedMatrix stored(source);
-  return packed(source, source.rows, false, [&](int64_t panel, int64_t i) {
-    const int64_t row = panel * kPanelRows + i;
-    return SourceRow{row < source.rows ? &stored : nullptr, row};
-  });
+  return packed(
+      source, source.rows, false,
+      [&](int64_t panel, int64_t i) {
+        const int64_t row = panel * kPanelRows + i;
+        return SourceRow{row < source.rows ? &stored : nullptr, row};
+      },
+      [&](int64_t first, int64_t last) { stored.drop(first * kPanelRows, (last - first) * kPanelRows); });
 }
 
 std::unique_ptr<Matrix> PackedCpuDevice::load_gated(const HostTensor& gate, const HostTensor& up) {
   const MappedMatrix gate_rows(gate), up_rows(up);
   constexpr int64_t kHalf = kPanelRows / 2;
-  return packed(gate, gate.rows + up.rows, true, [&](int64_t panel, int64_t i) {
-    const int64_t row = panel * kHalf + i % kHalf;
-    return SourceRow{row >= gate.rows ? nullptr : i < kHalf ? &gate_rows : &up_rows, row};
-  });
+  return packed(
+      gate, gate.rows + up.rows, true,
+      [&](int64_t panel, int64_t i) {
+        const int64_t row = panel * kHalf + i % kHalf;
+        return SourceRow{row >= gate.rows ? nullptr : i < kHalf ? &gate_rows : &up_rows, row};
+      },
+      [&](int64_t first, int64_t last) {
+        gate_rows.drop(first * kHalf, (last - first) * kHalf);
+        up_rows.drop(first * kHalf, (last - first) * kHalf);
+      });
 }
 
 bool PackedCpuDevice::keeps_mapping(const Matrix& matrix) const {

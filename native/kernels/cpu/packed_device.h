@@ -90,8 +90,8 @@ class PackedCpuDevice : public CpuDevice {
   cpu::WeightKind kind_of(const std::string& name) const;
 
   // `source` from its cache if it is there, else from the rows that row_of(panel, i) names.
-  template <class RowOf>
-  std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of) const;
+  template <class RowOf, class Done>
+  std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of, const Done& done) const;
 
   const cpu::Forms& forms_;
   const CpuFormat format_;
