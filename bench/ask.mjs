@@ -1,7 +1,8 @@
 // One mode of one model, stage by stage, in a process of its own: its memory is its own, and its first run of a stage is a first run.
 // bench/main.mjs starts it and turns what it sends into rows.
 //
-// A stage is sent as { name, unit, per, cost, seconds: [first, …] }: `per` units of work in so many seconds, the first run apart.
+// A stage is sent as { name, unit, per, cost, seconds: [first, …], peaks }: `per` units of work in so many seconds, the first run apart, and
+// what the machine could do just before and just after.
 import { readFileSync } from 'node:fs'
 import { readCheckpoint } from '../dist/checkpoint/load-checkpoint.js'
 import { resolveOptions } from '../dist/load-model.js'
@@ -10,6 +11,8 @@ import { checkLoadOptions } from '../dist/options.js'
 import { checkAnswers, checkDecoding, plainRequest } from './checks.mjs'
 import { decodeCost, firstTokenCost, prefillCost, visionCost } from './floors.mjs'
 import { contexts, modes, prefills, tileCounts } from './modes.mjs'
+import { betterPeaks, measurePeaks, measureReading } from './peaks.mjs'
+import { quantile } from './statistics.mjs'
 import { imagesOf, pictures, promptOf, randomIds } from './workload.mjs'
 
 const options = JSON.parse(process.argv[2])
@@ -21,6 +24,20 @@ const steps = options.quick ? 4 : 16
 const send = (message) => new Promise((resolve) => process.send(message, resolve))
 let lastJob = 0
 const nextJob = () => ++lastJob
+
+function peaksNow() {
+  if (options.peaks === undefined) return undefined
+  const measured = measurePeaks(options.peaks, options.threads, 0.1)
+  send({ measured: betterPeaks([measured]) })
+  return measured
+}
+let latestPeaks = peaksNow()
+/** The better of the peaks before and after what was just timed: other programs only take from them. */
+function peaksAround() {
+  const before = latestPeaks
+  latestPeaks = peaksNow()
+  return before && betterPeaks([before, latestPeaks])
+}
 
 // Nobody is there to be told: the bench was stopped.
 const orphaned = () => process.exit(1)
@@ -125,6 +142,7 @@ async function seeing(model, network, views, tiles) {
       first_token: first / 1000,
     }
   })
+  const peaks = peaksAround()
   const tokens = ids.length + question.length
   const name = tiles === 1 ? '1_tile' : `${tiles}_tiles`
   const vit = tiles === 1 ? 'vit_tile' : `vit_${name}`
@@ -132,7 +150,7 @@ async function seeing(model, network, views, tiles) {
   parts.first_token = firstTokenCost(network, tiles, tokens, mode)
   for (const [part, cost] of Object.entries(parts)) {
     const unit = part === 'preprocess' ? 'ms' : 's'
-    await send({ name: part === 'vit' ? vit : `${part}_${name}`, unit, per: 1, cost, seconds: seconds[part] })
+    await send({ name: part === 'vit' ? vit : `${part}_${name}`, unit, per: 1, cost, seconds: seconds[part], peaks })
   }
 }
 
@@ -149,24 +167,38 @@ async function prefilling(model, network, tokens) {
     return { prefill: result.prefillMs / 1000 }
   })
   const cost = prefillCost(network, tokens, mode)
-  await send({ name: `prefill_${tokens}`, unit: 'tok/s', per: tokens, cost, seconds: seconds.prefill })
+  await send({
+    name: `prefill_${tokens}`,
+    unit: 'tok/s',
+    per: tokens,
+    cost,
+    seconds: seconds.prefill,
+    peaks: peaksAround(),
+  })
   return kept
 }
 
-/** Tokens one by one after `context` others, of which `cached` stand in the scene. Their ids are given: every run decodes the same. */
+/**
+ * Tokens one by one after `context` others, of which `cached` stand in the scene. Their ids are given: every run decodes the same. What
+ * bounds it, reading, is measured before every run: the median of the runs is held against the median of these.
+ */
 async function decoding(model, network, context, scene, cached) {
   const { vocab } = network.language
   const ids = randomIds(Math.max(context - cached, 1), vocab, 200)
   const forced = randomIds(steps + 1, vocab, 201)
+  const reads = []
   const seconds = await repeat(async () => {
+    if (options.peaks !== undefined) reads.push(measureReading(options.peaks, options.threads))
     const plain = plainRequest(vocab)
     const result = await model.generate({ job: nextJob(), ...plain, scene, ids, forced, maxNewTokens: steps + 1 })
     if (result.ids.length !== steps + 1) throw new Error(`decoded ${result.ids.length} tokens in place of ${steps + 1}`)
     return { decode: result.decodeMs / 1000 }
   })
   const cost = decodeCost(network, context + steps / 2, mode)
+  const around = peaksAround()
+  const peaks = around && { ...around, read_gbs: quantile(reads, 0.5) }
   const each = seconds.decode.map((one) => one / steps)
-  await send({ name: `decode_${context}`, unit: 'tok/s', per: 1, cost, seconds: each })
+  await send({ name: `decode_${context}`, unit: 'tok/s', per: 1, cost, seconds: each, peaks })
 }
 
 /** The most memory this process ever had. getrusage would count what the parent had before exec. */

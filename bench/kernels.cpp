@@ -132,6 +132,10 @@ struct Peaks {
   double f32 = 0, bf16 = 0, u8s8 = 0, read = 0;  // G a second, all threads
 };
 
+Peaks better(const Peaks& a, const Peaks& b) {
+  return {std::max(a.f32, b.f32), std::max(a.bf16, b.bf16), std::max(a.u8s8, b.u8s8), std::max(a.read, b.read)};
+}
+
 double rate(const std::vector<Chain>& chains, Workers& workers) {
   double best = 0;
   for (const Chain& chain : chains) {
@@ -180,6 +184,7 @@ struct Row {
   double seconds = 0, low = 0, high = 0;  // median, 10th and 90th percentile
   double operations = 0, bytes = 0;       // G
   const char* unit = "bf16";              // whose peak bounds it
+  double floor = 0;                       // seconds, by the peaks just before and after
 };
 
 class Bench {
@@ -196,12 +201,12 @@ class Bench {
   void measure_peaks() {
     if (memory_.empty()) memory_.assign((size_t{768} << 20) / 8, 1);
     const Chains all = chains();
+    latest_ = {};
     for (int i = 0; i < 3; ++i) {
-      peaks_.f32 = std::max(peaks_.f32, rate(all.f32, workers_));
-      peaks_.bf16 = std::max(peaks_.bf16, rate(all.bf16, workers_));
-      peaks_.u8s8 = std::max(peaks_.u8s8, rate(all.u8s8, workers_));
-      peaks_.read = std::max(peaks_.read, read_rate(memory_, workers_));
+      latest_ = better(latest_, {rate(all.f32, workers_), rate(all.bf16, workers_), rate(all.u8s8, workers_),
+                                 read_rate(memory_, workers_)});
     }
+    peaks_ = better(peaks_, latest_);
   }
 
   void time(const std::string& name, const char* unit, double operations, double bytes,
@@ -215,24 +220,26 @@ class Bench {
       runs.push_back(now() - before);
     }
     std::sort(runs.begin(), runs.end());
-    rows_.push_back(
-        {name, median(runs), runs[runs.size() / 10], runs[runs.size() * 9 / 10], operations / 1e9, bytes / 1e9, unit});
-    if (rows_.size() % 6 == 0) measure_peaks();
-  }
-
-  double floor(const Row& row) const {
-    const double peak = std::strcmp(row.unit, "u8s8") == 0  ? peaks_.u8s8
-                        : std::strcmp(row.unit, "f32") == 0 ? peaks_.f32
-                                                            : peaks_.bf16;
-    return std::max(peak > 0 ? row.operations / peak : 0.0, peaks_.read > 0 ? row.bytes / peaks_.read : 0.0);
+    Row row{name, median(runs), runs[runs.size() / 10], runs[runs.size() * 9 / 10], operations / 1e9, bytes / 1e9, unit};
+    const Peaks before = latest_;
+    measure_peaks();
+    row.floor = floor(row, better(before, latest_));
+    rows_.push_back(row);
   }
 
  private:
+  static double floor(const Row& row, const Peaks& peaks) {
+    const double peak = std::strcmp(row.unit, "u8s8") == 0  ? peaks.u8s8
+                        : std::strcmp(row.unit, "f32") == 0 ? peaks.f32
+                                                            : peaks.bf16;
+    return std::max(peak > 0 ? row.operations / peak : 0.0, peaks.read > 0 ? row.bytes / peaks.read : 0.0);
+  }
+
   PoolWorkers workers_;
   std::string only_;
   const Tier& tier_;
   std::vector<uint64_t> memory_;
-  Peaks peaks_;
+  Peaks peaks_, latest_;
   std::vector<Row> rows_;
 };
 
@@ -505,7 +512,6 @@ int main(int argc, char** argv) {
     decode_weights(bench);
     attentions(bench);
     row_forms(bench);
-    bench.measure_peaks();
 
     const Peaks& peaks = bench.peaks();
     const std::string device = text("%s, %d thread%s%s, tier %s", cpu_name().c_str(), threads, threads == 1 ? "" : "s",
@@ -516,7 +522,7 @@ int main(int argc, char** argv) {
     for (const Row& row : bench.rows()) {
       std::printf("%-46s %12.1f %12.1f %12.1f %10.1f %8.1f %6.1f%%\n", row.name.c_str(), row.seconds * 1e6,
                   row.low * 1e6, row.high * 1e6, row.operations / row.seconds, row.bytes / row.seconds,
-                  100 * bench.floor(row) / row.seconds);
+                  100 * row.floor / row.seconds);
     }
     if (!json.empty()) {
       std::ofstream file(json);
@@ -527,7 +533,7 @@ int main(int argc, char** argv) {
       for (const Row& row : bench.rows()) {
         file << comma << "\n  {\"name\": \"" << row.name << "\", \"value\": " << row.seconds * 1e6
              << ", \"unit\": \"us\", \"p10\": " << row.low * 1e6 << ", \"p90\": " << row.high * 1e6
-             << ", \"floor\": " << bench.floor(row) * 1e6 << ", \"share\": " << bench.floor(row) / row.seconds
+             << ", \"floor\": " << row.floor * 1e6 << ", \"share\": " << row.floor / row.seconds
              << ", \"gops\": " << row.operations / row.seconds << ", \"gbs\": " << row.bytes / row.seconds << "}";
         comma = ",";
       }

@@ -79,7 +79,8 @@ if (!existsSync(path.join(here, '..', 'dist', 'index.js'))) fail('Run `npm run b
 const { modes } = await import('./modes.mjs')
 const { bundledModel } = await import('../dist/index.js')
 const { describeDevice, warningsOf } = await import('./device.mjs')
-const { buildBenches, runGpuCheck, runJson, runToFile } = await import('./native.mjs')
+const { buildBenches, runGpuCheck, runToFile } = await import('./native.mjs')
+const { betterPeaks, measurePeaks } = await import('./peaks.mjs')
 const { kernelRow, sceneRows, skippedRow, stageRow } = await import('./rows.mjs')
 const { percent, show, table } = await import('./statistics.mjs')
 const { comparisonText, compareRows } = await import('./compare.mjs')
@@ -101,30 +102,22 @@ const peakRuns = []
 const gpuCheck = (...args) =>
   runGpuCheck(programs.gpuCheck, options.device, [...args, ...(options.quick ? ['--small'] : [])])
 
-/** Peaks are measured before and after. */
-function measurePeaks() {
+/** Peaks are measured before and after everything, and around every stage. */
+function peaksNow() {
   if (options.peaks !== undefined) return peakRuns.push(readJson(options.peaks))
   log('Measuring the peaks of this machine')
   if (onGpu) return peakRuns.push(gpuCheck('--peaks').peaks)
-  peakRuns.push(
-    runJson(programs.peaks, ['--threads', String(options.threads), '--seconds', options.quick ? '0.1' : '2']),
-  )
-}
-
-/** The better of the runs: other programs only take from it. */
-function bestPeaks() {
-  if (peakRuns.length === 0) return undefined
-  const names = ['bf16_gflops', 'u8s8_gops', 'f32_gflops', 'read_gbs'].filter((name) => peakRuns[0][name] !== undefined)
-  return Object.fromEntries(names.map((name) => [name, Math.max(...peakRuns.map((run) => run[name]))]))
+  peakRuns.push(measurePeaks(programs.peaks, options.threads, options.quick ? 0.1 : 1))
 }
 
 /** Runs bench/ask.mjs for one mode and collects what it sends. */
 function askMode(mode, model) {
   const { device: on, threads, quick } = options
+  const peaks = onGpu || quick || options.peaks !== undefined ? undefined : programs.peaks
   const sent = { mode, stages: [], checks: [], refused: undefined, broken: false }
   return new Promise((resolve, reject) => {
     const child = fork(path.join(here, 'ask.mjs'), [
-      JSON.stringify({ mode: mode.name, model, device: on, threads, quick }),
+      JSON.stringify({ mode: mode.name, model, device: on, threads, quick, peaks }),
     ])
     const limit = mode.optional ? setTimeout(() => child.kill(), optionalSeconds * 1000) : undefined
     child.on('message', (message) => {
@@ -136,6 +129,8 @@ function askMode(mode, model) {
         sent.checks.push({ mode: mode.name, ...message })
         log(`  ${message.passed ? 'right' : 'WRONG'}: ${message.check}, ${message.detail}`)
         if (!message.passed) child.kill()
+      } else if (message.measured !== undefined) {
+        peakRuns.push(message.measured)
       } else if (message.name !== undefined) {
         sent.stages.push(message)
         const { name, value, unit } = stageRow(message, mode, undefined)
@@ -172,7 +167,7 @@ function scenes(model) {
 }
 
 const started = performance.now()
-measurePeaks()
+peaksNow()
 const asked = []
 let kernels = []
 let seen = []
@@ -201,10 +196,10 @@ if (options.parts.includes('scenes')) {
   log(`Scenes of ${path.basename(model)}`)
   seen = sceneRows(scenes(model))
 }
-measurePeaks()
+peaksNow()
 
 // Rows of modes that were stopped: the stages that other modes have.
-const peaks = bestPeaks()
+const peaks = peakRuns.length === 0 ? undefined : betterPeaks(peakRuns)
 const units = new Map(asked.flatMap(({ stages }) => stages.map(({ name, unit }) => [name, unit])))
 const askRows = asked.flatMap(({ mode, stages, refused }) => {
   const missing = [...units].filter(([name]) => !stages.some((stage) => stage.name === name))

@@ -1,7 +1,8 @@
 // What this machine can do at most, measured: dot products from registers in bf16, u8 * s8 and f32, and reading from
 // memory. Every share that the bench prints is against these, from the same run.
 //
-//   drivlm_peaks [--threads N] [--seconds S]
+//   drivlm_peaks [--threads N] [--seconds S] [--rounds N]
+//   drivlm_peaks read [--threads N] [--rounds N]             reading alone
 //
 // One JSON object on stdout: { bf16_gflops, u8s8_gops, f32_gflops, read_gbs, threads, cpu_share, with: { bf16, … } }.
 // cpu_share is the part of the wanted processor time that the threads were given; well below 1, other programs were
@@ -11,7 +12,8 @@
 //             of all these instructions, with the widest instruction that this CPU has for the type. bf16 is worth at
 //             least f32: at best it is widened for nothing. One multiply and one add count as two operations.
 // Reading     Every thread reads its own run of a buffer far larger than the caches, four streams with prefetch.
-// Best of     Seven rounds in the given time: a peak is what the machine can do, and other programs only take from it.
+// Best of     Seven rounds, or so many as are asked for, in the given time: a peak is what the machine can do, and other
+//             programs only take from it.
 
 #include <algorithm>
 #include <atomic>
@@ -41,7 +43,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMany = 24;  // chains where there are 32 registers
 constexpr int kFew = 12;   // and where there are 16
-constexpr int kRounds = 7;
+int rounds = 7;
 
 std::atomic<uint64_t> sink;  // results go here, so that nothing is optimised away
 
@@ -192,11 +194,11 @@ double arithmetic_rate(const Arithmetic& arithmetic, int threads, double seconds
   int64_t turns = 1 << 14;
   for (;;) {  // warm up, and find out how many turns take a round's time
     const double took = together(threads, [&](int) { arithmetic.chain(turns); });
-    if (took >= seconds / kRounds / 2) break;
+    if (took >= seconds / rounds / 2) break;
     turns *= 2;
   }
   double best = 0;
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     const double took = together(threads, [&](int) { arithmetic.chain(turns); });
     best = std::max(best, static_cast<double>(threads) * turns * arithmetic.operations / took);
   }
@@ -235,7 +237,7 @@ double read_rate(int threads) {
   // Touched by the thread that reads it: its pages are then near that thread.
   together(threads, [&](int thread) { std::memset(buffer + thread * slice, thread + 1, slice); });
   double best = 0;
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     const double took = together(
         threads, [&](int thread) { read_run(buffer + thread * slice, buffer + (thread + 1) * slice); });
     best = std::max(best, static_cast<double>(slice) * threads / took);
@@ -263,6 +265,11 @@ int main(int count, char** arguments) {
   const double cores = std::max(1u, std::thread::hardware_concurrency());
   const int threads = static_cast<int>(number_after(arguments, count, "--threads", cores, 1, 256));
   const double seconds = number_after(arguments, count, "--seconds", 1, 0.05, 60);
+  rounds = static_cast<int>(number_after(arguments, count, "--rounds", rounds, 1, 1000));
+  if (count > 1 && std::strcmp(arguments[1], "read") == 0) {
+    std::printf("{\"read_gbs\": %.2f}\n", read_rate(threads) / 1e9);
+    return 0;
+  }
 
   const Arithmetic u8s8 = or_plain(best_u8s8()), f32 = or_plain(best_f32());
   Arithmetic bf16 = best_bf16().chain ? best_bf16() : f32;

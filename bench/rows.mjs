@@ -11,7 +11,7 @@ import { betterBy, isRate, quantile } from './statistics.mjs'
  * @property {number | null} share how near the value is to the floor: 1 is on it
  */
 
-/** A stage that bench/ask.mjs sent; without a mode, one that all modes share. */
+/** A stage that bench/ask.mjs sent; without a mode, one that all modes share. Peaks measured around it count before those of the run. */
 export function stageRow(stage, mode, peaks) {
   const name = mode === undefined ? stage.name : `${stage.name}_${mode.name}`
   if (stage.value !== undefined) return { ...withFloor(name, stage.value, stage.unit, stage.floor) }
@@ -20,7 +20,8 @@ export function stageRow(stage, mode, peaks) {
   const [first, ...later] = stage.seconds
   const warm = (later.length > 0 ? later : [first]).map(inUnit)
   // A card's 8-bit and f32 rates are not measured: what needs them has no floor.
-  const least = stage.cost === null || peaks === undefined ? Number.NaN : floorSeconds(stage.cost, mode, peaks)
+  const best = stage.peaks ?? peaks
+  const least = stage.cost === null || best === undefined ? Number.NaN : floorSeconds(stage.cost, mode, best)
   const floor = Number.isFinite(least) ? inUnit(least) : null
   return {
     ...withFloor(name, quantile(warm, 0.5), stage.unit, floor),
@@ -30,7 +31,7 @@ export function stageRow(stage, mode, peaks) {
   }
 }
 
-/** A row of the kernel bench, which holds it against the peaks that it measured among its rows. */
+/** A row of the kernel bench, which holds it against the peaks that it measured around it. */
 export const kernelRow = (row) => ({ ...row, name: `kernel_${row.name}` })
 
 const snake = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)

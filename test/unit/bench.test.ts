@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { compareRows, comparisonText } from '../../bench/compare.mjs'
 import { decodeCost, firstTokenCost, floorSeconds, prefillCost, visionCost } from '../../bench/floors.mjs'
 import { modes } from '../../bench/modes.mjs'
+import { betterPeaks } from '../../bench/peaks.mjs'
 import { sceneRows, stageRow } from '../../bench/rows.mjs'
 import { quantile } from '../../bench/statistics.mjs'
 
@@ -78,6 +79,12 @@ describe('rows', () => {
   it('without peaks have no floor', () => {
     const stage = { name: 'load', unit: 's', per: 1, cost, seconds: [1] }
     expect(stageRow(stage, mode('bf16'), undefined)).toMatchObject({ value: 1, floor: null, share: null })
+  })
+
+  it('are held against the peaks measured around them', () => {
+    const stage = { name: 'vit_tile', unit: 's', per: 1, cost, seconds: [2], peaks: { ...peaks, bf16_gflops: 955 / 2 } }
+    expect(stageRow(stage, mode('bf16'), peaks)).toMatchObject({ floor: 2, share: 1 })
+    expect(betterPeaks([peaks, { ...peaks, bf16_gflops: 900, read_gbs: 50 }])).toEqual({ ...peaks, read_gbs: 50 })
   })
 
   it('have no floor where the peak they need is not known', () => {
