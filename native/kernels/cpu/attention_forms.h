@@ -2,10 +2,10 @@
 //
 //   out = softmax(scale * q * K^T) * V, row r over tokens [0, visible[r])
 //
-// Tiling    kTileRows queries against chunks of up to 352 tokens: scores [rows, 352] f32 (20 KiB) stay in L1, the
-// running sums
-//           [rows, head_dim] beside them. K and V come in units of the register tile; with several queries a kv head
-//           (GQA) the queries of a tile share every load of them.
+// Tiling    kTileRows queries against chunks of up to 352 tokens: scores [rows, 352] f32 (20 KiB) stay in L1, the running
+//           sums [rows, head_dim] beside them. K and V come in units of the register tile; with several queries a kv
+//           head (GQA) the queries of a tile share every load of them. The sums of a chunk stay in registers from page
+//           to page.
 // Softmax   Online: the largest score so far m, the weight so far l; older sums are scaled by 2^(m_old - m). Base 2
 //           throughout, the scale folds log2(e) in. Where weights are rounded to bf16, m is rounded up to a whole number:
 //           then they round the same wherever tokens are cut into chunks, so an answer does not depend on who is asked
@@ -101,7 +101,8 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
     last = max_of(last, rows[r].visible);
   }
   last = min_of(last, token1);
-  const Tile score_tile = tile_for<Bf16>(count), sum_tile = row_major_tile_for<Bf16>(count);
+  const ScoreTile multiply_keys = score_tile_for<Bf16>(count);
+  const PieceTile multiply_values = piece_tile_for<Bf16>(count);
   bool started = false;
   // chunks of nearly equal length
   const int64_t chunks = (max_of(0, last - token0) + kChunk - 1) / kChunk;
@@ -109,12 +110,16 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
   for (int64_t chunk = token0; chunk < last; chunk += chunk_tokens) {
     const int64_t tokens = min_of(chunk_tokens, last - chunk);
 
-    // scores = q * K^T
-    for (int64_t t = 0; t < tokens; t += 32) {
+    // scores = q * K^T, a run of tokens inside one page at a time
+    Piece values[kChunk / 32 + 1];
+    int64_t pieces = 0;
+    for (int64_t t = 0; t < tokens;) {
       const int64_t token = chunk + t, page = token / page_tokens, inside = token % page_tokens;
+      const int64_t run = min_of(tokens - t, page_tokens - inside);
       const char* block = job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
-      const char* panel = block + inside / 32 * key_panel_bytes;
-      score_tile(s.scores + t, kScoreStride, panel, s.q, dim / 2, false, panel + key_panel_bytes, 128);
+      multiply_keys(s.scores + t, block + inside / 32 * key_panel_bytes, (run + 31) / 32, s.q, dim / 2);
+      values[pieces++] = {block + job.layout.key_bytes() + inside / 2 * 128, (run + 1) / 2};
+      t += run;
     }
 
     // p = softmax, online
@@ -135,17 +140,9 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       }
     }
 
-    // sums += p * V, a run of tokens inside one page at a time
-    for (int64_t t = 0; t < tokens;) {
-      const int64_t token = chunk + t, page = token / page_tokens, inside = token % page_tokens;
-      const int64_t run = min_of(tokens - t, page_tokens - inside);
-      const char* block = job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
-      const char* values = block + job.layout.key_bytes() + inside / 2 * 128;
-      for (int64_t p = 0; p < dim_panels; ++p) {
-        sum_tile(s.sums + p * 32, kSumStride, values + p * value_panel_bytes, s.scores + (Bf16::kPairs ? t / 2 : t),
-                 (run + 1) / 2, started || t > 0, values + p * value_panel_bytes + 1024, 128);
-      }
-      t += run;
+    // sums += p * V
+    for (int64_t p = 0; p < dim_panels; ++p) {
+      multiply_values(s.sums + p * 32, kSumStride, values, pieces, p * value_panel_bytes, s.scores, started);
     }
     started = true;
   }
@@ -197,6 +194,11 @@ void merge(uint16_t* out, const float* partials, int64_t stride, const int64_t* 
   for (int64_t d = 0; d < dim; d += kWidth) store_half(out + d, to_bf16(load(sums + d) * weight));
 }
 
+// Rows that append() comes to next are fetched early: they are far apart, and one head's part of each is a line or two.
+DRIVLM_INLINE void fetch_row(const uint16_t* row, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += 32) __builtin_prefetch(row + d);
+}
+
 // Keys and values of `tokens` consecutive rows, `stride` elements apart, to a block, from token `first` of it. A value
 // whose partner in its unit is not there yet is stored with a zero beside it: what is never written must not be read as
 // a NaN.
@@ -207,6 +209,7 @@ void append(char* block, const KvLayout& layout, const uint16_t* keys, const uin
   int64_t t = 0;
   while (t < tokens) {
     const int64_t inside = first + t, n = min_of(tokens - t, 32 - inside % 32);
+    for (int64_t i = t + n; i < min_of(tokens, t + n + 32); ++i) fetch_row(keys + i * stride, dim);
     uint32_t* panel = reinterpret_cast<uint32_t*>(block + inside / 32 * key_panel_bytes) + inside % 32;
     if (inside % 32 == 0 && n >= 4) {
       pack_rows<RawWords>(panel, reinterpret_cast<const char*>(keys + t * stride), stride * 2, n, dim * 2, 32);
@@ -221,6 +224,7 @@ void append(char* block, const KvLayout& layout, const uint16_t* keys, const uin
   for (t = 0; t < tokens;) {
     const int64_t inside = first + t;
     const uint16_t* v0 = values + t * stride;
+    for (int64_t i = t + 32; i < min_of(tokens, t + 34); ++i) fetch_row(values + i * stride, dim);
     for (int64_t d = 0; d < dim; d += kWidth) {
       char* unit = sums + d / 32 * value_panel_bytes + inside / 2 * 128 + d % 32 * 4;
       const U low = __builtin_convertvector(load_half(v0 + d), U);

@@ -208,7 +208,7 @@ void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, in
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t step, float* sums) {
-        tile_for<Dot>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, false, next, step);
+        tile_for<Dot>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next, step);
         return Rescale{};
       });
 }
@@ -275,7 +275,7 @@ void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
         for (int64_t i = 0; i < height * 32; i += kWidth) store(sums + i, F{});
         for (int64_t u = 0; u < units; u += S16S8::kExactUnits) {
           tile_for<S16S8>(height)(part, 32, w + u * 128, from + u * S16S8::kWords * height,
-                                  min_of(S16S8::kExactUnits, units - u), false, next + u * step, step);
+                                  min_of(S16S8::kExactUnits, units - u), next + u * step, step);
           for (int64_t i = 0; i < height * 32; i += kWidth) {
             store(sums + i, load(sums + i) + __builtin_convertvector(reinterpret_cast<I>(load(part + i)), F));
           }
@@ -450,7 +450,7 @@ void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
         return static_cast<const char*>(expanded);
       },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
-        tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, false, next,
+        tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next,
                                    step);
         return Rescale{false, nullptr, nullptr, job.kind == WeightKind::s8 ? job.w_scale + panel * 32 : nullptr,
                        nullptr};
@@ -476,7 +476,7 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
-        tile_for<U8S8>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, false, next,
+        tile_for<U8S8>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next,
                                step);
         return Rescale{true, scales + first, zeros + first, job.w_scale + panel * 32, job.w_sum + panel * 32};
       });

@@ -3,15 +3,12 @@
 //   c [rows, 32] (+)= x [rows, k] * panel [32, k]^T
 //
 // Tiling    kTileRows x 2 registers of sums (14 x 2 of the 32 registers of AVX-512, 12 x 2 of NEON's; 6 x 2 of 16). A
-// panel is 32 columns wide: with
-//           16 lanes one pass does it; narrower tiers take columns {p, p + 1, ...} and {16 + p, ...} per pass, so that
-//           both halves of a gated panel are in registers together.
+//           panel is 32 columns wide: with 16 lanes one pass does it; narrower tiers take columns {p, p + 1, ...} and
+//           {16 + p, ...} per pass, so that both halves of a gated panel are in registers together.
 // x         Packed per tile as [step along k][rows] 32-bit words (kRowStep 1, kDepthStep rows), or row-major with a
-// fixed
-//           stride (attention). Each word is broadcast once and used twice.
+//           fixed stride (the weights of attention). Each word is broadcast once and used twice.
 // Numerics  f32 sums in k order. Dot::Bf16 on FMA units is exact per product; vdpbf16ps flushes subnormals and rounds
-// each pair's sum.
-//           u8 * s8 sums are exact in int32.
+//           each pair's sum. u8 * s8 sums are exact in int32.
 #pragma once
 
 #include "kernels/cpu/simd.h"
@@ -199,49 +196,98 @@ struct S16S8 {
   }
 };
 
-// c: rows of c_stride floats (int32 bits for the integer dots). With `accumulate` the sums start from c. What comes
-// after is fetched early, 128 bytes a unit from `next` on, `next_step` bytes further each time; it may lie past the end
-// of memory, a prefetch does not fault.
-template <class Dot, int kRows, int kRowStep, int kDepthStep>
-void tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
-          int64_t units, bool accumulate, const char* next, int64_t next_step) {
-  for (int first = 0; first < 16; first += kWidth) {
-    F sum[kRows][2];
-    if (accumulate) {
-      DRIVLM_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        sum[r][0] = load(c + r * c_stride + first);
-        sum[r][1] = load(c + r * c_stride + first + 16);
-      }
-    } else {
-      DRIVLM_UNROLL
-      for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = F{};
-    }
-    const char* wp = w + first * 4;
-    const float* xp = x;
-#pragma GCC unroll 2
-    for (int64_t u = 0; u < units; ++u) {
-      __builtin_prefetch(next);
-      __builtin_prefetch(next + 64);
-      next += next_step;
-      Dot::template step<kRows, kRowStep, kDepthStep>(sum, wp, xp);
-      wp += 128;
-      xp += Dot::kWords * kDepthStep;
-    }
+template <int kRows>
+DRIVLM_INLINE void load_sums(F (&sum)[kRows][2], const float* c, int64_t c_stride, bool accumulate) {
+  if (accumulate) {
     DRIVLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      store(c + r * c_stride + first, sum[r][0]);
-      store(c + r * c_stride + first + 16, sum[r][1]);
+      sum[r][0] = load(c + r * c_stride);
+      sum[r][1] = load(c + r * c_stride + 16);
+    }
+  } else {
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = F{};
+  }
+}
+
+template <int kRows>
+DRIVLM_INLINE void store_sums(float* c, int64_t c_stride, const F (&sum)[kRows][2]) {
+  DRIVLM_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    store(c + r * c_stride, sum[r][0]);
+    store(c + r * c_stride + 16, sum[r][1]);
+  }
+}
+
+// `units` of a panel from w on. What comes after is fetched early, 128 bytes a unit from `next` on, `next_step` bytes
+// further each time; it may lie past the end of memory, a prefetch does not fault.
+template <class Dot, int kRowStep, int kDepthStep, int kRows>
+DRIVLM_INLINE void add_units(F (&sum)[kRows][2], const char* w, const float* x, int64_t units, const char* next,
+                             int64_t next_step) {
+#pragma GCC unroll 2
+  for (int64_t u = 0; u < units; ++u) {
+    __builtin_prefetch(next);
+    __builtin_prefetch(next + 64);
+    next += next_step;
+    Dot::template step<kRows, kRowStep, kDepthStep>(sum, w, x);
+    w += 128;
+    x += Dot::kWords * kDepthStep;
+  }
+}
+
+// c: rows of c_stride floats (int32 bits for the integer dots).
+template <class Dot, int kRows>
+void tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
+          int64_t units, const char* next, int64_t next_step) {
+  for (int first = 0; first < 16; first += kWidth) {
+    F sum[kRows][2];
+    load_sums(sum, c, 0, false);
+    add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, next, next_step);
+    store_sums(c + first, c_stride, sum);
+  }
+}
+
+// The same for `panels` panels one after another, whose columns are one after another in the rows of c, kScoreStride
+// apart.
+template <class Dot, int kRows>
+void score_tile(float* __restrict__ c, const char* __restrict__ w, int64_t panels, const float* __restrict__ x,
+                int64_t units) {
+  for (int64_t p = 0; p < panels; ++p, w += units * 128, c += 32) {
+    for (int first = 0; first < 16; first += kWidth) {
+      F sum[kRows][2];
+      load_sums(sum, c, 0, false);
+      add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, w + units * 128, 128);
+      store_sums(c + first, kScoreStride, sum);
     }
   }
 }
 
-using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, bool, const char*, int64_t);
+// A part of a panel: k of the sums may be kept in pieces (pages of the KV cache).
+struct Piece {
+  const char* w;
+  int64_t units;
+};
 
+// One panel in pieces, x in rows kScoreStride words apart. With `accumulate` the sums start from c.
 template <class Dot, int kRows>
-constexpr Tile packed_tile = tile<Dot, kRows, 1, kRows>;
-template <class Dot, int kRows>
-constexpr Tile row_major_tile = tile<Dot, kRows, kScoreStride, 1>;
+void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, int64_t count, int64_t offset,
+                const float* __restrict__ x, bool accumulate) {
+  for (int first = 0; first < 16; first += kWidth) {
+    F sum[kRows][2];
+    load_sums(sum, c + first, c_stride, accumulate);
+    const float* from = x;
+    for (int64_t i = 0; i < count; ++i) {
+      const char* w = pieces[i].w + offset;
+      add_units<Dot, kScoreStride, 1>(sum, w + first * 4, from, pieces[i].units, w + 1024, 128);
+      from += pieces[i].units * Dot::kWords;
+    }
+    store_sums(c + first, c_stride, sum);
+  }
+}
+
+using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t);
+using ScoreTile = void (*)(float*, const char*, int64_t, const float*, int64_t);
+using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, const float*, bool);
 
 #if defined(__AVX512F__)
 #define DRIVLM_EACH_HEIGHT(form)                                                                                  \
@@ -257,17 +303,20 @@ constexpr Tile row_major_tile = tile<Dot, kRows, kScoreStride, 1>;
 #define DRIVLM_EACH_HEIGHT(form) form<Dot, 1>, form<Dot, 2>, form<Dot, 3>, form<Dot, 4>
 #endif
 
-// The form for `rows` rows of x packed as [step][rows].
+// The forms for `rows` rows of x.
 template <class Dot>
 DRIVLM_INLINE Tile tile_for(int64_t rows) {
-  static constexpr Tile kForms[] = {DRIVLM_EACH_HEIGHT(packed_tile)};
+  static constexpr Tile kForms[] = {DRIVLM_EACH_HEIGHT(tile)};
   return kForms[rows - 1];
 }
-
-// The form for `rows` rows of x kScoreStride words apart.
 template <class Dot>
-DRIVLM_INLINE Tile row_major_tile_for(int64_t rows) {
-  static constexpr Tile kForms[] = {DRIVLM_EACH_HEIGHT(row_major_tile)};
+DRIVLM_INLINE ScoreTile score_tile_for(int64_t rows) {
+  static constexpr ScoreTile kForms[] = {DRIVLM_EACH_HEIGHT(score_tile)};
+  return kForms[rows - 1];
+}
+template <class Dot>
+DRIVLM_INLINE PieceTile piece_tile_for(int64_t rows) {
+  static constexpr PieceTile kForms[] = {DRIVLM_EACH_HEIGHT(piece_tile)};
   return kForms[rows - 1];
 }
 
