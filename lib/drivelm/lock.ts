@@ -1,9 +1,10 @@
 // One writer a folder. The lock is a file that only one process can make; a killed process leaves it behind, so it says who made
-// it, and whoever comes next takes it over if that one is gone.
+// it, and whoever comes next takes it over if that one is gone. It is written beside its place and then linked there: at whatever
+// moment its maker is killed, nobody finds it empty.
 
 import { randomUUID } from 'node:crypto'
 import { readFileSync, readlinkSync } from 'node:fs'
-import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { link, mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -42,7 +43,10 @@ export async function lockFolder(folder: string): Promise<() => Promise<void>> {
     await mkdir(folder, { recursive: true })
     const text = `${JSON.stringify(mine)}\n`
     for (let tries = 0; tries < 20; tries++) {
-      if ((await created(file, text)) || (await takenOver(file, text, folder))) return holding(file, mine.token)
+      if ((await created(file, mine.token, text)) || (await takenOver(file, mine.token, text, folder))) {
+        await removeDrafts(file)
+        return holding(file, mine.token)
+      }
       await sleep(20)
     }
   } catch (error) {
@@ -55,20 +59,49 @@ export async function lockFolder(folder: string): Promise<() => Promise<void>> {
   throw new ModelError('BAD_ARGUMENT', `${folder}: other runs keep locking it; choose another output folder.`)
 }
 
-async function created(file: string, text: string): Promise<boolean> {
+const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code
+
+/** Makes a file with this text unless there is one. */
+async function created(file: string, token: string, text: string): Promise<boolean> {
+  const draft = `${file}.${token}`
+  try {
+    await writeFile(draft, text)
+    await link(draft, file)
+    return true
+  } catch (error) {
+    if (codeOf(error) === 'EEXIST' || codeOf(error) === 'ENOENT') return false // ENOENT: somebody removed the draft
+    if (codeOf(error) !== 'EPERM' && codeOf(error) !== 'ENOTSUP') throw error
+    return await createdHere(file, text)
+  } finally {
+    await rm(draft, { force: true })
+  }
+}
+
+/** The same where the file system knows no links. */
+async function createdHere(file: string, text: string): Promise<boolean> {
   try {
     await writeFile(file, text, { flag: 'wx' })
     return true
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    if (codeOf(error) === 'EEXIST') return false
     throw error
   }
 }
 
+/** What those left who were killed before they could link it. Who is about to link one of these tries again. */
+async function removeDrafts(file: string): Promise<void> {
+  const folder = path.dirname(file)
+  const name = new RegExp(`^${path.basename(file)}(\\.claim)?\\.[0-9a-f-]{36}$`)
+  for (const entry of await readdir(folder)) {
+    if (name.test(entry)) await rm(path.join(folder, entry), { force: true })
+  }
+}
+
 /** Replaces a lock that nobody holds any more, unless somebody else is at it. */
-async function takenOver(file: string, text: string, folder: string): Promise<boolean> {
+async function takenOver(file: string, token: string, text: string, folder: string): Promise<boolean> {
   const found = await read(file)
   if (found === undefined) return false
+  if (found.text === text) return true // somebody else renamed our claim
   const owner = ownerOf(found.text)
   if (isHeld(owner, found.ageMs)) {
     const who = owner === undefined ? 'another run' : `process ${owner.pid} on ${owner.host}`
@@ -79,17 +112,23 @@ async function takenOver(file: string, text: string, folder: string): Promise<bo
   }
   // Many may find the same stale lock. Only who made this file may replace it, and only while it is still the one that was found.
   const claim = `${file}.claim`
-  if (!(await created(claim, text))) {
+  if (!(await created(claim, token, text))) {
     const made = await read(claim)
-    if (made !== undefined && made.ageMs > silentMs) await rm(claim, { force: true }) // killed right here
+    if (made !== undefined && !isHeld(ownerOf(made.text), made.ageMs)) await rm(claim, { force: true }) // its maker was killed right here
     return false
   }
-  if ((await read(file))?.text === found.text) {
-    await rename(claim, file)
-    return true
+  if ((await read(file))?.text !== found.text) {
+    await rm(claim, { force: true })
+    return false
   }
-  await rm(claim, { force: true })
-  return false
+  // Two who find the claim of a killed one may remove each other's: what counts is whose text is there in the end.
+  try {
+    await rename(claim, file)
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return false
+    throw error
+  }
+  return (await read(file))?.text === text
 }
 
 async function read(file: string): Promise<{ text: string; ageMs: number } | undefined> {
@@ -97,7 +136,7 @@ async function read(file: string): Promise<{ text: string; ageMs: number } | und
     const { mtimeMs } = await stat(file)
     return { text: await readFile(file, 'utf8'), ageMs: Date.now() - mtimeMs }
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    if (codeOf(error) === 'ENOENT') return undefined
     throw error
   }
 }
@@ -116,7 +155,7 @@ function isHeld(owner: Owner | undefined, ageMs: number): boolean {
   try {
     process.kill(owner.pid, 0)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false
+    if (codeOf(error) === 'ESRCH') return false
   }
   const found = startOf(owner.pid)
   return found === undefined || (found.started === owner.started && !found.ended)

@@ -11,6 +11,7 @@ import {
 } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { lockFolder } from '../../lib/drivelm/lock.ts'
 
@@ -91,6 +92,35 @@ describe('the lock of an output folder', () => {
     const then = new Date(Date.now() - 120_000)
     utimesSync(claim, then, then)
     await expectFree(folder)
+  })
+
+  test('is taken over at once if one who tried and is gone had said who it was', async () => {
+    const { pid } = spawnSync(process.execPath, ['-e', ''])
+    for (let round = 0; round < 10; round++) {
+      const folder = await locked({ pid })
+      writeFileSync(`${lockOf(folder)}.claim`, readFileSync(lockOf(folder)))
+      const all = await Promise.allSettled(Array.from({ length: 20 }, () => lockFolder(folder)))
+      const won = all.filter(({ status }) => status === 'fulfilled')
+      expect(won).toHaveLength(1)
+      expect(readdirSync(folder)).toEqual(['run.lock'])
+      await (won[0] as PromiseFulfilledResult<() => Promise<void>>).value()
+    }
+  })
+
+  test('is never found empty, at whatever moment its maker is killed', async () => {
+    const module = pathToFileURL(path.join(import.meta.dirname, '../../dist/drivelm/lock.js')).href
+    const script = `const { lockFolder } = await import(${JSON.stringify(module)})
+      for (;;) await (await lockFolder(process.argv[1]))()`
+    const folder = fresh()
+    for (let kill = 0; kill < 30; kill++) {
+      const child = spawn(process.execPath, ['--input-type=module', '-e', script, folder], { stdio: 'ignore' })
+      const gone = new Promise((resolve) => child.on('exit', resolve))
+      while (child.exitCode === null && !existsSync(lockOf(folder))) await new Promise((next) => setImmediate(next))
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 3))
+      child.kill('SIGKILL')
+      await gone
+      await expectFree(folder)
+    }
   })
 
   test('of a process whose number is used again is taken over', async () => {
