@@ -1,6 +1,7 @@
 // The fast attention of every tier that this CPU has, against sums in double; the bound is that of cpu_forms_test.cpp.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -85,67 +86,175 @@ struct Sequence {
   std::vector<int32_t> pages;
 };
 
-// The caches are filled a segment at a time through `append`, then the batch is attended and compared.
-void run_paged(const Tier& tier, const std::string& what, const std::vector<Sequence>& sequences, int64_t heads,
-               int64_t kv_heads, int64_t dim, int64_t page_tokens, int threads) {
-  const std::string name = std::string(tier.name) + " paged " + what;
-  const int64_t layers = 2, layer = 1;
-  int32_t pages = 0;
-  for (const Sequence& s : sequences) pages = std::max(pages, *std::max_element(s.pages.begin(), s.pages.end()) + 1);
-  const KvLayout layout{layers, kv_heads, dim, page_tokens};
-  Aligned kv(static_cast<size_t>(layout.page_bytes() * pages));  // every byte 0xff: a NaN wherever nothing was written
-  Random random(static_cast<uint32_t>(heads * 1000 + dim));
-  // One key and value a (page, token): sequences that share a page share them.
-  const auto keys = random.halves(pages * page_tokens * kv_heads * dim, 2),
-             values = random.halves(pages * page_tokens * kv_heads * dim, 1);
-  const auto at = [&](const std::vector<uint16_t>& all, const Sequence& s, int64_t token, int64_t head) {
-    return all.data() + ((s.pages[token / page_tokens] * page_tokens + token % page_tokens) * kv_heads + head) * dim;
-  };
+// Rows [first, first + rows) of a sequence.
+struct Part {
+  size_t sequence;
+  int64_t first, rows;
+};
 
-  Batch batch;
-  const int64_t width = (heads + 2 * kv_heads) * dim;
-  for (const Sequence& s : sequences) {
-    batch.segments.push_back({batch.rows, s.rows, s.past, static_cast<int64_t>(batch.pages.size())});
-    batch.pages.insert(batch.pages.end(), s.pages.begin(), s.pages.end());
-    batch.rows += s.rows;
-    for (int64_t head = 0; head < kv_heads; ++head) {
-      std::vector<uint16_t> k, v;
-      for (int64_t t = 0; t < s.past + s.rows;) {  // in steps of 1, 3, 40, ...: every alignment of an append
-        const int64_t steps[] = {1, 3, 40, 2, 64, 5};
-        const int64_t n = std::min({steps[(t + head) % 6], s.past + s.rows - t, page_tokens - t % page_tokens});
-        k.clear(), v.clear();
-        for (int64_t i = 0; i < n; ++i) {
-          k.insert(k.end(), at(keys, s, t + i, head), at(keys, s, t + i, head) + dim);
-          v.insert(v.end(), at(values, s, t + i, head), at(values, s, t + i, head) + dim);
-        }
-        const auto k_exact = exact(k), v_exact = exact(v);
-        tier.forms->append(static_cast<char*>(kv.data) + layout.block_offset(s.pages[t / page_tokens], layer, head),
-                           layout, k_exact.get(), v_exact.get(), dim, t % page_tokens, n);
-        t += n;
-      }
+struct Shape {
+  int64_t heads, kv_heads, dim, page_tokens;
+};
+
+// The caches of some sequences, filled a segment at a time through `append`, and a query for each of their rows.
+class Paged {
+ public:
+  Paged(const Tier& tier, const std::vector<Sequence>& sequences, const Shape& shape)
+      : forms_(*tier.forms),
+        sequences_(sequences),
+        shape_(shape),
+        layout_{2, shape.kv_heads, shape.dim, shape.page_tokens},
+        kv_(static_cast<size_t>(layout_.page_bytes() * page_count(sequences))) {
+    Random random(static_cast<uint32_t>(shape.heads * 1000 + shape.dim));
+    // One key and value a (page, token): sequences that share a page share them.
+    const int64_t tokens = page_count(sequences) * shape.page_tokens;
+    keys_ = random.halves(tokens * shape.kv_heads * shape.dim, 2);
+    values_ = random.halves(tokens * shape.kv_heads * shape.dim, 1);
+    for (const Sequence& s : sequences) {
+      for (int64_t head = 0; head < shape.kv_heads; ++head) fill(s, head);
+      queries_.push_back(random.halves(s.rows * width(), 2));
     }
   }
-  const auto qkv = exact(random.halves(batch.rows * width, 2));
-  auto out = std::make_unique<uint16_t[]>(batch.rows * heads * dim);
-  TestWorkers workers(threads);
-  AttentionPlan plan;
-  plan.make(batch, page_tokens, heads, kv_heads, dim, tier.forms->tile_rows, threads);
-  plan.run(*tier.forms, out.get(), qkv.get(), kv.data, layout, layer, heads, workers);
+
+  const uint16_t* key(const Sequence& s, int64_t token, int64_t head) const { return at(keys_, s, token, head); }
+  const uint16_t* value(const Sequence& s, int64_t token, int64_t head) const { return at(values_, s, token, head); }
+  const uint16_t* query(size_t sequence, int64_t row, int64_t head) const {
+    return queries_[sequence].data() + row * width() + head * shape_.dim;
+  }
+
+  // What the rows of these parts get together, [rows, heads, dim].
+  std::vector<uint16_t> attend(const std::vector<Part>& parts, int threads) {
+    Batch batch;
+    std::vector<uint16_t> qkv;
+    for (const Part& part : parts) {
+      const Sequence& s = sequences_[part.sequence];
+      batch.segments.push_back({batch.rows, part.rows, s.past + part.first, static_cast<int64_t>(batch.pages.size())});
+      batch.pages.insert(batch.pages.end(), s.pages.begin(), s.pages.end());
+      batch.rows += part.rows;
+      const uint16_t* first = query(part.sequence, part.first, 0);
+      qkv.insert(qkv.end(), first, first + part.rows * width());
+    }
+    const auto qkv_exact = exact(qkv);
+    auto out = std::make_unique<uint16_t[]>(batch.rows * shape_.heads * shape_.dim);
+    TestWorkers workers(threads);
+    plan_.make(batch, shape_.page_tokens, shape_.heads, shape_.kv_heads, shape_.dim, forms_.tile_rows, threads);
+    plan_.run(forms_, out.get(), qkv_exact.get(), kv_.data, layout_, kLayer, shape_.heads, workers);
+    return {out.get(), out.get() + batch.rows * shape_.heads * shape_.dim};
+  }
+
+ private:
+  static constexpr int64_t kLayer = 1;
+
+  static int32_t page_count(const std::vector<Sequence>& sequences) {
+    int32_t last = 0;
+    for (const Sequence& s : sequences) last = std::max(last, *std::max_element(s.pages.begin(), s.pages.end()));
+    return last + 1;
+  }
+  int64_t width() const { return (shape_.heads + 2 * shape_.kv_heads) * shape_.dim; }
+  const uint16_t* at(const std::vector<uint16_t>& all, const Sequence& s, int64_t token, int64_t head) const {
+    const int64_t place = s.pages[token / shape_.page_tokens] * shape_.page_tokens + token % shape_.page_tokens;
+    return all.data() + (place * shape_.kv_heads + head) * shape_.dim;
+  }
+  void fill(const Sequence& s, int64_t head) {
+    std::vector<uint16_t> k, v;
+    for (int64_t t = 0; t < s.past + s.rows;) {  // in steps of 1, 3, 40, ...: every alignment of an append
+      const int64_t steps[] = {1, 3, 40, 2, 64, 5};
+      const int64_t n =
+          std::min({steps[(t + head) % 6], s.past + s.rows - t, shape_.page_tokens - t % shape_.page_tokens});
+      k.clear(), v.clear();
+      for (int64_t i = 0; i < n; ++i) {
+        k.insert(k.end(), key(s, t + i, head), key(s, t + i, head) + shape_.dim);
+        v.insert(v.end(), value(s, t + i, head), value(s, t + i, head) + shape_.dim);
+      }
+      const auto k_exact = exact(k), v_exact = exact(v);
+      forms_.append(
+          static_cast<char*>(kv_.data) + layout_.block_offset(s.pages[t / shape_.page_tokens], kLayer, head), layout_,
+          k_exact.get(), v_exact.get(), shape_.dim, t % shape_.page_tokens, n);
+      t += n;
+    }
+  }
+
+  const Forms& forms_;
+  AttentionPlan plan_;  // kept, as by the ops: what is left in it must not matter
+  std::vector<Sequence> sequences_;
+  Shape shape_;
+  KvLayout layout_;
+  Aligned kv_;  // every byte 0xff: a NaN wherever nothing was written
+  std::vector<uint16_t> keys_, values_;
+  std::vector<std::vector<uint16_t>> queries_;
+};
+
+void run_paged(const Tier& tier, const std::string& what, const std::vector<Sequence>& sequences, const Shape& shape,
+               int threads) {
+  Paged paged(tier, sequences, shape);
+  std::vector<Part> whole;
+  for (size_t i = 0; i < sequences.size(); ++i) whole.push_back({i, 0, sequences[i].rows});
+  const auto out = paged.attend(whole, threads);
   std::vector<double> expected;
   std::vector<float> plain, found;
+  const uint16_t* of_sequence = out.data();
   for (size_t i = 0; i < sequences.size(); ++i) {
     const Sequence& s = sequences[i];
     for (int64_t r = 0; r<s.rows; r += s.rows> 60 ? 17 : 1) {
-      const int64_t row = batch.segments[i].row + r;
-      for (int64_t h = 0; h < heads; ++h) {
-        attend_exactly([&](int64_t t) { return at(keys, s, t, h / (heads / kv_heads)); },
-                       [&](int64_t t) { return at(values, s, t, h / (heads / kv_heads)); },
-                       qkv.get() + row * width + h * dim, s.past + r + 1, dim, expected, plain);
-        for (int64_t d = 0; d < dim; ++d) found.push_back(widen(out[(row * heads + h) * dim + d]));
+      for (int64_t h = 0; h < shape.heads; ++h) {
+        const int64_t head = h / (shape.heads / shape.kv_heads);
+        attend_exactly([&](int64_t t) { return paged.key(s, t, head); },
+                       [&](int64_t t) { return paged.value(s, t, head); }, paged.query(i, r, h), s.past + r + 1,
+                       shape.dim, expected, plain);
+        const uint16_t* row = of_sequence + (r * shape.heads + h) * shape.dim;
+        for (int64_t d = 0; d < shape.dim; ++d) found.push_back(widen(row[d]));
       }
     }
+    of_sequence += s.rows * shape.heads * shape.dim;
   }
-  check_close(name, expected, plain, found);
+  check_close(std::string(tier.name) + " paged " + what, expected, plain, found);
+}
+
+// Every row of a sequence gets the same, bit for bit, alone, with some of its own, with all, and beside others.
+void run_beside(const Tier& tier, const std::vector<Sequence>& sequences, const Shape& shape) {
+  Paged paged(tier, sequences, shape);
+  const int64_t row_size = shape.heads * shape.dim;
+  std::vector<std::vector<uint16_t>> alone;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    std::vector<uint16_t> all;
+    for (int64_t r = 0; r < sequences[i].rows; ++r) {
+      const auto one = paged.attend({{i, r, 1}}, 1);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    alone.push_back(all);
+  }
+  const auto check = [&](const char* how, const std::vector<Part>& parts, int threads) {
+    const auto out = paged.attend(parts, threads);
+    const uint16_t* found = out.data();
+    for (const Part& part : parts) {
+      if (std::memcmp(found, alone[part.sequence].data() + part.first * row_size,
+                      static_cast<size_t>(part.rows * row_size) * 2) != 0) {
+        std::ostringstream message;
+        message << tier.name << " " << how << ": sequence " << part.sequence << ", rows " << part.first << " to "
+                << part.first + part.rows << " differ from those rows alone";
+        test::fail(__FILE__, __LINE__, message.str());
+      }
+      found += part.rows * row_size;
+    }
+  };
+  for (const int64_t rows : {2, 3, 4, 5, 9, 40}) {
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      std::vector<Part> cut;
+      for (int64_t first = 0; first < sequences[i].rows; first += rows)
+        cut.push_back({i, first, std::min(rows, sequences[i].rows - first)});
+      check("cut", cut, 2);
+    }
+  }
+  std::vector<Part> whole, lasts, mixed;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const int64_t rows = sequences[i].rows;
+    whole.push_back({i, 0, rows});
+    lasts.push_back({i, rows - 1, 1});
+    mixed.push_back({i, i % 2 == 0 ? rows - 1 : 0, i % 2 == 0 ? 1 : rows});
+  }
+  check("whole", whole, 3);
+  check("last rows", lasts, 1);
+  check("mixed", mixed, 2);
 }
 
 std::vector<int32_t> numbers(int32_t first, int32_t count) {
@@ -169,13 +278,13 @@ TEST(cpu_attention_vision) {
 
 TEST(cpu_attention_paged) {
   for_each_tier([](const Tier& tier) {
-    run_paged(tier, "prefill", {{0, 150, {2, 0, 1}}}, 14, 2, 64, 64, 2);
-    run_paged(tier, "prefill on a past", {{77, 90, numbers(0, 3)}}, 4, 4, 96, 64, 1);
-    run_paged(tier, "small pages", {{0, 71, numbers(0, 3)}}, 6, 2, 32, 32, 3);
-    run_paged(tier, "first token", {{0, 1, {0}}}, 14, 2, 64, 64, 2);
-    run_paged(tier, "decode", {{1300, 1, numbers(0, 21)}}, 14, 2, 64, 64, 2);
-    run_paged(tier, "decode, wide head", {{600, 1, numbers(0, 10)}}, 16, 8, 128, 64, 2);
-    run_paged(tier, "decode, odd head", {{129, 1, numbers(0, 3)}}, 3, 1, 80, 64, 2);
+    run_paged(tier, "prefill", {{0, 150, {2, 0, 1}}}, {14, 2, 64, 64}, 2);
+    run_paged(tier, "prefill on a past", {{77, 90, numbers(0, 3)}}, {4, 4, 96, 64}, 1);
+    run_paged(tier, "small pages", {{0, 71, numbers(0, 3)}}, {6, 2, 32, 32}, 3);
+    run_paged(tier, "first token", {{0, 1, {0}}}, {14, 2, 64, 64}, 2);
+    run_paged(tier, "decode", {{1300, 1, numbers(0, 21)}}, {14, 2, 64, 64}, 2);
+    run_paged(tier, "decode, wide head", {{600, 1, numbers(0, 10)}}, {16, 8, 128, 64}, 2);
+    run_paged(tier, "decode, odd head", {{129, 1, numbers(0, 3)}}, {3, 1, 80, 64}, 2);
     // a prefix of 20 pages shared by three, one of them with more, one on its own, one in prefill
     auto one = numbers(0, 20), two = one, three = one;
     one.push_back(20);
@@ -183,8 +292,27 @@ TEST(cpu_attention_paged) {
     three.push_back(23);
     run_paged(tier, "shared prefix",
               {{20 * 64 + 5, 1, one}, {20 * 64 + 100, 1, two}, {40, 1, {24}}, {20 * 64 + 1, 3, three}, {10, 12, {25}}},
-              14, 2, 64, 64, 2);
+              {14, 2, 64, 64}, 2);
     // a page table that starts as another's, but whose shared page is not full in the other
-    run_paged(tier, "short sibling", {{200, 1, numbers(0, 4)}, {63, 1, {0}}}, 2, 1, 16, 64, 2);
+    run_paged(tier, "short sibling", {{200, 1, numbers(0, 4)}, {63, 1, {0}}}, {2, 1, 16, 64}, 2);
+  });
+}
+
+TEST(cpu_attention_beside_others) {
+  for_each_tier([](const Tier& tier) {
+    // Three share seven pages, which is less than two chunks; one has nothing in common; one is shorter than a chunk.
+    auto one = numbers(0, 7), two = one, three = one;
+    one.insert(one.end(), {7, 8});
+    two.insert(two.end(), {9, 10, 11, 12});
+    three.push_back(13);
+    run_beside(tier,
+               {{7 * 64, 50, one},
+                {7 * 64 + 3, 200, two},
+                {7 * 64 + 1, 6, three},
+                {600, 4, numbers(14, 10)},
+                {0, 11, {24}}},
+               {14, 2, 64, 64});
+    // Of the last one's rows two end with a chunk, the others see a token or two of the next.
+    run_beside(tier, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}}, {7, 1, 80, 32});
   });
 }

@@ -150,6 +150,42 @@ TEST(cpu_gemm_odd_shapes) {
   });
 }
 
+// A row gets the same, bit for bit, however many others there are.
+TEST(cpu_gemm_beside_others) {
+  for_each_tier([](const Tier& tier) {
+    for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
+      const int64_t most = 400, n = 70, k = 333;
+      Random random(7);
+      const auto x = exact(random.halves(most * k, 1));
+      const auto w16 = random.halves(n * k, 0.3f);
+      const auto w32 = random.floats(n * k, 0.3f);
+      const auto packed =
+          pack(*tier.forms, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), n, k);
+      const auto product = [&](int64_t first, int64_t m, int threads) {
+        std::vector<float> out(m * n);
+        GemmJob job;
+        job.x = x.get() + first * k;
+        job.x_stride = k;
+        job.w = packed->data;
+        job.kind = kind;
+        job.m = m, job.n = n, job.k = k;
+        job.after = After::gelu;
+        job.out = out.data();
+        job.out_stride = n;
+        job.out_f32 = true;
+        TestWorkers workers(threads);
+        gemm(*tier.forms, job, workers);
+        return out;
+      };
+      const auto all = product(0, most, 2);
+      for (const int64_t m : {1, 2, 5, 8, 13, 15, 60, 100}) {
+        const auto some = product(3, m, 1);
+        CHECK(std::memcmp(some.data(), all.data() + 3 * n, some.size() * sizeof(float)) == 0);
+      }
+    }
+  });
+}
+
 TEST(cpu_gemm_epilogues) {
   for_each_tier([](const Tier& tier) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {

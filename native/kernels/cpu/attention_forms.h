@@ -2,14 +2,14 @@
 //
 //   out = softmax(scale * q * K^T) * V, row r over tokens [0, visible[r])
 //
-// Tiling    kTileRows queries against chunks of up to 352 tokens: scores [rows, 352] f32 (20 KiB) stay in L1, the running
-//           sums [rows, head_dim] beside them. K and V come in units of the register tile; with several queries a kv
-//           head (GQA) the queries of a tile share every load of them. The sums of a chunk stay in registers from page
-//           to page.
-// Softmax   Online: the largest score so far m, the weight so far l; older sums are scaled by 2^(m_old - m). Base 2
-//           throughout, the scale folds log2(e) in. Where weights are rounded to bf16, m is rounded up to a whole number:
-//           then they round the same wherever tokens are cut into chunks, so an answer does not depend on who is asked
-//           beside it.
+// Tiling    kTileRows queries against chunks of up to 352 tokens: scores [rows, 352] f32 (20 KiB) stay in L1, the sums
+//           [rows, head_dim] beside them. K and V come in units of the register tile; with several queries a kv head
+//           (GQA) the queries of a tile share every load of them. The sums of a chunk stay in registers from page to
+//           page.
+// Softmax   Online: every chunk has its own largest score m, weight l and sums; they are added up in the order of their
+//           tokens, the older ones scaled by 2^(m_old - m). Base 2 throughout, the scale folds log2(e) in.
+// Order     Chunks begin at multiples of their length, so what a query gets depends on the tokens that it sees alone,
+//           bit for bit: not on the queries beside it, nor on how the tokens are cut into tasks.
 // Numerics  f32 scores, weights and sums; on vdpbf16ps the weights are rounded to bf16 for the second product.
 #pragma once
 
@@ -27,16 +27,45 @@ using cpu::AttendJob;
 using cpu::AttendRow;
 using cpu::KvLayout;
 
-constexpr int64_t kChunk = kScoreStride - 16;
+static_assert(cpu::kMostChunkTokens == kScoreStride - 16);
 constexpr int64_t kRowLanes = (kTileRows + kWidth - 1) / kWidth * kWidth;
 constexpr float kLowest = -3.0e38f;
 constexpr int64_t kMaxHeadDim = 128;
 
+// Floats from part to part in the scratch: room for whole panels of 32 dimensions.
+constexpr int64_t kPartStride = cpu::kPartHead + kMaxHeadDim;
+
 struct AttendScratch {
   alignas(64) float q[kTileRows * kMaxHeadDim + 16];
   alignas(64) float scores[kTileRows * kScoreStride];
-  alignas(64) float sums[kTileRows * kMaxHeadDim];
+  alignas(64) float parts[kTileRows * kPartStride];   // of a chunk
+  alignas(64) float totals[kTileRows * kPartStride];  // of the chunks so far
 };
+
+// A part or a total of parts (AttendRow).
+DRIVLM_INLINE float* sums_of(float* part) { return part + cpu::kPartHead; }
+DRIVLM_INLINE const float* sums_of(const float* part) { return part + cpu::kPartHead; }
+
+void clear_total(float* total, int64_t dim) {
+  total[0] = kLowest;
+  total[1] = 0;
+  for (int64_t d = 0; d < dim; d += kWidth) store(sums_of(total) + d, F{});
+}
+
+// total = total * by + part * part_by, for what lies between each one's largest score and the larger of the two. Never
+// inlined: wherever parts are added up, the same instructions do it.
+__attribute__((noinline)) void fold(float* total, const float* part, float by, float part_by, int64_t dim) {
+  total[0] = max_of(total[0], part[0]);
+  total[1] = total[1] * by + part[1] * part_by;
+  for (int64_t d = 0; d < dim; d += kWidth) {
+    store(sums_of(total) + d, load(sums_of(total) + d) * by + load(sums_of(part) + d) * part_by);
+  }
+}
+
+__attribute__((noinline)) void finish_total(uint16_t* out, const float* total, int64_t dim) {
+  const F weight = splat(total[1] > 0 ? 1.0f / total[1] : 0.0f);
+  for (int64_t d = 0; d < dim; d += kWidth) store_half(out + d, to_bf16(load(sums_of(total) + d) * weight));
+}
 
 // The largest of the first `valid` scores.
 DRIVLM_INLINE float largest_of(const float* scores, int64_t valid) {
@@ -83,7 +112,6 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
   const int64_t dim = job.layout.head_dim, dim_panels = cpu::panel_count(dim), page_tokens = job.layout.page_tokens;
   const int64_t key_panel_bytes = dim / 2 * 128, value_panel_bytes = page_tokens / 2 * 128;
   const float scale = job.scale * 1.44269504f;
-  constexpr int64_t kSumStride = kMaxHeadDim;
 
   // q as [step][rows]
   uint16_t* together = reinterpret_cast<uint16_t*>(s.scores);
@@ -92,26 +120,24 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
   pack_rows<Words>(reinterpret_cast<uint32_t*>(s.q), reinterpret_cast<const char*>(together), dim * 2, count, dim * 2,
                    count);
 
-  alignas(64) float m[kRowLanes], factor[kRowLanes];
-  F l[kTileRows];
   int64_t last = 0;
   for (int64_t r = 0; r < count; ++r) {
-    m[r] = kLowest;
-    l[r] = F{};
     last = max_of(last, rows[r].visible);
+    clear_total(s.totals + r * kPartStride, dim);
+    // Chunks that no row of this tile sees are not come to.
+    float* part = rows[r].partial;
+    for (int64_t chunk = token0; part && chunk < token1; chunk += job.chunk_tokens, part += job.partial_step) {
+      clear_total(part, dim);
+    }
   }
   last = min_of(last, token1);
   const ScoreTile multiply_keys = score_tile_for<Bf16>(count);
   const PieceTile multiply_values = piece_tile_for<Bf16>(count);
-  bool started = false;
-  // chunks of nearly equal length
-  const int64_t chunks = (max_of(0, last - token0) + kChunk - 1) / kChunk;
-  const int64_t chunk_tokens = chunks > 0 ? ((last - token0 + chunks - 1) / chunks + 31) / 32 * 32 : kChunk;
-  for (int64_t chunk = token0; chunk < last; chunk += chunk_tokens) {
-    const int64_t tokens = min_of(chunk_tokens, last - chunk);
+  for (int64_t chunk = token0; chunk < last; chunk += job.chunk_tokens) {
+    const int64_t tokens = min_of(job.chunk_tokens, last - chunk);
 
     // scores = q * K^T, a run of tokens inside one page at a time
-    Piece values[kChunk / 32 + 1];
+    Piece values[cpu::kMostChunkTokens / 32 + 1];
     int64_t pieces = 0;
     for (int64_t t = 0; t < tokens;) {
       const int64_t token = chunk + t, page = token / page_tokens, inside = token % page_tokens;
@@ -122,43 +148,47 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       t += run;
     }
 
-    // p = softmax, online
+    // p = softmax of the chunk
     const int64_t width = (tokens + 31) / 32 * 32;
-    const auto valid = [&](int64_t r) { return max_of(0, min_of(rows[r].visible - chunk, tokens)); };
     for (int64_t r = 0; r < count; ++r) {
-      float top = largest_of(s.scores + r * kScoreStride, valid(r)) * scale;
+      const int64_t valid = max_of(0, min_of(rows[r].visible - chunk, tokens));
+      float* scores = s.scores + r * kScoreStride;
+      float* part = s.parts + r * kPartStride;
+      float top = largest_of(scores, valid) * scale;
       if (Bf16::kPairs) top = __builtin_ceilf(top);
-      factor[r] = m[r] - max_of(m[r], top);
-      m[r] = max_of(m[r], top);
-    }
-    for (int64_t r = 0; r < count; r += kWidth) store(factor + r, exp2(load(factor + r)));
-    for (int64_t r = 0; r < count; ++r) {
-      l[r] = l[r] * factor[r] + soften(s.scores + r * kScoreStride, valid(r), width, scale, m[r]);
-      if (started && factor[r] != 1.0f) {
-        float* sums = s.sums + r * kSumStride;
-        for (int64_t d = 0; d < dim; d += kWidth) store(sums + d, load(sums + d) * factor[r]);
-      }
+      part[0] = top;
+      part[1] = sum_of(soften(scores, valid, width, scale, top));
     }
 
-    // sums += p * V
+    // sums = p * V
     for (int64_t p = 0; p < dim_panels; ++p) {
-      multiply_values(s.sums + p * 32, kSumStride, values, pieces, p * value_panel_bytes, s.scores, started);
+      multiply_values(sums_of(s.parts) + p * 32, kPartStride, values, pieces, p * value_panel_bytes, s.scores);
     }
-    started = true;
-  }
 
-  for (int64_t r = 0; r < count; ++r) {
-    const float* sums = s.sums + r * kSumStride;
-    const float total = sum_of(l[r]);
-    if (rows[r].partial) {
-      for (int64_t d = 0; d < dim; d += kWidth) store(rows[r].partial + d, started ? load(sums + d) : F{});
-      rows[r].partial[dim] = m[r];
-      rows[r].partial[dim + 1] = total;
-    } else {
-      const float weight = total > 0 ? 1.0f / total : 0.0f;
-      for (int64_t d = 0; d < dim; d += kWidth)
-        store_half(rows[r].out + d, to_bf16((started ? load(sums + d) : F{}) * weight));
+    if (rows[0].partial) {
+      const int64_t index = (chunk - token0) / job.chunk_tokens;
+      for (int64_t r = 0; r < count; ++r) {
+        memcpy(rows[r].partial + index * job.partial_step, s.parts + r * kPartStride,
+               static_cast<size_t>(cpu::kPartHead + dim) * 4);
+      }
+      continue;
     }
+    alignas(64) float by[kRowLanes] = {}, part_by[kRowLanes] = {};
+    for (int64_t r = 0; r < count; ++r) {
+      const float old = s.totals[r * kPartStride], top = s.parts[r * kPartStride], m = max_of(old, top);
+      by[r] = old - m;
+      part_by[r] = top - m;
+    }
+    for (int64_t r = 0; r < count; r += kWidth) {
+      store(by + r, exp2(load(by + r)));
+      store(part_by + r, exp2(load(part_by + r)));
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      if (rows[r].visible > chunk) fold(s.totals + r * kPartStride, s.parts + r * kPartStride, by[r], part_by[r], dim);
+    }
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    if (!rows[r].partial) finish_total(rows[r].out, s.totals + r * kPartStride, dim);
   }
 }
 
@@ -172,26 +202,18 @@ void attend(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t 
 
 size_t attend_scratch() { return sizeof(AttendScratch); }
 
-// Partial sums of one query to its result: `count` of them, `slots` their numbers, `stride` floats apart at `partials`.
-void merge(uint16_t* out, const float* partials, int64_t stride, const int64_t* slots, int64_t count, int64_t dim) {
-  float largest = kLowest, total = 0;
-  float factors[64];
-  alignas(64) float sums[kMaxHeadDim] = {};
+// Parts of one query to its result: `count` of them, in the order of their tokens, `slots` their numbers, `stride` floats
+// apart at `parts`.
+void merge(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim) {
+  alignas(64) float total[kPartStride];
+  clear_total(total, dim);
   for (int64_t i = 0; i < count; ++i) {
-    const float* p = partials + slots[i] * stride;
-    if (p[dim + 1] > 0 && p[dim] > largest) largest = p[dim];
+    const float* part = parts + slots[i] * stride;
+    if (!(part[1] > 0)) continue;  // of tokens that it does not see
+    const float m = max_of(total[0], part[0]);
+    fold(total, part, exp2(splat(total[0] - m))[0], exp2(splat(part[0] - m))[0], dim);
   }
-  for (int64_t first = 0; first < count; first += 64) {
-    const int64_t n = min_of(64, count - first);
-    for (int64_t i = 0; i < n; ++i) {
-      const float* p = partials + slots[first + i] * stride;
-      factors[i] = p[dim + 1] > 0 ? exp2(splat(p[dim] - largest))[0] : 0.0f;
-      total += factors[i] * p[dim + 1];
-      for (int64_t d = 0; d < dim; d += kWidth) store(sums + d, load(sums + d) + load(p + d) * factors[i]);
-    }
-  }
-  const float weight = total > 0 ? 1.0f / total : 0.0f;
-  for (int64_t d = 0; d < dim; d += kWidth) store_half(out + d, to_bf16(load(sums + d) * weight));
+  finish_total(out, total, dim);
 }
 
 // Rows that append() comes to next are fetched early: they are far apart, and one head's part of each is a line or two.

@@ -20,12 +20,12 @@ struct Forms {
   // One panel from 32 rows of bf16, f32 or s8 at `rows` (null: zeros), k values each. s4: quantize.h.
   void (*pack_panel)(void* panel, WeightKind kind, const void* const* rows, int64_t k);
 
-  // packed_attention.h: queries over tokens [token0, token1), token0 a multiple of 32; partial sums of one query to its
+  // packed_attention.h: queries over tokens [token0, token1), token0 at the start of a chunk; parts of one query to its
   // result; rows to a block.
   void (*attend)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
                  void* scratch);
   size_t (*attend_scratch)();
-  void (*merge)(uint16_t* out, const float* partials, int64_t stride, const int64_t* slots, int64_t count, int64_t dim);
+  void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim);
   void (*append)(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
                  int64_t first, int64_t tokens);
 

@@ -10,9 +10,9 @@ namespace drivlm::cpu {
 
 namespace {
 
-constexpr int64_t kSplitTokens =
-    512;                           // tokens of one task of a short segment: 128 KiB of keys and values at head_dim 64
-constexpr int64_t kShortRows = 4;  // rows of a segment that may share its prefix
+constexpr int64_t kChunkTokens = 256;  // of a cached attention
+constexpr int64_t kTaskChunks = 2;     // of one task of a short segment: 128 KiB of keys and values at head_dim 64
+constexpr int64_t kShortRows = 4;      // rows of a segment that may share its prefix
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -30,6 +30,8 @@ void attention(const Forms& forms, uint16_t* out, const uint16_t* qkv, int64_t g
   const size_t block_bytes = aligned(static_cast<size_t>(layout.page_bytes()) + 64);
   const size_t rows_bytes = aligned(static_cast<size_t>(ceil_div(positions, parts)) * sizeof(AttendRow));
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const int64_t chunks = ceil_div(positions, kMostChunkTokens),
+                chunk_tokens = ceil_div(positions, 32 * chunks) * 32;  // of nearly equal length
 
   run(workers, groups * heads * parts, [&](int64_t task) {
     const int64_t head = task / parts % heads, group = task / parts / heads, part = task % parts;
@@ -42,7 +44,7 @@ void attention(const Forms& forms, uint16_t* out, const uint16_t* qkv, int64_t g
       rows[i] = {base + (first + i) * 3 * dim, out + (group * positions + first + i) * dim + head * head_dim, nullptr,
                  positions};
     }
-    const AttendJob job{blocks, layout.page_bytes(), nullptr, layout, scale};
+    const AttendJob job{blocks, layout.page_bytes(), nullptr, layout, scale, chunk_tokens, 0};
     forms.attend(job, rows, count, 0, positions, blocks + block_bytes + rows_bytes);
   });
 }
@@ -68,25 +70,24 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
   }
   std::vector<const Segment*> members;
   std::vector<std::vector<int64_t>> slots_of(static_cast<size_t>(batch.rows));
-  const auto split = [&](int64_t first, int64_t count, int64_t page, int64_t token0, int64_t token1) {
-    if (token1 <= token0) return;
-    const int64_t pieces = ceil_div(token1 - token0, kSplitTokens), units = ceil_div(token1 - token0, 32);
-    for (int64_t i = 0; i < pieces; ++i) {
-      const int64_t from = token0 + units * i / pieces * 32,
-                    to = std::min(token1, token0 + units * (i + 1) / pieces * 32);
-      spans_.push_back({first, count, page, from, to, slots});
-      for (int64_t q = 0; q < count; ++q) slots_of[queries_[first + q].row].push_back(slots + q);
-      slots += count;
+  const auto split = [&](int64_t first, int64_t count, int64_t page, int64_t chunk0, int64_t token1) {
+    const int64_t chunks = ceil_div(token1, kChunkTokens) - chunk0, tasks = ceil_div(chunks, kTaskChunks);
+    for (int64_t i = 0; i < tasks; ++i) {
+      const int64_t from = chunk0 + chunks * i / tasks, to = chunk0 + chunks * (i + 1) / tasks;
+      spans_.push_back({first, count, page, from * kChunkTokens, std::min(token1, to * kChunkTokens), slots});
+      for (int64_t chunk = from; chunk < to; ++chunk, slots += count) {
+        for (int64_t q = 0; q < count; ++q) slots_of[queries_[first + q].row].push_back(slots + q);
+      }
     }
   };
   for (size_t i = 0; i < shorts.size(); ++i) {
     if (shorts[i].taken) continue;
     const Segment& leader = *shorts[i].segment;
-    const auto common = [&](const Segment& other) {  // whole pages that every row of both sees
+    const auto common = [&](const Segment& other) {  // whole chunks that every row of both sees
       const int64_t most = std::min(leader.past, other.past) / page_tokens;
       int64_t n = 0;
       while (n < most && pages_[leader.first_page + n] == pages_[other.first_page + n]) ++n;
-      return n;
+      return n * page_tokens / kChunkTokens;
     };
     int64_t longest = 0;
     for (size_t j = i + 1; j < shorts.size(); ++j) {
@@ -106,10 +107,10 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
     for (const Segment* segment : members) {
       for (int64_t r = 0; r < segment->rows; ++r) queries_.push_back({segment->row + r, segment->past + r + 1});
     }
-    split(first, static_cast<int64_t>(queries_.size()) - first, leader.first_page, 0, shared * page_tokens);
+    split(first, static_cast<int64_t>(queries_.size()) - first, leader.first_page, 0, shared * kChunkTokens);
     int64_t own = first;
     for (const Segment* segment : members) {
-      split(own, segment->rows, segment->first_page, shared * page_tokens, segment->past + segment->rows);
+      split(own, segment->rows, segment->first_page, shared, segment->past + segment->rows);
       own += segment->rows;
     }
   }
@@ -132,13 +133,13 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
       if (to > from) spans_.push_back({first + from, to - from, segment.first_page, 0, segment.past + to, -1});
     }
   }
-  partials_.resize(static_cast<size_t>(slots * heads * (head_dim + kPartialExtra)));
+  parts_.resize(static_cast<size_t>(slots * heads * (kPartHead + head_dim)));
 }
 
 void AttentionPlan::run(const Forms& forms, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
                         int64_t layer, int64_t heads, Workers& workers) {
   const int64_t dim = layout.head_dim, group = heads / layout.kv_heads, row_size = (heads + 2 * layout.kv_heads) * dim;
-  const int64_t spans = static_cast<int64_t>(spans_.size()), stride = dim + kPartialExtra;
+  const int64_t spans = static_cast<int64_t>(spans_.size()), stride = kPartHead + dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   cpu::run(workers, spans * layout.kv_heads, [&](int64_t task) {
     const Span& span = spans_[task / layout.kv_heads];
@@ -151,19 +152,24 @@ void AttentionPlan::run(const Forms& forms, uint16_t* out, const uint16_t* qkv, 
       const int64_t head = kv_head * group + i % group;
       rows[i].q = qkv + query.row * row_size + head * dim;
       rows[i].out = out + (query.row * heads + head) * dim;
-      rows[i].partial = span.slot < 0 ? nullptr : partials_.data() + ((span.slot + i / group) * heads + head) * stride;
+      rows[i].partial = span.slot < 0 ? nullptr : parts_.data() + ((span.slot + i / group) * heads + head) * stride;
       rows[i].visible = query.visible;
     }
     const AttendJob job{static_cast<const char*>(kv) + layout.block_offset(0, layer, kv_head), layout.page_bytes(),
-                        pages_ + span.page, layout, scale};
+                        pages_ + span.page,
+                        layout,
+                        scale,
+                        kChunkTokens,
+                        span.count * heads * stride};
     forms.attend(job, rows, count, span.token0, span.token1, scratch + rows_bytes);
   });
-  for (const Merge& merge : merges_) {
+  cpu::run(workers, static_cast<int64_t>(merges_.size()), [&](int64_t task) {
+    const Merge& merge = merges_[task];
     for (int64_t head = 0; head < heads; ++head) {
-      forms.merge(out + (merge.row * heads + head) * dim, partials_.data() + head * stride, heads * stride,
+      forms.merge(out + (merge.row * heads + head) * dim, parts_.data() + head * stride, heads * stride,
                   merge_slots_.data() + merge.first, merge.count, dim);
     }
-  }
+  });
 }
 
 }  // namespace drivlm::cpu

@@ -39,11 +39,15 @@ struct KvLayout {
 struct AttendRow {
   const uint16_t* q;  // bf16 [head_dim]
   uint16_t* out;      // bf16 [head_dim], if partial is null
-  float* partial;     // [head_dim] unnormalised sums, then their largest score and weight, to be merged; or null
+  float* partial;     // the first chunk's part, to be merged; or null, as in every row of a job
   int64_t visible;
 };
 
-constexpr int64_t kPartialExtra = 2;
+// A part, of one query and the tokens of one chunk: [kPartHead + head_dim] floats, first the largest score and the sum of
+// the weights relative to it, from kPartHead on the values times their weights.
+constexpr int64_t kPartHead = 16;
+
+constexpr int64_t kMostChunkTokens = 352;
 
 struct AttendJob {
   const char* blocks;    // of one layer and kv head, page 0
@@ -51,6 +55,8 @@ struct AttendJob {
   const int32_t* pages;  // null: page i is i
   KvLayout layout;
   float scale;
+  int64_t chunk_tokens;  // weights are relative to the largest score of so many tokens; a multiple of 32
+  int64_t partial_step;  // floats from a chunk's part to the next one's
 };
 
 struct Forms;
@@ -62,9 +68,10 @@ void attention(const Forms& forms, uint16_t* out, const uint16_t* qkv, int64_t g
 
 // How one forward pass is cut into tasks; made once a pass, used by every layer.
 //
-// Long segments (prefill) are cut by rows. Short ones (decode) are cut by tokens too: every cut leaves partial sums a
-// row, merged at the end. Short segments whose page tables start with the same pages are one task over those pages, so
-// that a shared prefix is read once for all of them.
+// Long segments (prefill) are cut by rows. Short ones (decode) are cut by tokens too, after whole chunks: every chunk
+// leaves a part a row, merged at the end. Short segments whose page tables start with the same pages are one task over
+// those pages' chunks, so that a shared prefix is read once for all of them. None of this changes a result: chunks begin
+// at the same tokens and are added up in the same order.
 class AttentionPlan {
  public:
   void make(const Batch& batch, int64_t page_tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int tile_rows,
@@ -78,8 +85,8 @@ class AttentionPlan {
   struct Query {
     int64_t row, visible;
   };
-  // Queries [first, first + count) over tokens [token0, token1) of a page table; partial sums go to slots [slot, slot +
-  // count), or slot is -1.
+  // Queries [first, first + count) over tokens [token0, token1) of a page table; the parts of its i-th chunk go to slots
+  // [slot + i * count, slot + (i + 1) * count), or slot is -1.
   struct Span {
     int64_t first, count, page, token0, token1, slot;
   };
@@ -92,7 +99,7 @@ class AttentionPlan {
   std::vector<Span> spans_;
   std::vector<Merge> merges_;
   std::vector<int64_t> merge_slots_;
-  std::vector<float> partials_;  // [slots, heads, head_dim + kPartialExtra]
+  std::vector<float> parts_;  // [slots, heads, kPartHead + head_dim]
 };
 
 }  // namespace drivlm::cpu

@@ -1,6 +1,6 @@
 // The register tile under every product of this backend, and the packing of its operands.
 //
-//   c [rows, 32] (+)= x [rows, k] * panel [32, k]^T
+//   c [rows, 32] = x [rows, k] * panel [32, k]^T
 //
 // Tiling    kTileRows x 2 registers of sums (14 x 2 of the 32 registers of AVX-512, 12 x 2 of NEON's; 6 x 2 of 16). A
 //           panel is 32 columns wide: with 16 lanes one pass does it; narrower tiers take columns {p, p + 1, ...} and
@@ -197,17 +197,9 @@ struct S16S8 {
 };
 
 template <int kRows>
-DRIVLM_INLINE void load_sums(F (&sum)[kRows][2], const float* c, int64_t c_stride, bool accumulate) {
-  if (accumulate) {
-    DRIVLM_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      sum[r][0] = load(c + r * c_stride);
-      sum[r][1] = load(c + r * c_stride + 16);
-    }
-  } else {
-    DRIVLM_UNROLL
-    for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = F{};
-  }
+DRIVLM_INLINE void clear_sums(F (&sum)[kRows][2]) {
+  DRIVLM_UNROLL
+  for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = F{};
 }
 
 template <int kRows>
@@ -241,7 +233,7 @@ void tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, c
           int64_t units, const char* next, int64_t next_step) {
   for (int first = 0; first < 16; first += kWidth) {
     F sum[kRows][2];
-    load_sums(sum, c, 0, false);
+    clear_sums(sum);
     add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, next, next_step);
     store_sums(c + first, c_stride, sum);
   }
@@ -255,7 +247,7 @@ void score_tile(float* __restrict__ c, const char* __restrict__ w, int64_t panel
   for (int64_t p = 0; p < panels; ++p, w += units * 128, c += 32) {
     for (int first = 0; first < 16; first += kWidth) {
       F sum[kRows][2];
-      load_sums(sum, c, 0, false);
+      clear_sums(sum);
       add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, w + units * 128, 128);
       store_sums(c + first, kScoreStride, sum);
     }
@@ -268,13 +260,13 @@ struct Piece {
   int64_t units;
 };
 
-// One panel in pieces, x in rows kScoreStride words apart. With `accumulate` the sums start from c.
+// One panel in pieces, x in rows kScoreStride words apart.
 template <class Dot, int kRows>
 void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, int64_t count, int64_t offset,
-                const float* __restrict__ x, bool accumulate) {
+                const float* __restrict__ x) {
   for (int first = 0; first < 16; first += kWidth) {
     F sum[kRows][2];
-    load_sums(sum, c + first, c_stride, accumulate);
+    clear_sums(sum);
     const float* from = x;
     for (int64_t i = 0; i < count; ++i) {
       const char* w = pieces[i].w + offset;
@@ -287,7 +279,7 @@ void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, in
 
 using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t);
 using ScoreTile = void (*)(float*, const char*, int64_t, const float*, int64_t);
-using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, const float*, bool);
+using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, const float*);
 
 #if defined(__AVX512F__)
 #define DRIVLM_EACH_HEIGHT(form)                                                                                  \
