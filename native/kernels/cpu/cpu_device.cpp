@@ -14,22 +14,7 @@ namespace drivlm {
 
 namespace {
 
-// Anonymous pages: zero until touched, so a plan's unused part costs nothing.
-class HostMemory : public Memory {
- public:
-  HostMemory(size_t size, const char* what) {
-    bytes = size;
-    if (size == 0) return;
-    data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data == MAP_FAILED) {
-      data = nullptr;
-      throw Error(Code::out_of_memory, text("%s: %zu MiB could not be reserved (%s).", what, size >> 20, std::strerror(errno)));
-    }
-  }
-  ~HostMemory() override {
-    if (data) ::munmap(data, bytes);
-  }
-};
+constexpr size_t kLargePage = size_t{2} << 20;
 
 template <class T>
 DRIVLM_INNERMOST void widen_bytes(float* out, const char* bytes, int64_t count) {
@@ -41,6 +26,23 @@ DRIVLM_INNERMOST void widen_bytes(float* out, const char* bytes, int64_t count) 
 }
 
 }  // namespace
+
+HostMemory::HostMemory(size_t size, const std::string& what, bool whole) {
+  bytes = size;
+  if (size == 0) return;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (whole ? 0 : MAP_NORESERVE);
+  data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (data == MAP_FAILED) {
+    data = nullptr;
+    throw Error(Code::out_of_memory,
+                text("%s: %zu MiB could not be reserved (%s).", what.c_str(), size >> 20, std::strerror(errno)));
+  }
+  if (size >= kLargePage) ::madvise(data, size, MADV_HUGEPAGE);
+}
+
+HostMemory::~HostMemory() {
+  if (data) ::munmap(data, bytes);
+}
 
 MappedMatrix::MappedMatrix(const HostTensor& source) : dtype_(source.dtype), runs_(source.runs) {
   rows = source.rows;
@@ -102,7 +104,9 @@ CpuDevice::CpuDevice(DType precision, int threads, const std::function<std::uniq
   ops_ = make_ops(*this);
 }
 
-std::unique_ptr<Memory> CpuDevice::allocate(size_t bytes, const char* what) { return std::make_unique<HostMemory>(bytes, what); }
+std::unique_ptr<Memory> CpuDevice::allocate(size_t bytes, const char* what) {
+  return std::make_unique<HostMemory>(bytes, what, false);
+}
 
 std::unique_ptr<Matrix> CpuDevice::load_matrix(const HostTensor& source) { return std::make_unique<MappedMatrix>(source); }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/device.h"
@@ -10,6 +11,14 @@
 #include "kernels/cpu/cpu_ops.h"
 
 namespace drivlm {
+
+// Anonymous memory, in large pages where the system has them: weights and caches are read whole for every token, and small
+// pages lose a third more to address translation. Costs nothing until touched; `whole` says that all of it will be.
+class HostMemory : public Memory {
+ public:
+  HostMemory(size_t size, const std::string& what, bool whole);
+  ~HostMemory() override;
+};
 
 // A matrix read where the file is mapped, in whatever type it is stored.
 class MappedMatrix : public Matrix {

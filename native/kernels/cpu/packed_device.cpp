@@ -1,9 +1,5 @@
 #include "kernels/cpu/packed_device.h"
 
-#include <sys/mman.h>
-
-#include <cerrno>
-#include <cstring>
 #include <numeric>
 
 #include "core/weight_cache.h"
@@ -17,29 +13,6 @@ namespace {
 
 using cpu::kPanelRows;
 using cpu::WeightKind;
-
-// Weights are read front to back for every token: large pages save a third of the time that small ones lose to address
-// translation.
-class WeightMemory : public Memory {
- public:
-  WeightMemory(size_t size, const std::string& name) {
-    bytes = size;
-    if (size == 0) return;
-    data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) {
-      data = nullptr;
-      throw Error(Code::out_of_memory, text("%s: %zu MiB for the packed weights could not be had (%s).", name.c_str(),
-                                            size >> 20, std::strerror(errno)));
-    }
-    if (size >= kLargePage) ::madvise(data, size, MADV_HUGEPAGE);
-  }
-  ~WeightMemory() override {
-    if (data) ::munmap(data, bytes);
-  }
-
- private:
-  static constexpr size_t kLargePage = size_t{2} << 20;
-};
 
 struct SourceRow {
   const MappedMatrix* source;  // null: no row, zeros
@@ -126,7 +99,7 @@ std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_
       return std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(kept));
     }
   }
-  auto memory = std::make_unique<WeightMemory>(bytes, source.name);
+  auto memory = std::make_unique<HostMemory>(bytes, "The packed " + source.name, true);
   if (source.cache) source.cache->add(source.name, form, memory->data, bytes);
   auto matrix = std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(memory));
   pack(*matrix, forms_, threads_, row_of, done);
