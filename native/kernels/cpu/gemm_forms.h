@@ -272,12 +272,12 @@ void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
       job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
         const float* from = reinterpret_cast<const float*>(x) + first * words;
-        for (int64_t i = 0; i < height * 32; i += kWidth) store(sums + i, F{});
         for (int64_t u = 0; u < units; u += S16S8::kExactUnits) {
           tile_for<S16S8>(height)(part, 32, w + u * 128, from + u * S16S8::kWords * height,
                                   min_of(S16S8::kExactUnits, units - u), next + u * step, step);
           for (int64_t i = 0; i < height * 32; i += kWidth) {
-            store(sums + i, load(sums + i) + __builtin_convertvector(reinterpret_cast<I>(load(part + i)), F));
+            const F exact = __builtin_convertvector(reinterpret_cast<I>(load(part + i)), F);
+            store(sums + i, u == 0 ? exact : load(sums + i) + exact);
           }
         }
         return Rescale{false, scales + first, nullptr, job.w_scale + panel * 32, nullptr};
