@@ -31,6 +31,7 @@ static_assert(cpu::kMostChunkTokens == kScoreStride - 16);
 constexpr int64_t kRowLanes = (kTileRows + kWidth - 1) / kWidth * kWidth;
 constexpr float kLowest = -3.0e38f;
 constexpr int64_t kMaxHeadDim = 128;
+constexpr int64_t kMostPieces = cpu::kMostChunkTokens / 32 + 1;
 
 // Floats from part to part in the scratch: room for whole panels of 32 dimensions.
 constexpr int64_t kPartStride = cpu::kPartHead + kMaxHeadDim;
@@ -131,38 +132,53 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
     }
   }
   last = min_of(last, token1);
+  const auto block_of = [&](int64_t token) {
+    const int64_t page = token / page_tokens;
+    return job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
+  };
   const ScoreTile multiply_keys = score_tile_for<Bf16>(count);
   const PieceTile multiply_values = piece_tile_for<Bf16>(count);
   for (int64_t chunk = token0; chunk < last; chunk += job.chunk_tokens) {
     const int64_t tokens = min_of(job.chunk_tokens, last - chunk);
 
-    // scores = q * K^T, a run of tokens inside one page at a time
-    Piece values[cpu::kMostChunkTokens / 32 + 1];
+    // The chunk's keys and values, a run of tokens inside one page each.
+    Piece keys[kMostPieces], values[kMostPieces];
     int64_t pieces = 0;
-    for (int64_t t = 0; t < tokens;) {
-      const int64_t token = chunk + t, page = token / page_tokens, inside = token % page_tokens;
-      const int64_t run = min_of(tokens - t, page_tokens - inside);
-      const char* block = job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
-      multiply_keys(s.scores + t, block + inside / 32 * key_panel_bytes, (run + 31) / 32, s.q, dim / 2);
-      values[pieces++] = {block + job.layout.key_bytes() + inside / 2 * 128, (run + 1) / 2};
+    for (int64_t t = 0; t < tokens; ++pieces) {
+      const int64_t inside = (chunk + t) % page_tokens, run = min_of(tokens - t, page_tokens - inside);
+      const char* block = block_of(chunk + t);
+      keys[pieces] = {block + inside / 32 * key_panel_bytes, (run + 31) / 32};
+      values[pieces] = {block + job.layout.key_bytes() + inside / 2 * 128, (run + 1) / 2};
       t += run;
+    }
+
+    // scores = q * K^T. Of a single piece the next panel is fetched early, else the next
+    // piece, after the last one the values.
+    float* scores = s.scores;
+    for (int64_t i = 0; i < pieces; ++i) {
+      const char* next = pieces == 1 ? keys[0].w + key_panel_bytes : i + 1 < pieces ? keys[i + 1].w : values[0].w;
+      multiply_keys(scores, keys[i].w, keys[i].units, s.q, dim / 2, next - keys[i].w);
+      scores += keys[i].units * 32;
     }
 
     // p = softmax of the chunk
     const int64_t width = (tokens + 31) / 32 * 32;
     for (int64_t r = 0; r < count; ++r) {
       const int64_t valid = max_of(0, min_of(rows[r].visible - chunk, tokens));
-      float* scores = s.scores + r * kScoreStride;
+      float* row = s.scores + r * kScoreStride;
       float* part = s.parts + r * kPartStride;
-      float top = largest_of(scores, valid) * scale;
+      float top = largest_of(row, valid) * scale;
       if (Bf16::kPairs) top = __builtin_ceilf(top);
       part[0] = top;
-      part[1] = sum_of(soften(scores, valid, width, scale, top));
+      part[1] = sum_of(soften(row, valid, width, scale, top));
     }
 
-    // sums = p * V
+    // sums = p * V. After the last piece the first of the next panel is fetched, after the last panel the next chunk's
+    // keys.
     for (int64_t p = 0; p < dim_panels; ++p) {
-      multiply_values(sums_of(s.parts) + p * 32, kPartStride, values, pieces, p * value_panel_bytes, s.scores);
+      const char* next = values[0].w + p * value_panel_bytes + (pieces == 1 ? 1024 : value_panel_bytes);
+      if (pieces > 1 && p + 1 == dim_panels && chunk + tokens < last) next = block_of(chunk + tokens);
+      multiply_values(sums_of(s.parts) + p * 32, kPartStride, values, pieces, p * value_panel_bytes, s.scores, next);
     }
 
     if (rows[0].partial) {
@@ -202,8 +218,8 @@ void attend(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t 
 
 size_t attend_scratch() { return sizeof(AttendScratch); }
 
-// Parts of one query to its result: `count` of them, in the order of their tokens, `slots` their numbers, `stride` floats
-// apart at `parts`.
+// Parts of one query to its result: `count` of them, in the order of their tokens, `slots` their numbers, `stride`
+// floats apart at `parts`.
 void merge(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim) {
   alignas(64) float total[kPartStride];
   clear_total(total, dim);

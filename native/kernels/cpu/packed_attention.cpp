@@ -11,7 +11,6 @@ namespace drivlm::cpu {
 namespace {
 
 constexpr int64_t kChunkTokens = 256;  // of a cached attention
-constexpr int64_t kTaskChunks = 2;     // of one task of a short segment: 128 KiB of keys and values at head_dim 64
 constexpr int64_t kShortRows = 4;      // rows of a segment that may share its prefix
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -71,7 +70,10 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
   std::vector<const Segment*> members;
   std::vector<std::vector<int64_t>> slots_of(static_cast<size_t>(batch.rows));
   const auto split = [&](int64_t first, int64_t count, int64_t page, int64_t chunk0, int64_t token1) {
-    const int64_t chunks = ceil_div(token1, kChunkTokens) - chunk0, tasks = ceil_div(chunks, kTaskChunks);
+    const int64_t chunks = ceil_div(token1, kChunkTokens) - chunk0;
+    if (chunks == 0) return;
+    // Few and long: a task's first keys are waited for.
+    const int64_t tasks = std::clamp<int64_t>(ceil_div(2 * threads, kv_heads), 1, chunks);
     for (int64_t i = 0; i < tasks; ++i) {
       const int64_t from = chunk0 + chunks * i / tasks, to = chunk0 + chunks * (i + 1) / tasks;
       spans_.push_back({first, count, page, from * kChunkTokens, std::min(token1, to * kChunkTokens), slots});

@@ -43,8 +43,8 @@ struct AttendRow {
   int64_t visible;
 };
 
-// A part, of one query and the tokens of one chunk: [kPartHead + head_dim] floats, first the largest score and the sum of
-// the weights relative to it, from kPartHead on the values times their weights.
+// A part, of one query and the tokens of one chunk: [kPartHead + head_dim] floats, first the largest score and the sum
+// of the weights relative to it, from kPartHead on the values times their weights.
 constexpr int64_t kPartHead = 16;
 
 constexpr int64_t kMostChunkTokens = 352;

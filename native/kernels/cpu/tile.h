@@ -240,37 +240,39 @@ void tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, c
 }
 
 // The same for `panels` panels one after another, whose columns are one after another in the rows of c, kScoreStride
-// apart.
+// apart. What stands `ahead` bytes further is fetched early.
 template <class Dot, int kRows>
 void score_tile(float* __restrict__ c, const char* __restrict__ w, int64_t panels, const float* __restrict__ x,
-                int64_t units) {
+                int64_t units, int64_t ahead) {
   for (int64_t p = 0; p < panels; ++p, w += units * 128, c += 32) {
     for (int first = 0; first < 16; first += kWidth) {
       F sum[kRows][2];
       clear_sums(sum);
-      add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, w + units * 128, 128);
+      add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, w + ahead, 128);
       store_sums(c + first, kScoreStride, sum);
     }
   }
 }
 
-// A part of a panel: k of the sums may be kept in pieces (pages of the KV cache).
+// Of keys some panels, of values a part of a panel: k of their sums is kept in pieces (pages of the KV cache).
 struct Piece {
   const char* w;
-  int64_t units;
+  int64_t units;  // panels or units
 };
 
-// One panel in pieces, x in rows kScoreStride words apart.
+// One panel in pieces, x in rows kScoreStride words apart. While a piece is read the next is fetched, after the last one
+// what stands at `next`.
 template <class Dot, int kRows>
 void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, int64_t count, int64_t offset,
-                const float* __restrict__ x) {
+                const float* __restrict__ x, const char* next) {
   for (int first = 0; first < 16; first += kWidth) {
     F sum[kRows][2];
     clear_sums(sum);
     const float* from = x;
     for (int64_t i = 0; i < count; ++i) {
       const char* w = pieces[i].w + offset;
-      add_units<Dot, kScoreStride, 1>(sum, w + first * 4, from, pieces[i].units, w + 1024, 128);
+      add_units<Dot, kScoreStride, 1>(sum, w + first * 4, from, pieces[i].units,
+                                          i + 1 < count ? pieces[i + 1].w + offset : next, 128);
       from += pieces[i].units * Dot::kWords;
     }
     store_sums(c + first, c_stride, sum);
@@ -278,8 +280,8 @@ void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, in
 }
 
 using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t);
-using ScoreTile = void (*)(float*, const char*, int64_t, const float*, int64_t);
-using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, const float*);
+using ScoreTile = void (*)(float*, const char*, int64_t, const float*, int64_t, int64_t);
+using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, const float*, const char*);
 
 #if defined(__AVX512F__)
 #define DRIVLM_EACH_HEIGHT(form)                                                                                  \
