@@ -265,11 +265,10 @@ const char* kind_name(WeightKind kind) {
 // A product with random weights, packed from the values that the check knows.
 struct Product {
   Product(const Forms& forms, WeightKind kind, int64_t m, int64_t n, int64_t k, bool x_int8)
-      : x(noise(m * k, 1)), out(m * n) {
+      : x(noise(m * k, 1)), out(m * n), packed(packed_bytes(kind, n, k), "Packed weights", true) {
     const auto wide = noise(kPanelRows * k, 0.1f);  // the same for every panel: what is timed does not depend on values
     std::vector<float> rows(kPanelRows * k);
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = to_float(bf16{wide[i]});
-    packed.reset(new (std::align_val_t(4096)) char[packed_bytes(kind, n, k)]);
     scales.assign(panel_count(n) * kPanelRows, 0);
     sums.assign(panel_count(n) * kPanelRows, 0);
     std::vector<int8_t> q(kPanelRows * k);
@@ -288,10 +287,11 @@ struct Product {
         sums[panel * kPanelRows + i] = sum;
       }
     }
+    char* first = static_cast<char*>(packed.data);
     for (int64_t panel = 0; panel < panel_count(n); ++panel) {
-      char* to = packed.get() + panel * panel_bytes(kind, k);
+      char* to = first + panel * panel_bytes(kind, k);
       if (panel > 0) {
-        std::memcpy(to, packed.get(), panel_bytes(kind, k));
+        std::memcpy(to, first, panel_bytes(kind, k));
       } else if (kind == WeightKind::s4) {
         pack_s4_panel(to, floats, k);
       } else {
@@ -301,7 +301,7 @@ struct Product {
     job.x = x.data();
     job.x_stride = k;
     job.x_int8 = x_int8;
-    job.w = packed.get();
+    job.w = packed.data;
     job.kind = kind;
     job.w_scale = scales.data();
     job.w_sum = sums.data();
@@ -328,11 +328,8 @@ struct Product {
     }
   }
 
-  struct Release {
-    void operator()(char* p) const { ::operator delete[](p, std::align_val_t(4096)); }
-  };
   std::vector<uint16_t> x, out;
-  std::unique_ptr<char[], Release> packed;
+  HostMemory packed;
   std::vector<float> scales, weights;
   std::vector<int32_t> sums;
   GemmJob job;
@@ -409,13 +406,13 @@ void attentions(Bench& bench) {
   }
   const int64_t heads = 14, kv_heads = 2, dim = 64, page_tokens = 64, layers = 24, pages = 80;
   const KvLayout layout{layers, kv_heads, dim, page_tokens};
-  std::vector<char> kv(layout.page_bytes() * pages);
+  const HostMemory kv(static_cast<size_t>(layout.page_bytes() * pages), "The cache", true);
   const auto tokens = noise(page_tokens * dim, 1);
   for (int64_t page = 0; page < pages; ++page) {
     for (int64_t layer = 0; layer < layers; ++layer) {
       for (int64_t head = 0; head < kv_heads; ++head) {
-        bench.forms().append(kv.data() + layout.block_offset(page, layer, head), layout, tokens.data(), tokens.data(),
-                             dim, 0, page_tokens);
+        bench.forms().append(static_cast<char*>(kv.data) + layout.block_offset(page, layer, head), layout,
+                             tokens.data(), tokens.data(), dim, 0, page_tokens);
       }
     }
   }
@@ -443,7 +440,7 @@ void attentions(Bench& bench) {
     const double bytes = static_cast<double>(c.past + c.rows) * kv_heads * dim * 4 * layers;
     bench.time(std::string(c.name) + "_24_layers", "bf16", 4.0 * seen * heads * dim * layers, bytes, [&] {
       for (int64_t layer = 0; layer < layers; ++layer) {
-        plan.run(bench.forms(), out.data(), qkv.data(), kv.data(), layout, layer, heads, bench.workers());
+        plan.run(bench.forms(), out.data(), qkv.data(), kv.data, layout, layer, heads, bench.workers());
       }
     });
   }
