@@ -152,8 +152,8 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       t += run;
     }
 
-    // scores = q * K^T. Of a single piece the next panel is fetched early, else the next
-    // piece, after the last one the values.
+    // scores = q * K^T. Of a single piece the next panel is fetched early, else the next piece, after the last one the
+    // values.
     float* scores = s.scores;
     for (int64_t i = 0; i < pieces; ++i) {
       const char* next = pieces == 1 ? keys[0].w + key_panel_bytes : i + 1 < pieces ? keys[i + 1].w : values[0].w;
