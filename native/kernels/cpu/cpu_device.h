@@ -12,8 +12,9 @@
 
 namespace drivlm {
 
-// Anonymous memory, in large pages where the system has them: weights and caches are read whole for every token, and small
-// pages lose a third more to address translation. Costs nothing until touched; `whole` says that all of it will be.
+// Anonymous memory, in large pages where the system has them: weights and caches are read whole for every token, and large
+// pages save a third of the time that small ones lose to address translation. Costs nothing until touched; `whole` says
+// that all of it will be.
 class HostMemory : public Memory {
  public:
   HostMemory(size_t size, const std::string& what, bool whole);
