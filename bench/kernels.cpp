@@ -20,8 +20,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/numeric.h"
-#include "core/ops.h"
+#include "base/numeric.h"
+#include "device/ops.h"
 #include "kernels/cpu/forms.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/packed_attention.h"

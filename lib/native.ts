@@ -210,7 +210,7 @@ export type NativeImage =
     }
   | { tiles: Uint8Array; tileCount: number; tileSize: number }
 
-/** Intermediate tensors by name, as f32. Names are listed in `native/core/probe.h`. */
+/** Intermediate tensors by name, as f32. Names are listed in `native/network/probe.h`. */
 export type NativeProbes = Record<string, { shape: number[]; data: Float32Array }>
 
 export interface NativeSceneRequest {

@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "core/device.h"
+#include "device/device.h"
 #include "kernels/cuda/launch.h"
 #include "report.h"
 

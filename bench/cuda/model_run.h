@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "core/engine.h"
+#include "serve/engine.h"
 #include "network.h"
 
 namespace drivlm::gpu {

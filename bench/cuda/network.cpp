@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/numeric.h"
+#include "base/numeric.h"
 
 namespace drivlm::gpu {
 

@@ -1,7 +1,7 @@
 // A network with random weights, made without any file of a checkpoint: InternVL2-1B's shapes, or a small one of the same kind.
 #pragma once
 
-#include "core/description.h"
+#include "network/description.h"
 
 namespace drivlm::gpu {
 

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "bench.h"
-#include "core/numeric.h"
+#include "base/numeric.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/kernels.h"

@@ -7,7 +7,7 @@
 #include "addon/convert.h"
 #include "addon/model_wrap.h"
 #include "addon/pool_work.h"
-#include "core/registry.h"
+#include "device/registry.h"
 
 namespace drivlm {
 namespace {

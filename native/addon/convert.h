@@ -6,7 +6,7 @@
 
 #include "addon/napi_setup.h"
 #include "addon/settler.h"
-#include "core/engine.h"
+#include "serve/engine.h"
 
 namespace drivlm {
 

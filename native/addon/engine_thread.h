@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/engine.h"
+#include "serve/engine.h"
 
 namespace drivlm {
 

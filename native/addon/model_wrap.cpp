@@ -7,7 +7,7 @@
 
 #include "addon/addon_data.h"
 #include "addon/convert.h"
-#include "core/constraint.h"
+#include "serve/grammar.h"
 
 namespace drivlm {
 namespace {

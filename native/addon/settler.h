@@ -12,7 +12,7 @@
 #include <memory>
 
 #include "addon/napi_setup.h"
-#include "core/error.h"
+#include "base/error.h"
 
 namespace drivlm {
 

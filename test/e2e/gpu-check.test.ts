@@ -158,7 +158,7 @@ describe.skipIf(!existsSync('.git'))('the bundle', () => {
         'CMakeLists.txt',
         'scripts/gpu-check',
         'native/kernels/cuda/linear.cu',
-        'native/core/engine.cpp',
+        'native/serve/engine.cpp',
         'test/emulator/CMakeLists.txt',
         'test/emulator/linear_test.cpp',
         'test/fixtures/golden/e1-qwen3/golden.json',

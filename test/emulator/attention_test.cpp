@@ -3,7 +3,7 @@
 #include <cmath>
 #include <map>
 
-#include "core/ops.h"
+#include "device/ops.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/kernels.h"

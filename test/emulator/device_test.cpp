@@ -2,8 +2,8 @@
 #include <cstring>
 #include <thread>
 
-#include "core/numeric.h"
-#include "core/ops.h"
+#include "base/numeric.h"
+#include "device/ops.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/driver.h"

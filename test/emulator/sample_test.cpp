@@ -1,8 +1,8 @@
-// sample.cu against core/sampler.
+// sample.cu against serve/sampler.
 #include <cmath>
 #include <limits>
 
-#include "core/sampler.h"
+#include "serve/sampler.h"
 #include "kernels/cuda/cuda_device.h"
 #include "testing.h"
 

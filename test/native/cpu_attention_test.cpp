@@ -8,7 +8,7 @@
 #include <sstream>
 #include <vector>
 
-#include "core/numeric.h"
+#include "base/numeric.h"
 #include "cpu_forms_testing.h"
 #include "kernels/cpu/packed_attention.h"
 

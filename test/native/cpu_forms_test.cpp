@@ -7,7 +7,7 @@
 #include <sstream>
 #include <vector>
 
-#include "core/numeric.h"
+#include "base/numeric.h"
 #include "cpu_forms_testing.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/quantize.h"

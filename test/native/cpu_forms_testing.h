@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/numeric.h"
+#include "base/numeric.h"
 #include "kernels/cpu/forms.h"
 #include "kernels/cpu/tiers.h"
 

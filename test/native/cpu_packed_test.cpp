@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/numeric.h"
+#include "base/numeric.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/tiers.h"
 

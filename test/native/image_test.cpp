@@ -1,6 +1,6 @@
 // Pictures to tiles. The goldens (npm run golden) hold the bytes to Pillow's; here are the rules, the edges and the
 // refusals.
-#include "core/image.h"
+#include "image/image.h"
 
 #include <algorithm>
 #include <cmath>

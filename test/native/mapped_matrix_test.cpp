@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/mapped_file.h"
+#include "base/mapped_file.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/tiers.h"
 

@@ -10,7 +10,7 @@
 #include <iterator>
 
 #include "check.h"
-#include "core/weight_cache.h"
+#include "packed/packed_file.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/tiers.h"
 

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "core/mapped_file.h"
+#include "base/mapped_file.h"
 #include "kernels/cpu/plain.h"
 #include "kernels/cpu/thread_pool.h"
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "core/device.h"
-#include "core/numeric.h"
+#include "device/device.h"
+#include "base/numeric.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace drivlm {

@@ -1,7 +1,7 @@
 // The plain ops of the CPU backend: f32 loops over f32 or bf16 storage. In f32 they are the oracle of every other kernel.
 #pragma once
 
-#include "core/ops.h"
+#include "device/ops.h"
 
 namespace drivlm {
 

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/ops.h"
+#include "device/ops.h"
 #include "kernels/cpu/gemm.h"
 
 namespace drivlm::cpu {

@@ -2,7 +2,7 @@
 
 #include <numeric>
 
-#include "core/weight_cache.h"
+#include "packed/packed_file.h"
 #include "kernels/cpu/packed_kv.h"
 #include "kernels/cpu/quantize.h"
 #include "kernels/cpu/thread_pool.h"

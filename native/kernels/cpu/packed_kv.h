@@ -1,7 +1,7 @@
 // Which caches are kept packed: those the attention forms can read. The others stay as the plain ops keep them.
 #pragma once
 
-#include "core/device.h"
+#include "device/device.h"
 #include "kernels/cpu/packed_attention.h"
 
 namespace drivlm::cpu {

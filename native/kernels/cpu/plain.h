@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/numeric.h"
-#include "core/tensor.h"
+#include "base/numeric.h"
+#include "base/tensor.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/thread_pool.h"
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/numeric.h"
+#include "base/numeric.h"
 
 namespace drivlm::cpu {
 

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "core/error.h"
+#include "base/error.h"
 
 namespace drivlm::cpu {
 

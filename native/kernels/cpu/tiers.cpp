@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "core/error.h"
+#include "base/error.h"
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "core/ops.h"
+#include "device/ops.h"
 #include "kernels/cuda/kernels.h"
 
 namespace drivlm::cuda {

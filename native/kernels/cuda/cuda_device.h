@@ -4,8 +4,8 @@
 #include <memory>
 #include <string>
 
-#include "core/device.h"
-#include "core/registry.h"
+#include "device/device.h"
+#include "device/registry.h"
 
 namespace drivlm::cuda {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/numeric.h"
+#include "base/numeric.h"
 
 namespace drivlm::cuda {
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/device.h"
+#include "device/device.h"
 #include "kernels/cuda/launch.h"
 
 namespace drivlm::cuda {

@@ -1,4 +1,4 @@
-// core/ops.h on a CUDA device: checks shapes, picks kernels, enqueues on the device's stream.
+// device/ops.h on a CUDA device: checks shapes, picks kernels, enqueues on the device's stream.
 #pragma once
 
 #include <array>
@@ -6,7 +6,7 @@
 #include <map>
 #include <optional>
 
-#include "core/ops.h"
+#include "device/ops.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_memory.h"
 

@@ -8,7 +8,7 @@
 #include <memory>
 #include <utility>
 
-#include "core/error.h"
+#include "base/error.h"
 
 #if !defined(__CUDACC__) && defined(DRIVLM_EMULATED)
 #include "simt.h"

@@ -1,0 +1,155 @@
+// The whole list of what a device can do. The network is written once against it, in reference order.
+//
+// Activations are of Device::activation() unless said otherwise; parameter vectors are f32. Sums are f32.
+// Fused ops have a default body made of plain ones; a backend overrides what it does better, and the test
+// holds the override to the body. Ops are called from one thread, run in order, and allocate nothing.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "device/device.h"
+#include "base/tensor.h"
+
+namespace drivlm {
+
+enum class Act { none, gelu };  // gelu is the erf form
+
+struct Norm {
+  Tensor weight;  // [dim]
+  Tensor bias;    // [dim]; empty for RMS norm
+  float eps = 0;
+  bool layer = true;  // LayerNorm, else RMS norm
+};
+
+// The paged KV cache of all layers as ops see it. `data` is laid out as the device likes.
+struct Kv {
+  void* data = nullptr;
+  KvShape shape;
+};
+
+// Consecutive rows of one sequence in a forward pass. Row i of it stands at position past + i, attends to positions
+// 0..past + i of its own sequence, and is appended to the cache at past + i.
+struct Segment {
+  int64_t row, rows;         // rows [row, row + rows) of the batch
+  int64_t past;              // tokens already cached
+  int64_t first_page;        // its page table starts at Batch::pages[first_page]
+};
+
+// One forward pass of the language model over any number of sequences.
+struct Batch {
+  std::vector<Segment> segments;
+  std::vector<int32_t> pages;  // page tables of the segments, ceil((past + rows) / page_tokens) entries each
+  int64_t rows = 0;
+};
+
+struct SampleParams {
+  float temperature = 0;  // 0 is greedy: the lowest id among the largest logits
+  float top_p = 1;
+  double uniform = 0;          // [0, 1), drawn by the caller
+  int64_t vocab_limit = 0;     // ids from here on are never chosen
+  const int32_t* banned = nullptr;  // never chosen in this step
+  int64_t banned_count = 0;
+  const uint32_t* allowed = nullptr;  // bit set of ids that may be chosen, ceil(vocab / 32) words; null: all
+  int32_t forced = -1;         // take this id instead of choosing
+  bool want_logprob = false;
+};
+
+struct Sample {
+  int32_t id = -1;    // -1: nothing can be chosen
+  float logprob = 0;  // natural log, softmax over [0, vocab_limit) at temperature 1; when asked for
+};
+
+class Ops {
+ public:
+  explicit Ops(Device& device) : device_(device) {}
+  virtual ~Ops() = default;
+
+  // ---- vision ----
+
+  // tiles u8 [tiles, size, size, 3] -> patches [tiles * patches, 3 * patch * patch] in (channel, y, x) order,
+  // (u8 / 255 - mean) / std, spec/model.md 4.3.
+  virtual void patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
+                        const std::array<float, 3>& std) = 0;
+
+  // x [tiles, 1 + patches, dim]: row 0 class embedding, then the patches [tiles * patches, dim]; plus positions
+  // [1 + patches, dim].
+  virtual void assemble_tiles(Tensor x, Tensor patches, Tensor class_embedding, Tensor positions) = 0;
+
+  // Bidirectional attention inside each group of `positions` rows. qkv [rows, 3 * heads * head_dim] -> out [rows, heads *
+  // head_dim]; scores scaled by head_dim^-0.5.
+  virtual void attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) = 0;
+
+  // x [tiles, 1 + grid * grid, dim] -> out [tiles * grid * grid / 4, 4 * dim], class token dropped; version 1 or 2 (spec 3.2).
+  virtual void pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) = 0;
+
+  // LayerNorm of the shuffled rows.
+  virtual void pixel_shuffle_norm(Tensor out, Tensor x, int64_t grid, int version, const Norm& norm) {
+    pixel_shuffle(out, x, grid, version);
+    this->norm(out, out, norm);
+  }
+
+  // ---- both ----
+
+  // out [rows, n] = act(x [rows, k] * w^T + bias). out may be f32 whatever the activation type. bias may be empty.
+  virtual void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) = 0;
+
+  // x [rows, n] += scale * (in [rows, k] * w^T + bias). bias and scale [n] may be empty. scratch [rows, n].
+  virtual void linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor scratch) {
+    linear(scratch, in, w, bias, Act::none);
+    scale_add(x, scratch, scale);
+  }
+
+  // x += scale * y; scale [dim] may be empty.
+  virtual void scale_add(Tensor x, Tensor y, Tensor scale) = 0;
+
+  // out [rows, dim] = norm(x). out may be x. RMS: normalised value is rounded to the activation type before the weight (trap 28).
+  virtual void norm(Tensor out, Tensor x, const Norm& norm) = 0;
+
+  // RMS norm in place over columns [first, first + width) of every row of x (q/k norm of the vision tower).
+  virtual void norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) = 0;
+
+  // to [rows, dim] = from; the same shape and type.
+  virtual void copy_rows(Tensor to, Tensor from) = 0;
+
+  // ---- language ----
+
+  // out [ids, dim] = rows of the table; ids are on the host, all in range.
+  virtual void gather(Tensor out, const int32_t* ids, int64_t count, const Matrix& table) = 0;
+
+  // out [rows, ffn] = silu(gate(x)) * up(x) with a matrix from load_gated.
+  virtual void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) = 0;
+
+  // Called once before the layers of a forward pass. The batch outlives the pass. A backend stages page tables here.
+  virtual void begin_batch(const Batch& batch) = 0;
+
+  // A decode step (one row a sequence) is the same calls every time, over the same tensors. True: the device has just
+  // repeated them for this batch from a recording, and the caller skips them. False: the caller makes them, and ends with
+  // end_step, which may keep a recording.
+  virtual bool replay_step(Kv, int64_t /*heads*/, const Batch&) { return false; }
+  virtual void end_step() {}
+
+  // qkv [rows, (heads + 2 * kv_heads) * head_dim]: per-head RMS norm of q and k if weights are given, rotate-half RoPE of q (in place)
+  // and k with cos_sin f32 [rows, head_dim] (head_dim / 2 cosines, then sines), then k and v appended to layer `layer` of the cache.
+  virtual void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
+                           int64_t heads, const Batch& batch) = 0;
+
+  // Causal attention of the batch's queries (in qkv) over the cache. out [rows, heads * head_dim].
+  virtual void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) = 0;
+
+  // All layers of page `from` over page `to` (copy on write).
+  virtual void copy_page(Kv kv, int32_t from, int32_t to) = 0;
+
+  // Debug: the cached keys and values of one layer as f32 [kv_heads, tokens, head_dim] on the host.
+  virtual void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) = 0;
+
+  // logits f32 [rows, vocab], a SampleParams and a Sample a row. Blocks until the samples are on the host.
+  // The default downloads the logits and runs serve/sampler.
+  virtual void sample(Sample* samples, Tensor logits, const SampleParams* params);
+
+ protected:
+  Device& device_;
+};
+
+}  // namespace drivlm

@@ -1,0 +1,68 @@
+#include "device/registry.h"
+
+#include "kernels/cpu/packed_device.h"
+#include "kernels/cpu/tiers.h"
+#if defined(DRIVLM_HAVE_CUDA)
+#include "kernels/cuda/cuda_device.h"
+#endif
+
+namespace drivlm {
+
+namespace {
+
+constexpr const char* kNoCuda =
+    "This build of the addon has no CUDA kernels; the CUDA toolkit (nvcc) was not there when it was built.";
+
+// N of "cuda" (0) and "cuda:N"; -1 for any other name.
+int cuda_index(const std::string& device) {
+  if (device == "cuda") return 0;
+  if (device.rfind("cuda:", 0) != 0 || device.size() < 6 || device.size() > 8) return -1;
+  int index = 0;
+  for (size_t i = 5; i < device.size(); ++i) {
+    if (device[i] < '0' || device[i] > '9') return -1;
+    index = index * 10 + (device[i] - '0');
+  }
+  return index;
+}
+
+}  // namespace
+
+std::unique_ptr<Device> make_device(const DeviceOptions& options) {
+  const bool quantised = options.weights != WeightFormat::bf16 || options.int8_activations;
+  if (quantised && options.precision != DType::bf16) {
+    throw Error(Code::bad_argument, "Weights or activations in int8 or int4 go with precision 'bf16'.");
+  }
+  if (options.device == "cpu") {
+    if (options.precision != DType::bf16) return std::make_unique<CpuDevice>(options.precision, options.threads);
+    return std::make_unique<PackedCpuDevice>(options.threads, *cpu::chosen_tier().forms,
+                                             CpuFormat{options.weights, options.int8_activations});
+  }
+  if (const int index = cuda_index(options.device); index >= 0) {
+#if defined(DRIVLM_HAVE_CUDA)
+    if (quantised) {
+      throw Error(Code::bad_argument, "The CUDA backend has no kernels for int8 or int4 weights yet. Load the model with weights 'bf16', or on the CPU.");
+    }
+    return cuda::make_device(index, options.precision);
+#else
+    throw Error(Code::device_unavailable, std::string(kNoCuda) + " To run on the CPU pass { device: 'cpu' }.");
+#endif
+  }
+  throw Error(Code::bad_argument,
+              "Expected 'cpu', 'cuda' or 'cuda:N' for options.device, received '" + options.device + "'.");
+}
+
+SystemInfo system_info() {
+  SystemInfo info;
+  info.cpu_tier = cpu::chosen_tier().name;
+  for (const cpu::Tier& tier : cpu::tiers()) {
+    if (tier.supported && &tier != &cpu::tiers().back()) info.cpu_features.push_back(tier.name);  // the last is portable
+  }
+#if defined(DRIVLM_HAVE_CUDA)
+  cuda::describe_system(info);
+#else
+  info.cuda_reason = kNoCuda;
+#endif
+  return info;
+}
+
+}  // namespace drivlm

@@ -1,0 +1,31 @@
+// The only way to a device.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/device.h"
+
+namespace drivlm {
+
+// Throws DEVICE_UNAVAILABLE with the reason, BAD_ARGUMENT for an unknown name or a format that the device has no kernels for.
+std::unique_ptr<Device> make_device(const DeviceOptions& options);
+
+struct CudaDeviceInfo {
+  std::string name, compute_capability;
+  int64_t memory_bytes = 0;
+  bool usable = false;
+};
+
+// What this build and this machine can do; loads nothing.
+struct SystemInfo {
+  std::vector<std::string> cpu_features;  // those the CPU backend has code for, and the machine has
+  std::string cpu_tier;                   // the kernels it chose
+  bool cuda_built = false;
+  std::vector<CudaDeviceInfo> cuda_devices;
+  std::string cuda_reason;  // why none is usable, a full sentence; empty when one is
+};
+SystemInfo system_info();
+
+}  // namespace drivlm

@@ -1,0 +1,136 @@
+#include "network/decoder.h"
+
+#include <algorithm>
+
+namespace drivlm {
+
+LanguageModel::LanguageModel(const LanguageConfig& config, const LanguageWeights& weights, Device& device, int64_t max_rows,
+                             int64_t max_logits, Arena& arena)
+    : config_(config), weights_(weights), device_(device), ops_(device.ops()), rope_(config.rope, config.head_dim), max_rows_(max_rows), max_logits_(max_logits) {
+  const DType type = device.activation();
+  x_ = arena.take(type, {max_rows, config.dim});
+  h_ = arena.take(type, {max_rows, std::max(config.dim, config.q_dim())});
+  y_ = arena.take(type, {max_rows, config.dim});
+  qkv_ = arena.take(type, {max_rows, config.qkv_dim()});
+  mid_ = arena.take(type, {max_rows, config.ffn_dim});
+  cos_sin_ = arena.take(DType::f32, {max_rows, config.head_dim});
+  last_ = arena.take(type, {max_logits, config.dim});
+  logits_ = arena.take(DType::f32, {max_logits, config.vocab});
+}
+
+namespace {
+Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) { return Tensor(scratch.data, scratch.dtype, {rows, cols}); }
+}  // namespace
+
+// x = embedding rows of the ids, image tokens in the slots.
+void LanguageModel::embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe) {
+  host_ids_.clear();
+  for (const Chunk& chunk : chunks) {
+    for (int64_t i = 0; i < chunk.rows; ++i) host_ids_.push_back(std::max(chunk.ids[i], 0));
+  }
+  ops_.gather(part(x_, rows, config_.dim), host_ids_.data(), rows, *weights_.embedding);
+  int64_t row = 0;
+  for (const Chunk& chunk : chunks) {
+    int64_t slot = 0;
+    for (int64_t i = 0; i < chunk.rows;) {  // runs of slots
+      int64_t run = 0;
+      while (i + run < chunk.rows && chunk.ids[i + run] < 0) ++run;
+      if (run > 0) {
+        ops_.copy_rows(part(x_, rows, config_.dim).rows(row + i, run), chunk.image_tokens.rows(slot, run));
+        slot += run;
+        i += run;
+      } else {
+        ++i;
+      }
+    }
+    row += chunk.rows;
+  }
+  if (probe) probe->take("inputs_embeds", part(x_, rows, config_.dim));
+}
+
+void LanguageModel::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
+  const DecoderBlock& w = weights_.blocks[layer];
+  Tensor x = part(x_, rows, config_.dim), h = part(h_, rows, config_.dim), y = part(y_, rows, config_.dim);
+  Tensor qkv = part(qkv_, rows, config_.qkv_dim()), attended = part(h_, rows, config_.q_dim());
+  Tensor mid = part(mid_, rows, config_.ffn_dim);
+
+  // x = x + out(attention(rope(qkv(norm1(x)))))
+  ops_.norm(h, x, w.norm1);
+  ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Act::none);
+  ops_.rope_append(qkv, w.q_norm, w.k_norm, config_.norm_eps, part(cos_sin_, rows, config_.head_dim), kv, layer, config_.heads, batch_);
+  ops_.attention_cached(attended, qkv, kv, layer, config_.heads, batch_);
+  ops_.linear_add(x, attended, *w.out, {}, {}, y);
+
+  // x = x + down(silu(gate(norm2(x))) * up(norm2(x)))
+  ops_.norm(h, x, w.norm2);
+  ops_.linear_gated(mid, h, *w.gate_up);
+  ops_.linear_add(x, mid, *w.down, {}, {}, y);
+  if (probe) probe->take("llm.layer" + std::to_string(layer), x);
+}
+
+Tensor LanguageModel::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, const std::function<void()>& keep_going) {
+  const int64_t page_tokens = kv.shape.page_tokens;
+  batch_.segments.clear();
+  batch_.pages.clear();
+  batch_.rows = 0;
+  for (const Chunk& chunk : chunks) {
+    const int64_t past = chunk.sequence->length;
+    const int64_t pages = (past + chunk.rows + page_tokens - 1) / page_tokens;
+    if (pages > static_cast<int64_t>(chunk.sequence->pages.size())) throw Error(Code::internal, "forward: pages were not reserved");
+    batch_.segments.push_back({batch_.rows, chunk.rows, past, static_cast<int64_t>(batch_.pages.size())});
+    batch_.pages.insert(batch_.pages.end(), chunk.sequence->pages.begin(), chunk.sequence->pages.begin() + pages);
+    batch_.rows += chunk.rows;
+  }
+  const int64_t rows = batch_.rows;
+  if (rows > max_rows_) throw Error(Code::internal, "forward: more rows than planned");
+
+  host_cos_sin_.resize(rows * config_.head_dim);
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    const Segment& segment = batch_.segments[c];
+    for (int64_t i = 0; i < segment.rows; ++i) {
+      const int64_t position = segment.past + i;
+      const int64_t regime = chunks[c].rope_regime == kRopePerRow ? rope_.regime(position + 1) : chunks[c].rope_regime;
+      rope_.fill(host_cos_sin_.data() + (segment.row + i) * config_.head_dim, position, regime);
+    }
+  }
+  device_.upload(part(cos_sin_, rows, config_.head_dim), host_cos_sin_.data());
+  ops_.begin_batch(batch_);
+
+  embed(chunks, rows, probe);
+  const bool step = !probe && std::all_of(chunks.begin(), chunks.end(), [](const Chunk& chunk) {
+    return chunk.rows == 1 && chunk.logits == Logits::last;
+  });
+  if (step && rows <= max_logits_ && ops_.replay_step(kv, config_.heads, batch_)) return logits_.rows(0, rows);
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    keep_going();
+    block(layer, rows, kv, probe);
+  }
+
+  // logits = head(norm(x)) of the rows that are asked for
+  int64_t wanted = 0;
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    const Segment& segment = batch_.segments[c];
+    const int64_t count = chunks[c].logits == Logits::none ? 0 : chunks[c].logits == Logits::last ? 1 : segment.rows;
+    if (wanted + count > max_logits_) throw Error(Code::internal, "forward: more logits than planned");
+    if (count > 0) ops_.copy_rows(last_.rows(wanted, count), x_.rows(segment.row + segment.rows - count, count));
+    wanted += count;
+  }
+  if (probe && (probe->wants("llm.final_norm") || probe->wants("logits"))) {
+    Tensor h = part(h_, rows, config_.dim);
+    ops_.norm(h, part(x_, rows, config_.dim), weights_.norm);
+    probe->take("llm.final_norm", h);
+    for (int64_t row = 0; row < rows && probe->wants("logits"); row += max_logits_) {
+      const int64_t n = std::min(max_logits_, rows - row);
+      ops_.linear(logits_.rows(0, n), h.rows(row, n), *weights_.head, {}, Act::none);
+      probe->take("logits", logits_.rows(0, n));
+    }
+  }
+  if (wanted == 0) return {};
+  Tensor last = last_.rows(0, wanted);
+  ops_.norm(last, last, weights_.norm);
+  ops_.linear(logits_.rows(0, wanted), last, *weights_.head, {}, Act::none);
+  if (step) ops_.end_step();
+  return logits_.rows(0, wanted);
+}
+
+}  // namespace drivlm

@@ -1,0 +1,64 @@
+// The decoder: RMSNorm, grouped-query attention with RoPE over the paged cache, gated MLP. spec/model.md 3.5.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "device/arena.h"
+#include "network/description.h"
+#include "serve/kv_cache.h"
+#include "device/ops.h"
+#include "network/probe.h"
+#include "network/rope.h"
+#include "network/weights.h"
+
+namespace drivlm {
+
+enum class Logits { none, last, all };
+
+constexpr int64_t kRopePerRow = -1;
+
+// Rows of one sequence for one forward pass.
+struct Chunk {
+  const Sequence* sequence;    // pages reserved for length + rows
+  const int32_t* ids;          // [rows]; -1 takes the next image token
+  int64_t rows;
+  Tensor image_tokens;         // [slots in ids, dim], when ids has slots
+  int64_t rope_regime;         // of all rows: a prompt's; or kRopePerRow: each row's own length decides, as while decoding
+  Logits logits;               // of which of its rows
+};
+
+class LanguageModel {
+ public:
+  // Takes scratch for passes of `max_rows` rows and `max_logits` rows of logits.
+  LanguageModel(const LanguageConfig& config, const LanguageWeights& weights, Device& device, int64_t max_rows,
+                int64_t max_logits, Arena& arena);
+
+  int64_t max_rows() const { return max_rows_; }
+  int64_t max_logits() const { return max_logits_; }
+  const Rope& rope() const { return rope_; }
+
+  // Appends every chunk to the cache and returns f32 logits [rows that want them, vocab], valid until the next pass. The caller advances the
+  // sequences' lengths. `keep_going` is called between layers and may throw; the cache's lengths are then still the old ones.
+  Tensor forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, const std::function<void()>& keep_going);
+
+ private:
+  void embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe);
+  void block(int64_t layer, int64_t rows, Kv kv, Probe* probe);
+
+  const LanguageConfig& config_;
+  const LanguageWeights& weights_;
+  Device& device_;
+  Ops& ops_;
+  Rope rope_;
+  int64_t max_rows_, max_logits_;
+  Tensor x_, h_, y_, qkv_, mid_;  // [rows, dim] three times, [rows, qkv_dim], [rows, ffn]
+  Tensor cos_sin_;                // f32 [rows, head_dim]
+  Tensor last_;                   // [max_logits, dim]
+  Tensor logits_;                 // f32 [max_logits, vocab]
+  Batch batch_;
+  std::vector<float> host_cos_sin_;
+  std::vector<int32_t> host_ids_;
+};
+
+}  // namespace drivlm

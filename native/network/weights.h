@@ -1,0 +1,72 @@
+// Stored tensors -> what the network needs, each checked and used exactly once.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "network/description.h"
+#include "device/device.h"
+#include "base/mapped_file.h"
+#include "device/ops.h"
+#include "packed/packed_file.h"
+
+namespace drivlm {
+
+using MatrixPtr = std::unique_ptr<Matrix>;
+
+struct VisionBlock {
+  Norm norm1, norm2;
+  MatrixPtr qkv, proj, fc1, fc2;
+  Tensor qkv_bias, q_norm, k_norm, proj_bias, ls1, ls2, fc1_bias, fc2_bias;
+};
+
+struct VisionWeights {
+  Tensor class_embedding;  // [dim]
+  Tensor positions;        // [1 + patches, dim], resized to the tile's grid
+  MatrixPtr patch;         // [dim, 3 * patch * patch]
+  Tensor patch_bias;
+  std::vector<VisionBlock> blocks;
+};
+
+struct ProjectorWeights {
+  Norm norm;
+  MatrixPtr fc1, fc2;
+  Tensor fc1_bias, fc2_bias;
+};
+
+struct DecoderBlock {
+  Norm norm1, norm2;
+  MatrixPtr qkv, out, gate_up, down;
+  Tensor qkv_bias, q_norm, k_norm;
+};
+
+struct LanguageWeights {
+  MatrixPtr embedding;  // a table
+  std::vector<DecoderBlock> blocks;
+  Norm norm;
+  MatrixPtr head;
+};
+
+struct Weights {
+  std::vector<std::unique_ptr<MappedFile>> files;
+  std::vector<std::unique_ptr<Memory>> shared;  // files that the device reads in place; they go before the files do
+  VisionWeights vision;
+  ProjectorWeights projector;
+  LanguageWeights language;
+  WeightCacheReport cache;
+};
+
+// Throws BAD_WEIGHTS naming the tensor, what was expected and what was found; ABORTED when `cancel` becomes true.
+Weights load_weights(const ModelSource& source, const WeightCachePlace& cache, Device& device,
+                     const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel);
+
+// Bytes load_weights will take on the device.
+size_t weights_bytes(const NetworkDescription& network, const Device& device, DType stored);
+
+// The position table [1 + from^2, dim] for a grid of another side: bicubic, a = -0.75, half-pixel centres, no antialias
+// (spec/model.md 3.1). Row 0, the class token's, is copied.
+std::vector<float> resize_positions(const std::vector<float>& table, int64_t from, int64_t to, int64_t dim);
+
+}  // namespace drivlm

@@ -1,0 +1,266 @@
+#include "packed/packed_file.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <random>
+
+#include "base/error.h"
+
+namespace drivlm {
+
+namespace {
+
+constexpr uint64_t kMagic = 0x3143574c56495244;  // "DRIVLWC1"; the last character is the version of what stands here
+constexpr uint64_t kAlignment = 64;
+constexpr uint64_t kMaxEntries = 1 << 16;
+constexpr size_t kWriteBytes = 16 << 20;  // between two looks at a cancellation
+
+struct Header {
+  uint64_t magic, file_bytes, entries;
+  char key[WeightCache::kKeyBytes];
+};
+
+struct Entry {
+  char name[64];  // ends with a zero
+  PackedForm form;
+  uint64_t offset, bytes;
+  Hash128 checksum;
+};
+
+static_assert(sizeof(Header) % 8 == 0 && sizeof(Entry) % 8 == 0);
+
+constexpr uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+uint64_t directory_bytes(uint64_t entries) { return sizeof(Header) + entries * sizeof(Entry); }
+
+// Of packed weights: against damage, not forgery. Four lanes of one multiplication for 16 bytes each, since the chain of hash_bytes is
+// bound by the latency of its multiplications: 806 MB in page cache take a fifth of its time.
+Hash128 checksum_of(const void* data, size_t bytes) {
+  uint64_t lanes[4] = {0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93};
+  const char* from = static_cast<const char*>(data);
+  const size_t blocks = bytes / 64;
+  for (size_t i = 0; i < blocks; ++i, from += 64) {
+    uint64_t words[8];
+    std::memcpy(words, from, sizeof words);
+    for (int lane = 0; lane < 4; ++lane) {
+      const auto product = static_cast<unsigned __int128>(words[2 * lane] ^ lanes[lane]) * (words[2 * lane + 1] ^ 0xd1b54a32d192ed03);
+      lanes[lane] = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64) ^ words[2 * lane];
+    }
+  }
+  const Hash128 tail = hash_bytes(from, bytes % 64);
+  const uint64_t all[6] = {lanes[0], lanes[1], lanes[2], lanes[3], tail.a, tail.b};
+  return hash_bytes(all, sizeof all);
+}
+
+// Bytes of a mapped cache; the mapping lives as long as they are used.
+class MappedBytes : public Memory {
+ public:
+  MappedBytes(std::shared_ptr<const MappedFile> file, uint64_t offset, size_t size) : file_(std::move(file)) {
+    data = const_cast<char*>(file_->data()) + offset;
+    bytes = size;
+  }
+
+ private:
+  std::shared_ptr<const MappedFile> file_;
+};
+
+Error failed(const std::string& path, const char* what) {
+  return Error(Code::bad_weights, path + ": cannot be " + what + " (" + std::strerror(errno) + ").");
+}
+
+std::string random_hex() {
+  std::random_device random;
+  return text("%08x%08x", random(), random());
+}
+
+// A file that is locked and has a name of its own; gone with this object unless it was renamed.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::string& beside) : path_(beside + "." + random_hex() + kEnding) {
+    fd_ = ::open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0666);
+    if (fd_ < 0) throw failed(path_, "created");
+    ::flock(fd_, LOCK_EX | LOCK_NB);  // where there are no locks, nobody can take this one for left behind either
+  }
+  ~TemporaryFile() {
+    if (!renamed_) ::unlink(path_.c_str());
+    ::close(fd_);
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  void write(uint64_t offset, const void* data, size_t bytes, const std::atomic<bool>& cancel) const {
+    const char* from = static_cast<const char*>(data);
+    while (bytes > 0) {
+      if (cancel) throw Error(Code::aborted, "Loading was aborted.");
+      const ssize_t written = ::pwrite(fd_, from, std::min(bytes, kWriteBytes), static_cast<off_t>(offset));
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) throw failed(path_, "written");
+      from += written;
+      offset += written;
+      bytes -= written;
+    }
+  }
+
+  void rename_to(const std::string& path) {
+    if (::fsync(fd_) != 0) throw failed(path_, "written");
+    if (::rename(path_.c_str(), path.c_str()) != 0) throw failed(path, "replaced");
+    renamed_ = true;
+    const int folder = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return;
+    ::fsync(folder);
+    ::close(folder);
+  }
+
+  // Removes what writers of `path` that were killed left beside it: files of such a name that nobody has locked.
+  static void remove_left_behind(const std::string& path) {
+    const std::string folder = folder_of(path), prefix = path.substr(path.rfind('/') + 1) + ".";
+    DIR* entries = ::opendir(folder.c_str());
+    if (entries == nullptr) return;
+    while (const dirent* entry = ::readdir(entries)) {
+      const std::string name = entry->d_name;
+      if (name.size() != prefix.size() + 16 + sizeof kEnding - 1 || name.rfind(prefix, 0) != 0 || !name.ends_with(kEnding)) continue;
+      const std::string left = folder + "/" + name;
+      const int fd = ::open(left.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+      if (fd < 0) continue;
+      if (::flock(fd, LOCK_EX | LOCK_NB) == 0) ::unlink(left.c_str());
+      ::close(fd);
+    }
+    ::closedir(entries);
+  }
+
+ private:
+  static constexpr char kEnding[] = ".tmp";
+
+  static std::string folder_of(const std::string& path) {
+    const size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
+  }
+
+  const std::string path_;
+  int fd_ = -1;
+  bool renamed_ = false;
+};
+
+}  // namespace
+
+WeightCache::WeightCache(const WeightCachePlace& place) : place_(place) {
+  if (!on()) return;
+  if (place.key.size() != kKeyBytes) {
+    throw Error(Code::bad_argument, text("Expected %zu characters for the key of the weight cache, received %zu.", kKeyBytes, place.key.size()));
+  }
+  struct stat info;
+  if (::stat(place.file.c_str(), &info) != 0 && errno == ENOENT) return;
+  try {
+    auto file = std::make_shared<const MappedFile>(place.file, info.st_size);
+    reason_ = parse(*file);
+    if (reason_.empty()) mapped_ = std::move(file);
+  } catch (const Error& error) {
+    reason_ = error.what();
+  }
+  if (!mapped_) places_.clear();
+}
+
+// Fills places_; a sentence about what is wrong, empty when nothing is.
+std::string WeightCache::parse(const MappedFile& file) {
+  const std::string damaged = file.path() + " is damaged: ";
+  const uint64_t file_bytes = file.bytes();
+  Header header;
+  if (file_bytes < sizeof header) return damaged + "it ends within its header.";
+  std::memcpy(&header, file.data(), sizeof header);
+  if (header.magic != kMagic) return file.path() + " is no weight cache of this version.";
+  if (header.file_bytes != file_bytes) {
+    return damaged + text("its header says %llu bytes, it has %llu.", static_cast<unsigned long long>(header.file_bytes),
+                          static_cast<unsigned long long>(file_bytes));
+  }
+  if (header.entries > kMaxEntries || file_bytes < directory_bytes(header.entries) + sizeof(Hash128)) {
+    return damaged + text("its header says %llu matrices.", static_cast<unsigned long long>(header.entries));
+  }
+  const uint64_t directory = directory_bytes(header.entries);
+  Hash128 checksum;
+  std::memcpy(&checksum, file.data() + directory, sizeof checksum);
+  if (checksum != hash_bytes(file.data(), directory)) return damaged + "the checksum of its header does not fit.";
+  if (std::memcmp(header.key, place_.key.data(), kKeyBytes) != 0) {
+    return file.path() + " was made from other files or for another version.";
+  }
+  for (uint64_t i = 0; i < header.entries; ++i) {
+    Entry entry;
+    std::memcpy(&entry, file.data() + sizeof header + i * sizeof entry, sizeof entry);
+    const size_t length = strnlen(entry.name, sizeof entry.name);
+    if (length == sizeof entry.name || entry.offset % kAlignment != 0 || entry.offset < directory + sizeof checksum ||
+        entry.offset > file_bytes || entry.bytes > file_bytes - entry.offset) {
+      return damaged + text("matrix %llu lies outside of it.", static_cast<unsigned long long>(i));
+    }
+    places_[{entry.name, length}] = {entry.form, entry.offset, entry.bytes, entry.checksum};
+  }
+  return "";
+}
+
+std::unique_ptr<Memory> WeightCache::find(const std::string& name, const PackedForm& form, size_t bytes) {
+  if (!mapped_) return nullptr;
+  const auto found = places_.find(name);
+  const bool fits = found != places_.end() && found->second.form == form && found->second.bytes == bytes;
+  const char* data = fits ? mapped_->data() + found->second.offset : nullptr;
+  if (!fits || checksum_of(data, bytes) != found->second.checksum) {
+    reason_ = place_.file + " is damaged: " + name + (fits ? " is not what was written." : " is not in it as expected.");
+    return nullptr;
+  }
+  kept_.push_back({name, form, data, bytes, found->second.checksum, true});
+  return std::make_unique<MappedBytes>(mapped_, found->second.offset, bytes);
+}
+
+void WeightCache::add(const std::string& name, const PackedForm& form, const void* data, size_t bytes) {
+  if (on()) kept_.push_back({name, form, data, bytes, {}, false});
+}
+
+WeightCacheReport WeightCache::finish(const std::atomic<bool>& cancel) {
+  if (!on()) return {};
+  if (kept_.empty()) return {WeightCacheReport::State::none, "This device packs no weights."};
+  if (std::all_of(kept_.begin(), kept_.end(), [](const Kept& one) { return one.found; })) {
+    return {WeightCacheReport::State::read, ""};
+  }
+  try {
+    write(cancel);
+    return {WeightCacheReport::State::written, reason_};
+  } catch (const Error& error) {
+    if (error.code == Code::aborted) throw;
+    return {WeightCacheReport::State::none, error.what()};
+  }
+}
+
+void WeightCache::write(const std::atomic<bool>& cancel) const {
+  TemporaryFile::remove_left_behind(place_.file);
+  TemporaryFile out(place_.file);
+  std::vector<char> directory(directory_bytes(kept_.size()) + sizeof(Hash128));
+  uint64_t end = aligned(directory.size());
+  char* to = directory.data() + sizeof(Header);
+  for (const Kept& one : kept_) {
+    Entry entry{};
+    if (one.name.size() >= sizeof entry.name) throw Error(Code::internal, one.name + ": too long a name for the weight cache.");
+    std::memcpy(entry.name, one.name.data(), one.name.size());
+    entry.form = one.form;
+    entry.offset = end;
+    entry.bytes = one.bytes;
+    entry.checksum = one.found ? one.checksum : checksum_of(one.data, one.bytes);
+    std::memcpy(to, &entry, sizeof entry);
+    to += sizeof entry;
+    out.write(end, one.data, one.bytes, cancel);
+    end = aligned(end + one.bytes);
+  }
+  const Kept& last = kept_.back();
+  Header header{kMagic, end - (aligned(last.bytes) - last.bytes), kept_.size(), {}};
+  std::memcpy(header.key, place_.key.data(), kKeyBytes);
+  std::memcpy(directory.data(), &header, sizeof header);
+  const Hash128 checksum = hash_bytes(directory.data(), directory.size() - sizeof checksum);
+  std::memcpy(to, &checksum, sizeof checksum);
+  out.write(0, directory.data(), directory.size(), cancel);
+  out.rename_to(place_.file);
+}
+
+}  // namespace drivlm

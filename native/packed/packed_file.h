@@ -1,0 +1,90 @@
+// Packed weights on disk: one file that a load leaves behind and the next one maps in place of packing.
+//
+//   Header     magic, bytes of the file, entries, key
+//   Entry ...  name, form, place and checksum of each matrix
+//   Hash128    of the header and the entries
+//   ...        the matrices' bytes, each at a multiple of 64
+//
+// All numbers are of this machine's byte order, as the packed bytes are; elsewhere the magic differs.
+//
+// Trust      Nothing in a file is believed before it is checked: the directory by its checksum, and each place, size and form again on its
+//            own, since a checksum can be made to fit; a matrix's bytes by theirs. What fails is packed anew. Any bytes are safe to compute
+//            with, but a file that shrinks while it is mapped is fatal as the checkpoint's own are (mapped_file.h).
+// Writing    Under a name of its own in the same folder, the header last, fsync, then renamed: under the final name there is never a part
+//            of a file, and any number of processes may do so at once. The name of one that was killed is locked by nobody; the next
+//            writer removes it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/device.h"
+#include "base/hash.h"
+#include "base/mapped_file.h"
+
+namespace drivlm {
+
+// Where packed weights are kept, and what they were made from.
+struct WeightCachePlace {
+  std::string file;  // empty: nowhere
+  std::string key;   // kKeyBytes characters; a file with another key is stale
+};
+
+// What came of it.
+struct WeightCacheReport {
+  enum class State { off, read, written, none };  // none: neither could be
+  State state = State::off;
+  std::string reason;  // a sentence: why it was made anew though there was one, or why there is none
+};
+
+// What a device knows packed bytes by, such as packing, kind and shape; a matrix of another form is not taken.
+using PackedForm = std::array<int64_t, 5>;
+
+class WeightCache {
+ public:
+  static constexpr size_t kKeyBytes = 64;
+
+  // Maps the file if there is one and its directory is whole. Throws BAD_ARGUMENT for a key of another length only.
+  explicit WeightCache(const WeightCachePlace& place);
+
+  bool on() const { return !place_.file.empty(); }
+
+  // The bytes kept of matrix `name`, read-only and 64-byte aligned, living on their own; null unless all is as expected.
+  std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes);
+
+  // The bytes of a matrix that was not found; `data` is read by finish().
+  void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes);
+
+  // Writes the file if a matrix was not found in it. Throws ABORTED when `cancel` becomes true; every other failure is in the report.
+  WeightCacheReport finish(const std::atomic<bool>& cancel);
+
+ private:
+  struct Kept {
+    std::string name;
+    PackedForm form;
+    const void* data;
+    size_t bytes;
+    Hash128 checksum;  // of a kept matrix that was found
+    bool found;
+  };
+  struct Place {
+    PackedForm form;
+    uint64_t offset, bytes;
+    Hash128 checksum;
+  };
+
+  std::string parse(const MappedFile& file);
+  void write(const std::atomic<bool>& cancel) const;
+
+  const WeightCachePlace place_;
+  std::shared_ptr<const MappedFile> mapped_;
+  std::map<std::string, Place> places_;
+  std::vector<Kept> kept_;
+  std::string reason_;
+};
+
+}  // namespace drivlm

@@ -1,0 +1,364 @@
+#include "serve/engine.h"
+
+#include "serve/engine_impl.h"
+#include "device/registry.h"
+
+namespace drivlm {
+
+namespace {
+
+constexpr int64_t kPageTokens = 64;
+// Rows of logits a pass gives at least: the choices of a question in one go, and drafts beside running questions. f32, so 19 MiB
+// for a vocabulary of 152 000.
+constexpr int64_t kLogitRows = 32;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t most_tiles(const NetworkDescription& network, const EngineOptions& options) {
+  return std::max<int64_t>(1, options.max_context / network.vision.tile_tokens());
+}
+
+void check_options(const EngineOptions& o) {
+  auto range = [](const char* name, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high) {
+      throw Error(Code::bad_argument, text("Expected %lld to %lld for options.%s, received %lld.", static_cast<long long>(low),
+                                           static_cast<long long>(high), name, static_cast<long long>(value)));
+    }
+  };
+  range("threads", o.threads, 1, 1024);
+  range("maxContext", o.max_context, 16, 1 << 20);
+  range("kvTokens", o.kv_tokens, 16, int64_t{1} << 28);
+  range("maxBatch", o.max_batch, 1, 256);
+  range("visionCache", o.vision_cache_bytes, 0, int64_t{1} << 40);
+  range("maxMemory", o.max_memory_bytes, 0, int64_t{1} << 53);
+}
+
+KvShape kv_shape(const NetworkDescription& n, const EngineOptions& o) {
+  return {n.language.layers, n.language.kv_heads, n.language.head_dim, kPageTokens, ceil_div(o.kv_tokens, kPageTokens)};
+}
+
+MemoryPlan make_plan(const NetworkDescription& network, const EngineOptions& options, Device& device, DType stored) {
+  const KvShape shape = kv_shape(network, options);
+  KvShape one = shape;
+  one.pages = 1;
+  Arena measure;
+  const Weights none;
+  const Workspace workspace(network, none, device, options, measure);
+  MemoryPlan plan;
+  plan.weights_bytes = static_cast<int64_t>(weights_bytes(network, device, stored));
+  plan.kv_bytes = static_cast<int64_t>(device.kv_bytes(shape));
+  plan.arena_bytes = static_cast<int64_t>(measure.used() + device.own_bytes());
+  plan.kv_bytes_per_token = static_cast<int64_t>(device.kv_bytes(one)) / kPageTokens;
+  plan.page_tokens = kPageTokens;
+  return plan;
+}
+
+DType stored_type(const ModelSource& source) { return source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype; }
+
+int64_t total_bytes(const MemoryPlan& plan) { return plan.weights_bytes + plan.kv_bytes + plan.arena_bytes; }
+
+std::string mib(int64_t bytes) { return text("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
+
+// Settings under which the model fits into `room` bytes, one of which is enough.
+std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, const NetworkDescription& network, const EngineOptions& options,
+                                        Device& device, DType stored) {
+  std::vector<std::string> settings;
+  const int64_t page_bytes = plan.kv_bytes_per_token * plan.page_tokens;
+  if (const int64_t pages = (room - plan.weights_bytes - plan.arena_bytes) / page_bytes; pages >= 1) {
+    settings.push_back(text("kvMemory: %lld (%lld tokens in all)", static_cast<long long>(pages * page_bytes),
+                            static_cast<long long>(pages * plan.page_tokens)));
+  }
+  EngineOptions other = options;
+  const auto fits = [&](Device& on) { return total_bytes(make_plan(network, other, on, stored)) <= room; };
+  for (other.max_context /= 2; other.max_context >= 256; other.max_context /= 2) {
+    other.kv_tokens = std::min(options.kv_tokens, 2 * other.max_context);
+    if (!fits(device)) continue;
+    settings.push_back(text("maxContext: %lld with a KV cache of %lld tokens", static_cast<long long>(other.max_context),
+                            static_cast<long long>(other.kv_tokens)));
+    break;
+  }
+  other = options;
+  if (options.device == "cpu" && options.precision == DType::bf16) {
+    constexpr const char* kNames[] = {"bf16", "int8", "int4"};
+    for (int format = static_cast<int>(options.weights) + 1; format <= static_cast<int>(WeightFormat::int4); ++format) {
+      other.weights = static_cast<WeightFormat>(format);
+      if (!fits(*make_device(other))) continue;
+      settings.push_back(text("weights: '%s'", kNames[format]));
+      break;
+    }
+  }
+  return settings;
+}
+
+// The plan, if it keeps to maxMemory and to what the device has left. Throws OUT_OF_MEMORY.
+MemoryPlan check_budget(const MemoryPlan& plan, const NetworkDescription& network, const EngineOptions& options, Device& device, DType stored) {
+  const int64_t own = device.own_bytes(), free = std::min<size_t>(device.free_bytes(), INT64_MAX / 2) + own;
+  const bool asked = options.max_memory_bytes > 0 && options.max_memory_bytes < free;
+  const int64_t room = asked ? options.max_memory_bytes : free, missing = total_bytes(plan) - room;
+  if (missing <= 0) return plan;
+  std::string fit;
+  for (const std::string& setting : what_would_fit(plan, room, network, options, device, stored)) fit += (fit.empty() ? "" : "; or ") + setting;
+  throw Error(Code::out_of_memory,
+              text("The model takes %s on %s (weights %s, KV cache %s, scratch %s); %s %s, %s are missing. %s%s.", mib(total_bytes(plan)).c_str(),
+                   options.device.c_str(), mib(plan.weights_bytes).c_str(), mib(plan.kv_bytes).c_str(), mib(plan.arena_bytes).c_str(),
+                   asked ? "options.maxMemory allows" : "the device has", mib(room).c_str(), mib(missing).c_str(),
+                   fit.empty() ? "No smaller cache or context makes it fit: load a smaller model" : "It would fit with ", fit.c_str()));
+}
+
+}  // namespace
+
+Workspace::Workspace(const NetworkDescription& network, const Weights& weights, Device& device, const EngineOptions& options, Arena& arena)
+    : vision(network, weights.vision, weights.projector, device.ops(), device.activation(),
+             std::clamp<int64_t>(device.vision_rows() / network.vision.positions(), 1, most_tiles(network, options)), arena),
+      language(network.language, weights.language, device, std::max(device.prefill_rows(), options.max_batch), std::max(kLogitRows, options.max_batch), arena) {
+  const int64_t size = network.vision.tile_size, dim = network.language.dim;
+  tiles = arena.take(DType::u8, {vision.max_tiles(), size, size, 3});
+  image_tokens = arena.take(device.activation(), {most_tiles(network, options) * network.vision.tile_tokens(), dim});
+  if (language.rope().depends_on_length(options.max_context)) {
+    chunk_tokens = arena.take(device.activation(), {language.max_rows(), dim});
+  }
+}
+
+EngineImpl::EngineImpl(const ModelSource& source, const EngineOptions& options, const Progress& progress,
+                       const std::atomic<bool>& cancel)
+    : network_(source.network),
+      options_(options),
+      device_(make_device(options)),
+      plan_(check_budget(make_plan(network_, options, *device_, stored_type(source)), network_, options, *device_, stored_type(source))),
+      arena_memory_(device_->allocate(plan_.arena_bytes - device_->own_bytes(), "The arena")),
+      kv_memory_(device_->allocate(plan_.kv_bytes, "The KV cache")),
+      weights_(load_weights(source, options.weight_cache, *device_, progress, cancel)),
+      arena_(arena_memory_->data, arena_memory_->bytes),
+      space_(network_, weights_, *device_, options, arena_),
+      cache_(device_->ops(), {kv_memory_->data, kv_shape(network_, options)}),
+      vision_cache_(options.vision_cache_bytes) {
+  publish_stats();
+}
+
+// ---- requests ----
+
+void EngineImpl::submit(SceneRequest request) {
+  auto job = std::make_unique<SceneJob>();
+  job->request = std::move(request);
+  if (!job->request.control) job->request.control = std::make_shared<JobControl>();
+  guarded(
+      [&] {
+        if (lost_) throw *lost_;
+        check(job->request);
+        seeing_.push_back(std::move(job));
+      },
+      [&](const Error& error) { job->request.on_error(error); });
+  publish_stats();
+}
+
+void EngineImpl::submit(GenerateRequest request) {
+  auto job = std::make_unique<GenerateJob>();
+  job->request = std::move(request);
+  if (!job->request.control) job->request.control = std::make_shared<JobControl>();
+  job->random.seed(job->request.seed);
+  guarded(
+      [&] {
+        if (lost_) throw *lost_;
+        check(job->request);
+        if (job->request.automaton) {
+          if (!vocabulary_) throw Error(Code::internal, "An automaton was given before the vocabulary.");
+          check_automaton(*job->request.automaton);
+          job->constraint.emplace(job->request.automaton, vocabulary_);
+        }
+        fork_scene(*job, job->request.scene, job->request.ids);
+        const int64_t room = options_.max_context - job->sequence.length - job->prompt.left();
+        job->request.max_new_tokens = std::min(job->request.max_new_tokens, room);
+        waiting_.push_back(std::move(job));
+      },
+      [&](const Error& error) {
+        cache_.release(job->sequence);
+        job->request.on_error(error);
+      });
+  publish_stats();
+}
+
+void EngineImpl::submit(ScoreRequest request) {
+  auto job = std::make_unique<ScoreJob>();
+  job->request = std::move(request);
+  if (!job->request.control) job->request.control = std::make_shared<JobControl>();
+  guarded(
+      [&] {
+        if (lost_) throw *lost_;
+        const ScoreRequest& r = job->request;
+        check_ids(r.ids);
+        if (r.continuations.empty() || r.continuations.size() > 4096) throw Error(Code::bad_argument, "Expected 1 to 4096 continuations.");
+        if (r.vocab_limit < 1) throw Error(Code::bad_argument, "vocabLimit must be at least 1.");
+        size_t longest = 0;
+        for (const auto& continuation : r.continuations) {
+          check_ids(continuation);
+          if (continuation.empty()) throw Error(Code::bad_argument, "A continuation needs at least one token.");
+          longest = std::max(longest, continuation.size());
+        }
+        fork_scene(*job, r.scene, r.ids);
+        if (job->sequence.length + job->prompt.left() + static_cast<int64_t>(longest) > options_.max_context) {
+          throw Error(Code::context_overflow, text("The longest choice takes %zu tokens, which do not fit beside the question into a context of %lld.",
+                                                   longest, static_cast<long long>(options_.max_context)));
+        }
+        scoring_.push_back(std::move(job));
+      },
+      [&](const Error& error) {
+        cache_.release(job->sequence);
+        job->request.on_error(error);
+      });
+  publish_stats();
+}
+
+void EngineImpl::check_ids(const std::vector<int32_t>& ids) const {
+  for (int32_t id : ids) {
+    if (id < 0 || id >= network_.language.vocab) throw Error(Code::bad_argument, text("Token id %d is outside the vocabulary.", id));
+  }
+}
+
+// The question holds the scene's pages from now on: the scene may be released while it waits.
+void EngineImpl::fork_scene(Question& question, int64_t scene_id, const std::vector<int32_t>& ids) {
+  if (scene_id != 0) {
+    const auto found = scenes_.find(scene_id);
+    if (found == scenes_.end()) throw Error(Code::disposed, "The scene was disposed.");
+    const Scene& scene = found->second;
+    question.sequence = cache_.fork(scene.sequence);
+    question.ids = scene.ids;
+    question.tiles = scene.tiles;
+    question.prompt.ids = scene.pending;
+    question.prompt.rope_regime = scene.rope_regime;
+    question.image_tokens = scene.image_tokens;
+  }
+  question.prompt.ids.insert(question.prompt.ids.end(), ids.begin(), ids.end());
+  if (question.prompt.ids.empty()) throw Error(Code::bad_argument, "A question needs at least one token.");
+  if (question.sequence.length + question.prompt.left() >= options_.max_context) {
+    throw Error(Code::context_overflow,
+                text("The question takes %zu tokens beside %lld of the scene; the context holds %lld, and an answer needs room. "
+                     "Ask a shorter question, or load the model with a larger maxContext.",
+                     question.prompt.ids.size(), static_cast<long long>(question.sequence.length),
+                     static_cast<long long>(options_.max_context)));
+  }
+}
+
+// Makes room for the prompt and `extra_tokens` after it. False: not now, others will give pages back. Throws when nobody will.
+// Rotations that depend on the prompt's length make a question prefill its scene anew when it crosses the limit: the reference
+// rotates the whole prompt under the regime of its length.
+bool EngineImpl::reserve(Question& question, int64_t extra_tokens, const char* what, bool others_hold_pages) {
+  const int64_t total = question.sequence.length + question.prompt.left();
+  const int64_t regime = space_.language.rope().regime(total);
+  if (question.sequence.length > 0 && regime != question.prompt.rope_regime) {
+    cache_.release(question.sequence);
+    question.prompt.ids.insert(question.prompt.ids.begin(), question.ids.begin(), question.ids.end());
+    question.ids.clear();
+  }
+  question.prompt.rope_regime = regime;
+  if (cache_.reserve(question.sequence, total + extra_tokens)) return true;
+  if (others_hold_pages) return false;
+  throw Error(Code::out_of_memory,
+              text("%s needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, ask for fewer new tokens, or load "
+                   "the model with more kvMemory.",
+                   what, static_cast<long long>(cache_.pages_needed(question.sequence, total + extra_tokens)),
+                   static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
+}
+
+void EngineImpl::release(int64_t id) {
+  const auto found = scenes_.find(id);
+  if (found == scenes_.end()) return;
+  cache_.release(found->second.sequence);
+  scenes_.erase(found);
+  publish_stats();
+}
+
+// ---- one unit of work ----
+
+bool EngineImpl::step() {
+  bool worked = drop_cancelled();
+  worked |= admit_waiting();
+  // A question's prefill is short and somebody waits for its first word: it goes before a scene.
+  worked |= prefill_unit() || score_unit() || scene_unit();
+  worked |= decode_unit();
+  if (lost_) fail_all(*lost_);
+  publish_stats();
+  return worked;
+}
+
+bool EngineImpl::drop_cancelled() {
+  bool dropped = false;
+  auto sweep = [&](auto& jobs, const auto& on_drop) {
+    for (auto it = jobs.begin(); it != jobs.end();) {
+      if (!(*it)->request.control->cancel) {
+        ++it;
+        continue;
+      }
+      auto job = std::move(*it);
+      it = jobs.erase(it);
+      on_drop(*job);
+      dropped = true;
+    }
+  };
+  sweep(seeing_, [&](SceneJob& job) {
+    cache_.release(job.sequence);
+    publish_stats();
+    job.request.on_error(aborted());
+  });
+  sweep(scoring_, [&](ScoreJob& job) {
+    end(job);
+    publish_stats();
+    job.request.on_error(aborted());
+  });
+  auto end_question = [&](GenerateJob& job) { fail(job, aborted()); };
+  sweep(waiting_, end_question);
+  sweep(prefilling_, end_question);
+  sweep(running_, end_question);
+  return dropped;
+}
+
+void EngineImpl::fail_all(const Error& error) {
+  for (auto& job : seeing_) {
+    cache_.release(job->sequence);
+    job->request.on_error(error);
+  }
+  seeing_.clear();
+  for (auto& job : scoring_) {
+    end(*job);
+    job->request.on_error(error);
+  }
+  scoring_.clear();
+  auto fail_each = [&](auto& jobs) {
+    for (auto& job : jobs) fail(*job, error);
+    jobs.clear();
+  };
+  fail_each(waiting_);
+  fail_each(prefilling_);
+  fail_each(running_);
+  publish_stats();
+}
+
+EngineStats EngineImpl::stats() const {
+  std::lock_guard lock(stats_mutex_);
+  return published_;
+}
+
+void EngineImpl::publish_stats() {
+  counters_.pages_total = cache_.pages_total();
+  counters_.pages_used = cache_.pages_total() - cache_.pages_free();
+  counters_.scenes = static_cast<int64_t>(scenes_.size());
+  counters_.running = static_cast<int64_t>(running_.size() + prefilling_.size()) + in_pass_;
+  counters_.waiting = static_cast<int64_t>(waiting_.size() + seeing_.size() + scoring_.size());
+  counters_.vision_cache_bytes = vision_cache_.bytes();
+  std::lock_guard lock(stats_mutex_);
+  published_ = counters_;
+}
+
+std::unique_ptr<Engine> Engine::load(const ModelSource& source, const EngineOptions& options, const Progress& progress,
+                                     const std::atomic<bool>& cancel) {
+  source.network.validate();
+  check_options(options);
+  return std::make_unique<EngineImpl>(source, options, progress, cancel);
+}
+
+MemoryPlan Engine::plan(const NetworkDescription& network, const EngineOptions& options, DType stored) {
+  network.validate();
+  check_options(options);
+  return make_plan(network, options, *make_device(options), stored);
+}
+
+}  // namespace drivlm

@@ -1,0 +1,169 @@
+// The engine: scenes, questions, steps. One thread owns an engine and calls everything but the marked parts.
+//
+//   submit(SceneRequest)     pictures -> tiles -> vision -> prefill -> pages of the KV cache: a scene
+//   submit(GenerateRequest)  forks a scene, prefills the question, joins the running batch
+//   step()                   one unit of work: part of a scene or of a question's prefill, and one token for every
+//                            running question
+//
+// Results go through the callbacks of the request, on the engine's thread, exactly one of on_done and on_error
+// per request.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "network/description.h"
+#include "device/device.h"
+#include "image/image.h"
+#include "packed/packed_file.h"
+
+namespace drivlm {
+
+struct EngineOptions : DeviceOptions {
+  int64_t max_context = 4096;  // tokens of the longest sequence
+  int64_t kv_tokens = 8192;    // tokens of all sequences together
+  int64_t max_batch = 16;      // questions decoded together
+  int64_t vision_cache_bytes = 0;  // image tokens of tiles seen before, on the host
+  int64_t max_memory_bytes = 0;    // weights, KV cache and scratch together; 0: what the device has
+  WeightCachePlace weight_cache;
+};
+
+// arena_bytes: all scratch, with what the device holds for its ops.
+struct MemoryPlan {
+  int64_t weights_bytes, kv_bytes, arena_bytes, kv_bytes_per_token, page_tokens;
+};
+
+// Written by any thread, read by the engine between layers and tokens.
+struct JobControl {
+  std::atomic<bool> cancel{false};  // give up: on_error(ABORTED)
+  std::atomic<bool> finish{false};  // stop generating: on_done with Finish::cancelled
+};
+
+// Tensors handed out for tests, by name (network/probe.h), as f32.
+struct ProbeTensor {
+  std::vector<int64_t> shape;
+  std::vector<float> data;
+};
+using Probes = std::map<std::string, ProbeTensor>;
+
+struct SceneResult {
+  int64_t scene = 0;
+  int64_t tokens = 0, image_tokens = 0, tiles = 0;
+  int64_t cached_tiles = 0;    // found in the vision cache
+  int64_t shared_tokens = 0;   // prefix taken over from a scene that is still there
+  double queue_ms = 0, preprocess_ms = 0, vision_ms = 0, prefill_ms = 0;
+  Probes probes;
+};
+
+struct SceneRequest {
+  std::vector<int32_t> ids;   // -1: image slot
+  std::vector<Image> images;  // pixels are moved in
+  std::vector<std::string> probe;
+  std::shared_ptr<JobControl> control;
+  std::function<void(SceneResult)> on_done;
+  std::function<void(const Error&)> on_error;
+};
+
+class Vocabulary;  // serve/grammar.h
+
+enum class Finish { stop, length, cancelled };
+
+struct GenerateResult {
+  std::vector<int32_t> ids;
+  Finish finish = Finish::length;
+  int64_t prompt_tokens = 0;
+  double queue_ms = 0, prefill_ms = 0, decode_ms = 0;
+  std::vector<float> logits;    // [steps, vocab] when asked for
+  std::vector<float> logprobs;  // [ids] when asked for; NaN for a token that an automaton forced
+  int64_t drafted = 0, accepted = 0;  // of speculation
+  Probes probes;
+  int64_t scene = 0;  // with keep
+};
+
+// A byte automaton that an answer must follow: state 0 starts, a missing transition is -1. The stop ids may be chosen in accepting states only.
+struct Automaton {
+  std::vector<int32_t> transitions;  // [states, 256]
+  std::vector<uint8_t> accepting;    // [states]
+};
+
+struct GenerateRequest {
+  int64_t scene = 0;  // 0: empty context
+  std::vector<int32_t> ids;
+  int64_t max_new_tokens = 0;
+  int64_t min_new_tokens = 0;
+  float temperature = 0, top_p = 1;
+  uint64_t seed = 0;
+  std::vector<int32_t> stop_ids;
+  int64_t vocab_limit = 0;
+  std::vector<int32_t> forced;
+  bool want_logits = false, want_logprobs = false, keep = false;
+  int64_t speculate = 0;  // tokens drafted from the prompt a step, verified together; greedy only, identical output
+  std::shared_ptr<const Automaton> automaton;  // needs Engine::set_vocabulary
+  std::vector<std::string> probe;
+  std::shared_ptr<JobControl> control;
+  std::function<void(const int32_t* ids, int64_t count)> on_tokens;  // may be empty
+  std::function<void(GenerateResult)> on_done;
+  std::function<void(const Error&)> on_error;
+};
+
+// How likely each continuation is after a scene and a question. Continuations share the question's cache.
+struct ScoreRequest {
+  int64_t scene = 0;
+  std::vector<int32_t> ids;
+  std::vector<std::vector<int32_t>> continuations;  // at least one id each
+  int64_t vocab_limit = 0;
+  std::shared_ptr<JobControl> control;
+  std::function<void(std::vector<std::vector<float>> logprobs)> on_done;  // natural log, [continuations][ids]
+  std::function<void(const Error&)> on_error;
+};
+
+struct EngineStats {
+  int64_t pages_total = 0, pages_used = 0, scenes = 0, running = 0, waiting = 0;
+  int64_t steps = 0, step_questions = 0;      // decode steps, and questions summed over them
+  int64_t prefill_tokens = 0, decode_tokens = 0;
+  int64_t shared_tokens = 0;                  // prefill saved by a scene's prefix
+  int64_t tiles_encoded = 0, tiles_cached = 0;
+  int64_t vision_cache_bytes = 0;
+  int64_t drafted = 0, accepted = 0;
+  double vision_ms = 0, prefill_ms = 0, decode_ms = 0;
+};
+
+// Bytes of weights done of all; called on the loading thread.
+using Progress = std::function<void(int64_t done, int64_t total)>;
+
+class Engine {
+ public:
+  // Maps the files, checks every range, reserves all memory, loads. Throws Error; OUT_OF_MEMORY with what is missing and what would fit;
+  // ABORTED when `cancel` becomes true.
+  static std::unique_ptr<Engine> load(const ModelSource& source, const EngineOptions& options, const Progress& progress,
+                                      const std::atomic<bool>& cancel);
+
+  // What load would reserve for weights stored as `stored`, without reserving it. Any thread.
+  static MemoryPlan plan(const NetworkDescription& network, const EngineOptions& options, DType stored);
+
+  virtual ~Engine() = default;
+  virtual void submit(SceneRequest request) = 0;
+  virtual void submit(GenerateRequest request) = 0;
+  virtual void submit(ScoreRequest request) = 0;
+
+  // For requests with an automaton.
+  virtual void set_vocabulary(std::shared_ptr<const Vocabulary> vocabulary) = 0;
+  virtual void release(int64_t scene) = 0;  // unknown numbers are ignored
+
+  // Does one unit of work; false when there is none. Never throws: a failure goes to the requests it concerns.
+  virtual bool step() = 0;
+
+  // Ends every request with `error`. For disposal.
+  virtual void fail_all(const Error& error) = 0;
+
+  virtual EngineStats stats() const = 0;  // any thread
+  virtual MemoryPlan memory() const = 0;  // any thread
+  virtual const WeightCacheReport& weight_cache() const = 0;  // of its load; any thread
+};
+
+}  // namespace drivlm

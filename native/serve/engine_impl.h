@@ -1,0 +1,145 @@
+// The engine's state. engine.cpp: requests and the order of work; engine_scenes.cpp, engine_questions.cpp, engine_scores.cpp: the work.
+#pragma once
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "device/arena.h"
+#include "serve/engine.h"
+#include "serve/jobs.h"
+#include "serve/kv_cache.h"
+#include "network/decoder.h"
+#include "network/probe.h"
+#include "network/vision.h"
+#include "serve/vision_cache.h"
+
+namespace drivlm {
+
+// The part of the device's memory that is scratch, laid out the same way when measuring and when running.
+struct Workspace {
+  Workspace(const NetworkDescription& network, const Weights& weights, Device& device, const EngineOptions& options, Arena& arena);
+
+  VisionEncoder vision;
+  LanguageModel language;
+  Tensor tiles;         // u8 [tiles at a time, size, size, 3]
+  Tensor image_tokens;  // [tokens of one scene, dim]: of the scene that is being encoded
+  Tensor chunk_tokens;  // [rows of a pass, dim]: of a scene that is prefilled anew; empty for models that never do
+};
+
+// What a unit of work came to.
+enum class Progressed { waits, worked, done };
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const ModelSource& source, const EngineOptions& options, const Progress& progress, const std::atomic<bool>& cancel);
+
+  void submit(SceneRequest request) override;
+  void submit(GenerateRequest request) override;
+  void submit(ScoreRequest request) override;
+  void set_vocabulary(std::shared_ptr<const Vocabulary> vocabulary) override { vocabulary_ = std::move(vocabulary); }
+  void release(int64_t scene) override;
+  bool step() override;
+  void fail_all(const Error& error) override;
+  EngineStats stats() const override;
+  MemoryPlan memory() const override { return plan_; }
+  const WeightCacheReport& weight_cache() const override { return weights_.cache; }
+
+ private:
+  using SceneJobPtr = std::unique_ptr<SceneJob>;
+  using GenerateJobPtr = std::unique_ptr<GenerateJob>;
+  using ScoreJobPtr = std::unique_ptr<ScoreJob>;
+
+  // engine.cpp
+  template <class Body, class OnError>
+  void guarded(const Body& body, const OnError& on_error);
+  void check_ids(const std::vector<int32_t>& ids) const;
+  void fork_scene(Question& question, int64_t scene, const std::vector<int32_t>& ids);
+  bool reserve(Question& question, int64_t extra_tokens, const char* what, bool others_hold_pages);
+  bool drop_cancelled();
+  void publish_stats();
+
+  // engine_scenes.cpp
+  void check(const SceneRequest& request) const;
+  bool scene_unit();
+  void start(SceneJob& job);
+  bool advance(SceneJob& job);
+  void encode_tiles(SceneJob& job);
+  void share_prefix(SceneJob& job);
+  void read_cache_probes(Probe& probe, const std::vector<std::string>& names, const Sequence& sequence) const;
+
+  // engine_questions.cpp
+  void check(const GenerateRequest& request) const;
+  bool admit(GenerateJob& job);
+  bool admit_waiting();
+  bool prefill_unit();
+  Chunk prompt_chunk(Question& question, int64_t rows, Logits logits);
+  void advance_prompt(Question& question, int64_t rows);
+  bool decode_unit();
+  void plan_step(GenerateJob& job, int64_t rows_left);
+  SampleParams sample_params(GenerateJob& job);
+  void finish_prefill(GenerateJobPtr job, Tensor logits_row);
+  void finish_step(GenerateJobPtr job, const Chunk& chunk, int64_t drafted, Tensor logits, const Sample& first);
+  bool take(GenerateJob& job, const Sample& sample, Tensor logits_row);
+  bool emit(GenerateJob& job, int32_t id, float logprob);
+  void complete(GenerateJob& job);
+  void fail(GenerateJob& job, const Error& error);
+
+  // engine_scores.cpp
+  bool score_unit();
+  Progressed advance(ScoreJob& job);
+  Progressed score_prompt(ScoreJob& job);
+  Progressed score_pass(ScoreJob& job, bool others_hold_pages);
+  void end(ScoreJob& job);
+
+  const NetworkDescription network_;
+  const EngineOptions options_;
+  std::unique_ptr<Device> device_;
+  const MemoryPlan plan_;
+  std::unique_ptr<Memory> arena_memory_, kv_memory_;
+  const Weights weights_;
+  Arena arena_;
+  Workspace space_;
+  KvCache cache_;
+  VisionCache vision_cache_;
+  std::shared_ptr<const Vocabulary> vocabulary_;
+
+  std::map<int64_t, Scene> scenes_;
+  int64_t next_scene_ = 1;
+  std::deque<SceneJobPtr> seeing_;         // the first is being worked on
+  std::deque<ScoreJobPtr> scoring_;        // the first is being worked on
+  std::deque<GenerateJobPtr> waiting_;     // not admitted
+  std::deque<GenerateJobPtr> prefilling_;  // admitted
+  std::vector<GenerateJobPtr> running_;
+  int64_t in_pass_ = 0;                    // questions that are in none of these while the model works on them
+  std::unique_ptr<Error> lost_;            // the device failed: nothing works any more
+
+  EngineStats counters_;  // of the engine's thread
+  mutable std::mutex stats_mutex_;
+  EngineStats published_;
+};
+
+inline const Error& aborted() {
+  static const Error error(Code::aborted, "The request was aborted.");
+  return error;
+}
+
+// Runs the body; what it throws goes to on_error(const Error&), and a lost device is remembered.
+template <class Body, class OnError>
+void EngineImpl::guarded(const Body& body, const OnError& on_error) {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (error.code == Code::device_lost && !lost_) lost_ = std::make_unique<Error>(error);
+    on_error(error);
+  } catch (const std::bad_alloc&) {
+    on_error(Error(Code::out_of_memory, "The process ran out of memory."));
+  } catch (const std::exception& error) {
+    on_error(Error(Code::internal, error.what()));
+  }
+}
+
+}  // namespace drivlm

@@ -1,0 +1,381 @@
+// Questions: prefill after a scene, then one batch of all running questions, a token each a step. A step may carry
+// more rows of a question: tokens that its automaton forced, and tokens drafted from its prompt, verified together.
+
+#include <cmath>
+
+#include "serve/engine_impl.h"
+#include "serve/prompt_lookup.h"
+
+namespace drivlm {
+
+namespace {
+// Rows of a decode step beyond the questions' own: where reading the weights still costs more than multiplying.
+constexpr int64_t kSpeculativeRows = 16;
+constexpr int64_t kDraftTrial = 24;  // drafted tokens before a question's luck is judged
+}  // namespace
+
+void EngineImpl::check(const GenerateRequest& request) const {
+  check_ids(request.ids);
+  check_ids(request.stop_ids);
+  check_ids(request.forced);
+  if (request.max_new_tokens < 1) throw Error(Code::bad_argument, "maxNewTokens must be at least 1.");
+  if (!(request.temperature >= 0 && request.temperature <= 100)) throw Error(Code::bad_argument, "temperature must be 0 to 100.");
+  if (!(request.top_p > 0 && request.top_p <= 1)) throw Error(Code::bad_argument, "topP must be above 0 and at most 1.");
+  if (request.vocab_limit < 1) throw Error(Code::bad_argument, "vocabLimit must be at least 1.");
+  if (request.speculate < 0 || request.speculate > kSpeculativeRows) throw Error(Code::bad_argument, "speculate must be 0 to 16.");
+  if (request.automaton && !request.forced.empty()) throw Error(Code::bad_argument, "forced ids and an automaton exclude each other.");
+}
+
+// ---- admission ----
+
+// Reserves the pages of the prompt and the longest answer, so that a running question never waits for memory.
+bool EngineImpl::admit(GenerateJob& job) {
+  const bool others = !running_.empty() || !prefilling_.empty() || !seeing_.empty() || !scoring_.empty();
+  if (!reserve(job, job.request.max_new_tokens, "The question", others)) return false;
+  job.result.prompt_tokens = job.sequence.length + job.prompt.left();
+  job.result.queue_ms = ms_since(job.submitted);
+  job.phase_start = Clock::now();
+  return true;
+}
+
+// Of the waiting questions the first one of the scene with the fewest running: one scene's list does not hold up another's question.
+bool EngineImpl::admit_waiting() {
+  bool worked = false;
+  while (!waiting_.empty() && static_cast<int64_t>(running_.size() + prefilling_.size()) < options_.max_batch) {
+    std::map<int64_t, int64_t> served;
+    for (const GenerateJobPtr& job : running_) ++served[job->request.scene];
+    for (const GenerateJobPtr& job : prefilling_) ++served[job->request.scene];
+    const auto next = std::min_element(waiting_.begin(), waiting_.end(), [&](const GenerateJobPtr& a, const GenerateJobPtr& b) {
+      return served[a->request.scene] < served[b->request.scene];
+    });
+    GenerateJobPtr job = std::move(*next);
+    waiting_.erase(next);
+    bool admitted = false, failed = false;
+    guarded([&] { admitted = admit(*job); },
+            [&](const Error& error) {
+              failed = true;
+              fail(*job, error);
+            });
+    if (!admitted && !failed) {
+      waiting_.push_front(std::move(job));  // first in line until pages come back
+      break;
+    }
+    worked = true;
+    if (admitted) prefilling_.push_back(std::move(job));
+  }
+  return worked;
+}
+
+// ---- prefill ----
+
+// The next rows of a prompt as a chunk. Image tokens of a scene that is prefilled anew come from its host copy.
+Chunk EngineImpl::prompt_chunk(Question& question, int64_t rows, Logits logits) {
+  Prompt& prompt = question.prompt;
+  const int32_t* ids = prompt.ids.data() + prompt.cursor;
+  const int64_t slots = std::count(ids, ids + rows, -1);
+  Chunk chunk{&question.sequence, ids, rows, {}, prompt.rope_regime, rows == prompt.left() ? logits : Logits::none};
+  if (slots > 0) {
+    chunk.image_tokens = space_.chunk_tokens.rows(0, slots);
+    const int64_t row_bytes = network_.language.dim * dtype_bytes(device_->activation());
+    device_->upload(chunk.image_tokens, question.image_tokens->data() + prompt.slot * row_bytes);
+  }
+  return chunk;
+}
+
+void EngineImpl::advance_prompt(Question& question, int64_t rows) {
+  Prompt& prompt = question.prompt;
+  prompt.slot += std::count(prompt.ids.begin() + prompt.cursor, prompt.ids.begin() + prompt.cursor + rows, -1);
+  question.ids.insert(question.ids.end(), prompt.ids.begin() + prompt.cursor, prompt.ids.begin() + prompt.cursor + rows);
+  prompt.cursor += rows;
+  question.sequence.length += rows;
+}
+
+// One pass over as many waiting prompts as fit; prompts with image slots or probes go alone.
+bool EngineImpl::prefill_unit() {
+  if (prefilling_.empty()) return false;
+  auto alone = [](const GenerateJob& job) {
+    return !job.request.probe.empty() || std::find(job.prompt.ids.begin() + job.prompt.cursor, job.prompt.ids.end(), -1) != job.prompt.ids.end();
+  };
+  std::vector<int64_t> rows;
+  int64_t left = space_.language.max_rows();
+  for (const GenerateJobPtr& job : prefilling_) {
+    if (left == 0 || (!rows.empty() && (alone(*job) || alone(*prefilling_.front())))) break;
+    rows.push_back(std::min(left, job->prompt.left()));
+    left -= rows.back();
+  }
+  std::vector<GenerateJobPtr> jobs(std::make_move_iterator(prefilling_.begin()), std::make_move_iterator(prefilling_.begin() + rows.size()));
+  prefilling_.erase(prefilling_.begin(), prefilling_.begin() + rows.size());
+  in_pass_ = static_cast<int64_t>(jobs.size());
+  GenerateJob& first = *jobs.front();
+  Probe probe(*device_, first.request.probe, first.result.probes);
+  guarded(
+      [&] {
+        device_->begin_stage();
+        std::vector<Chunk> chunks;
+        for (size_t i = 0; i < jobs.size(); ++i) chunks.push_back(prompt_chunk(*jobs[i], rows[i], Logits::last));
+        Tensor logits = space_.language.forward(chunks, cache_.kv(), first.request.probe.empty() ? nullptr : &probe, [&] {
+          if (jobs.size() == 1 && first.request.control->cancel) throw aborted();
+        });
+        counters_.prefill_ms += device_->end_stage();
+        int64_t row = 0;
+        std::vector<GenerateJobPtr> unfinished;
+        for (size_t i = 0; i < jobs.size(); ++i) {
+          counters_.prefill_tokens += rows[i];
+          advance_prompt(*jobs[i], rows[i]);
+          if (jobs[i]->prompt.done()) {
+            read_cache_probes(probe, jobs[i]->request.probe, jobs[i]->sequence);
+            finish_prefill(std::move(jobs[i]), logits.rows(row++, 1));
+          } else {
+            unfinished.push_back(std::move(jobs[i]));
+          }
+        }
+        in_pass_ = 0;
+        prefilling_.insert(prefilling_.begin(), std::make_move_iterator(unfinished.begin()), std::make_move_iterator(unfinished.end()));
+      },
+      [&](const Error& error) {
+        in_pass_ = 0;
+        for (GenerateJobPtr& job : jobs) {
+          if (job) fail(*job, error);
+        }
+      });
+  return true;
+}
+
+// The first token of an answer. An error concerns this question alone.
+void EngineImpl::finish_prefill(GenerateJobPtr job, Tensor logits_row) {
+  --in_pass_;
+  job->result.prefill_ms = ms_since(job->phase_start);
+  job->phase_start = Clock::now();
+  bool more = true;
+  guarded(
+      [&] {
+        if (job->constraint) {
+          for (int32_t id : job->constraint->forced()) more = more && emit(*job, id, NAN);
+        }
+        if (more && job->uncached.empty()) {
+          const SampleParams params = sample_params(*job);
+          Sample sample;
+          device_->ops().sample(&sample, logits_row, &params);
+          more = take(*job, sample, logits_row);
+        }
+        if (more) {
+          running_.push_back(std::move(job));
+        } else {
+          complete(*job);
+        }
+      },
+      [&](const Error& error) { fail(*job, error); });
+}
+
+// ---- decoding ----
+
+// The rows of a question in the next step: what is chosen and not cached, then a draft if drafting has paid so far.
+void EngineImpl::plan_step(GenerateJob& job, int64_t rows_left) {
+  job.step_ids = job.uncached;
+  const GenerateRequest& r = job.request;
+  if (r.speculate == 0 || r.temperature > 0 || job.constraint || !r.forced.empty()) return;
+  if (job.result.drafted >= kDraftTrial && 4 * job.result.accepted < job.result.drafted) return;
+  // The last token of an answer need not be cached, so a draft of answer_left - 1 is the longest that can be used.
+  const int64_t answer_left = r.max_new_tokens - static_cast<int64_t>(job.result.ids.size());
+  const int64_t most = std::min({r.speculate, rows_left, answer_left - 1});
+  if (most < 1 || job.uncached.size() != 1) return;
+  std::vector<int32_t> history = job.ids;
+  history.insert(history.end(), job.uncached.begin(), job.uncached.end());
+  const std::vector<int32_t> draft = draft_from(history, most);
+  job.step_ids.insert(job.step_ids.end(), draft.begin(), draft.end());
+  job.result.drafted += static_cast<int64_t>(draft.size());
+  counters_.drafted += static_cast<int64_t>(draft.size());
+}
+
+bool EngineImpl::decode_unit() {
+  if (running_.empty()) return false;
+  std::vector<GenerateJobPtr> jobs = std::move(running_);
+  running_.clear();
+  in_pass_ = static_cast<int64_t>(jobs.size());
+  const int64_t count = static_cast<int64_t>(jobs.size());
+  // Long forced runs go through in pieces: the rows of a pass are bounded.
+  const int64_t most_rows = space_.language.max_rows() / count;
+  int64_t speculative = std::min(kSpeculativeRows, space_.language.max_logits()) - count;
+  std::vector<Chunk> chunks;
+  std::vector<int64_t> drafted, logits_at;  // drafted rows; first row of logits
+  int64_t logits_rows = 0;
+  for (const GenerateJobPtr& job : jobs) {
+    plan_step(*job, speculative);
+    const int64_t certain = static_cast<int64_t>(job->uncached.size());
+    const int64_t rows = std::min<int64_t>(most_rows, job->step_ids.size());
+    drafted.push_back(std::max<int64_t>(0, rows - certain));
+    speculative -= drafted.back();
+    const Logits logits = rows < certain ? Logits::none : drafted.back() > 0 ? Logits::all : Logits::last;
+    chunks.push_back({&job->sequence, job->step_ids.data(), rows, {}, kRopePerRow, logits});
+    logits_at.push_back(logits_rows);
+    logits_rows += logits == Logits::none ? 0 : logits == Logits::last ? 1 : rows;
+  }
+  guarded(
+      [&] {
+        device_->begin_stage();
+        Tensor logits = space_.language.forward(chunks, cache_.kv(), nullptr, [] {});
+        // The next token of every question in one call, unless rows of drafts stand between them.
+        std::vector<SampleParams> params(count);
+        std::vector<Sample> samples(count);
+        for (int64_t i = 0; i < count; ++i) {
+          if (chunks[i].logits != Logits::none) params[i] = sample_params(*jobs[i]);
+        }
+        if (logits_rows == count && std::all_of(chunks.begin(), chunks.end(), [](const Chunk& c) { return c.logits == Logits::last; })) {
+          device_->ops().sample(samples.data(), logits, params.data());
+        } else {
+          for (int64_t i = 0; i < count; ++i) {
+            if (chunks[i].logits != Logits::none) device_->ops().sample(&samples[i], logits.rows(logits_at[i], 1), &params[i]);
+          }
+        }
+        counters_.decode_ms += device_->end_stage();
+        for (int64_t i = 0; i < count; ++i) {
+          const Sample& first = samples[i];
+          const int64_t rows = chunks[i].logits == Logits::all ? chunks[i].rows : 1;
+          Tensor own = chunks[i].logits == Logits::none ? Tensor() : logits.rows(logits_at[i], rows);
+          finish_step(std::move(jobs[i]), chunks[i], drafted[i], own, first);
+        }
+        ++counters_.steps;
+        counters_.step_questions += count;
+      },
+      [&](const Error& error) {
+        in_pass_ = 0;
+        for (GenerateJobPtr& job : jobs) {
+          if (job) fail(*job, error);
+        }
+      });
+  return true;
+}
+
+// What one question made of a step: its rows are cached, and each row of logits that can be trusted chooses a token. An error
+// concerns this question alone.
+void EngineImpl::finish_step(GenerateJobPtr job, const Chunk& chunk, int64_t drafted, Tensor logits, const Sample& first) {
+  --in_pass_;
+  guarded(
+      [&] {
+        const int64_t certain = chunk.rows - drafted;
+        job->sequence.length += certain;
+        job->ids.insert(job->ids.end(), job->step_ids.begin(), job->step_ids.begin() + certain);
+        job->uncached.erase(job->uncached.begin(), job->uncached.begin() + certain);
+        bool more = true;
+        if (logits) {
+          Sample sample = first;
+          int64_t row = 0;
+          more = take(*job, sample, logits.rows(row, 1));
+          while (more && row < drafted && sample.id == job->step_ids[certain + row]) {
+            // The draft was right: its row is cached, and its logits choose the next.
+            ++job->result.accepted;
+            ++counters_.accepted;
+            ++job->sequence.length;
+            job->ids.push_back(sample.id);
+            job->uncached.clear();
+            ++row;
+            const SampleParams params = sample_params(*job);
+            device_->ops().sample(&sample, logits.rows(row, 1), &params);
+            more = take(*job, sample, logits.rows(row, 1));
+          }
+        }
+        if (more) {
+          running_.push_back(std::move(job));
+        } else {
+          complete(*job);
+        }
+      },
+      [&](const Error& error) { fail(*job, error); });
+}
+
+SampleParams EngineImpl::sample_params(GenerateJob& job) {
+  const GenerateRequest& r = job.request;
+  const size_t done = job.result.ids.size();
+  SampleParams params;
+  params.temperature = r.temperature;
+  params.top_p = r.top_p;
+  if (r.temperature > 0) params.uniform = static_cast<double>(job.random() >> 11) * 0x1p-53;
+  params.vocab_limit = std::min(r.vocab_limit, network_.language.vocab);
+  params.want_logprob = r.want_logprobs;
+  if (static_cast<int64_t>(done) < r.min_new_tokens) {
+    params.banned = r.stop_ids.data();
+    params.banned_count = static_cast<int64_t>(r.stop_ids.size());
+  }
+  if (job.constraint) params.allowed = job.constraint->allowed(r.stop_ids, network_.language.vocab);
+  if (done < r.forced.size()) params.forced = r.forced[done];
+  return params;
+}
+
+// A chosen token; false when it was the last.
+bool EngineImpl::take(GenerateJob& job, const Sample& sample, Tensor logits_row) {
+  if (sample.id < 0) throw Error(Code::internal, "No token can be chosen: every logit is NaN or forbidden.");
+  const GenerateRequest& r = job.request;
+  GenerateResult& result = job.result;
+  const bool forced = result.ids.size() < r.forced.size();
+  if (r.want_logits) {
+    const size_t first = result.logits.size();
+    result.logits.resize(first + logits_row.count());
+    device_->download(result.logits.data() + first, logits_row);
+  }
+  if (!forced && std::find(r.stop_ids.begin(), r.stop_ids.end(), sample.id) != r.stop_ids.end()) {
+    result.finish = Finish::stop;
+    return false;
+  }
+  if (!emit(job, sample.id, sample.logprob)) return false;
+  if (job.constraint) {
+    for (int32_t id : job.constraint->forced()) {
+      if (!emit(job, id, NAN)) return false;
+    }
+  }
+  return true;
+}
+
+// A token of the answer, to be cached by the next step; false when the answer ends with it.
+bool EngineImpl::emit(GenerateJob& job, int32_t id, float logprob) {
+  const GenerateRequest& r = job.request;
+  GenerateResult& result = job.result;
+  job.uncached.push_back(id);
+  result.ids.push_back(id);
+  ++counters_.decode_tokens;
+  if (r.want_logprobs) result.logprobs.push_back(logprob);
+  if (r.on_tokens) r.on_tokens(&id, 1);
+  if (job.constraint) {
+    if (!job.constraint->advance(id)) throw Error(Code::internal, "A chosen token left the automaton.");
+    if (job.constraint->finished()) {
+      result.finish = Finish::stop;
+      return false;
+    }
+  }
+  if (static_cast<int64_t>(result.ids.size()) == r.max_new_tokens) {
+    result.finish = Finish::length;
+    return false;
+  }
+  if (r.control->finish) {
+    result.finish = Finish::cancelled;
+    return false;
+  }
+  return true;
+}
+
+void EngineImpl::complete(GenerateJob& job) {
+  job.result.decode_ms = ms_since(job.phase_start);
+  if (job.request.keep) {
+    Scene scene;
+    scene.rope_regime = job.prompt.rope_regime;
+    scene.pending = std::move(job.uncached);
+    scene.ids = std::move(job.ids);
+    scene.tiles = std::move(job.tiles);
+    scene.image_tokens = job.image_tokens;
+    cache_.trim(job.sequence, job.sequence.length);
+    scene.sequence = std::move(job.sequence);
+    job.sequence = {};
+    job.result.scene = next_scene_++;
+    scenes_.emplace(job.result.scene, std::move(scene));
+  }
+  cache_.release(job.sequence);
+  publish_stats();  // whoever hears of the answer finds its pages free
+  job.request.on_done(std::move(job.result));
+}
+
+void EngineImpl::fail(GenerateJob& job, const Error& error) {
+  cache_.release(job.sequence);
+  publish_stats();
+  job.request.on_error(error);
+}
+
+}  // namespace drivlm

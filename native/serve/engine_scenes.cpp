@@ -1,0 +1,220 @@
+// Scenes: pictures to tiles, tiles to image tokens, prompt and image tokens to pages of the KV cache. One unit at a time, so that running
+// questions go on between them.
+
+#include "serve/engine_impl.h"
+
+namespace drivlm {
+
+// What TypeScript may have got wrong: nothing below reads out of bounds after this.
+void EngineImpl::check(const SceneRequest& request) const {
+  int64_t slots = 0, tiles = 0;
+  for (int32_t id : request.ids) {
+    if (id < -1 || id >= network_.language.vocab) throw Error(Code::bad_argument, text("Token id %d is outside the vocabulary.", id));
+    slots += id == -1;
+  }
+  for (const Image& image : request.images) {
+    validate(image);
+    if (image.tile_count > 0 && image.tile_size != network_.vision.tile_size) {
+      throw Error(Code::bad_argument, text("Expected tiles of %lld pixels, received %lld.", static_cast<long long>(network_.vision.tile_size),
+                                           static_cast<long long>(image.tile_size)));
+    }
+    tiles += image.tile_total();
+  }
+  if (request.ids.empty()) throw Error(Code::bad_argument, "A scene needs at least one token.");
+  if (slots != tiles * network_.vision.tile_tokens()) {
+    throw Error(Code::bad_argument, text("The prompt has %lld image slots, the images make %lld image tokens.", static_cast<long long>(slots),
+                                         static_cast<long long>(tiles * network_.vision.tile_tokens())));
+  }
+  if (static_cast<int64_t>(request.ids.size()) > options_.max_context) {
+    throw Error(Code::context_overflow,
+                text("The views take %zu tokens, the context holds %lld. Use fewer tiles, or load the model with a larger maxContext.",
+                     request.ids.size(), static_cast<long long>(options_.max_context)));
+  }
+}
+
+bool EngineImpl::scene_unit() {
+  if (seeing_.empty()) return false;
+  SceneJob& job = *seeing_.front();
+  bool done = false;
+  std::unique_ptr<Error> failure;
+  guarded([&] { done = advance(job); }, [&](const Error& error) { failure = std::make_unique<Error>(error); });
+  if (!done && !failure) return true;
+  SceneJobPtr finished = std::move(seeing_.front());
+  seeing_.pop_front();
+  if (failure) {
+    cache_.release(finished->sequence);
+    publish_stats();
+    finished->request.on_error(*failure);
+  } else {
+    publish_stats();  // whoever hears of the scene finds it counted
+    finished->request.on_done(std::move(finished->result));
+  }
+  return true;
+}
+
+// One unit; true when the scene is finished.
+bool EngineImpl::advance(SceneJob& job) {
+  if (!job.started) {
+    start(job);
+    return false;
+  }
+  if (!job.reserved) {
+    job.reserved = cache_.reserve(job.sequence, job.result.tokens);
+    if (!job.reserved && (!running_.empty() || !prefilling_.empty() || !scoring_.empty())) return false;  // they will give pages back
+    if (!job.reserved) {
+      throw Error(Code::out_of_memory, text("The scene needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, or load the "
+                                            "model with more kvMemory.",
+                                            static_cast<long long>(cache_.pages_needed(job.sequence, job.result.tokens)),
+                                            static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
+    }
+  }
+  if (job.encoded < job.to_encode.size()) {
+    encode_tiles(job);
+    return false;
+  }
+  if (!job.prompt.done()) {
+    Probe probe(*device_, job.request.probe, job.result.probes);
+    const int64_t rows = std::min<int64_t>(space_.language.max_rows(), job.prompt.left());
+    const int32_t* ids = job.prompt.ids.data() + job.prompt.cursor;
+    const int64_t slots = std::count(ids, ids + rows, -1);
+    device_->begin_stage();
+    const Chunk chunk{&job.sequence, ids, rows, slots > 0 ? space_.image_tokens.rows(job.prompt.slot, slots) : Tensor(), job.prompt.rope_regime, Logits::none};
+    space_.language.forward({chunk}, cache_.kv(), job.request.probe.empty() ? nullptr : &probe, [&] {
+      if (job.request.control->cancel) throw aborted();
+    });
+    const double stage_ms = device_->end_stage();
+    job.sequence.length += rows;
+    job.prompt.cursor += rows;
+    job.prompt.slot += slots;
+    job.result.prefill_ms += stage_ms;
+    counters_.prefill_ms += stage_ms;
+    counters_.prefill_tokens += rows;
+    if (!job.prompt.done()) return false;
+    read_cache_probes(probe, job.request.probe, job.sequence);
+  }
+
+  Scene scene;
+  scene.rope_regime = job.prompt.rope_regime;
+  scene.ids = std::move(job.prompt.ids);
+  scene.tiles = std::move(job.hashes);
+  if (space_.chunk_tokens && job.result.image_tokens > 0) {
+    Tensor used = space_.image_tokens.rows(0, job.result.image_tokens);
+    auto copy = std::make_shared<std::vector<char>>(used.bytes());
+    device_->download(copy->data(), used);
+    scene.image_tokens = std::move(copy);
+  }
+  scene.sequence = std::move(job.sequence);
+  job.sequence = {};
+  job.result.scene = next_scene_++;
+  scenes_.emplace(job.result.scene, std::move(scene));
+  return true;
+}
+
+// Pictures to tiles, and which of them must be encoded.
+void EngineImpl::start(SceneJob& job) {
+  job.started = true;
+  job.result.queue_ms = ms_since(job.submitted);
+  job.result.tokens = static_cast<int64_t>(job.request.ids.size());
+  const Clock::time_point begin = Clock::now();
+  const int64_t tile_bytes = network_.vision.tile_size * network_.vision.tile_size * 3;
+  const int64_t tile_tokens = network_.vision.tile_tokens();
+  for (const Image& image : job.request.images) {
+    if (job.request.control->cancel) throw aborted();
+    const std::vector<uint8_t> cut = image.tile_count > 0 ? image.tiles : cut_tiles(image, network_.vision.tile_size);
+    job.tiles.insert(job.tiles.end(), cut.begin(), cut.end());
+    job.result.tiles += image.tile_total();
+  }
+  job.request.images.clear();
+  job.result.image_tokens = job.result.tiles * tile_tokens;
+  for (int64_t tile = 0; tile < job.result.tiles; ++tile) job.hashes.push_back(hash_bytes(job.tiles.data() + tile * tile_bytes, tile_bytes));
+  job.prompt.ids = job.request.ids;
+  job.prompt.rope_regime = space_.language.rope().regime(job.result.tokens);
+  if (job.request.probe.empty()) share_prefix(job);
+
+  // Tiles whose tokens stand in the shared prefix are needed again only for a host copy.
+  const int64_t skipped = space_.chunk_tokens ? 0 : job.prompt.slot / tile_tokens;
+  for (int64_t tile = skipped; tile < job.result.tiles; ++tile) {
+    const std::vector<char>* known = vision_cache_.enabled() && job.request.probe.empty() ? vision_cache_.find(job.hashes[tile]) : nullptr;
+    if (known) {
+      device_->upload(space_.image_tokens.rows(tile * tile_tokens, tile_tokens), known->data());
+      ++job.result.cached_tiles;
+    } else {
+      job.to_encode.push_back(tile);
+    }
+  }
+  counters_.tiles_cached += job.result.cached_tiles;
+  job.result.preprocess_ms = ms_since(begin);
+}
+
+// Takes over the longest prefix that a living scene has in its cache: same ids, same pixels in the slots, same rotation.
+void EngineImpl::share_prefix(SceneJob& job) {
+  const int64_t tile_tokens = network_.vision.tile_tokens();
+  const Scene* best = nullptr;
+  int64_t best_length = 0;
+  for (const auto& [id, scene] : scenes_) {
+    if (scene.rope_regime != job.prompt.rope_regime) continue;
+    const int64_t most = std::min<int64_t>(scene.sequence.length, job.result.tokens);
+    int64_t length = 0, slot = 0;
+    while (length < most && scene.ids[length] == job.prompt.ids[length]) {
+      if (scene.ids[length] == -1) {
+        if (scene.tiles[slot / tile_tokens] != job.hashes[slot / tile_tokens]) break;
+        ++slot;
+      }
+      ++length;
+    }
+    if (length > best_length) {
+      best = &scene;
+      best_length = length;
+    }
+  }
+  if (!best) return;
+  job.sequence = cache_.fork_prefix(best->sequence, best_length);
+  job.prompt.cursor = best_length;
+  job.prompt.slot = std::count(job.prompt.ids.begin(), job.prompt.ids.begin() + best_length, -1);
+  job.result.shared_tokens = best_length;
+  counters_.shared_tokens += best_length;
+}
+
+// The next tiles that are in no cache; neighbours of to_encode need not be neighbours in the scene.
+void EngineImpl::encode_tiles(SceneJob& job) {
+  const VisionConfig& c = network_.vision;
+  const int64_t tile_bytes = c.tile_size * c.tile_size * 3, tile_tokens = c.tile_tokens();
+  int64_t count = 1;  // a run of consecutive tiles, so that their tokens are written in place
+  const int64_t first = job.to_encode[job.encoded];
+  while (count < space_.vision.max_tiles() && job.encoded + count < job.to_encode.size() && job.to_encode[job.encoded + count] == first + count) ++count;
+  device_->begin_stage();
+  Tensor tiles = space_.tiles.rows(0, count);
+  device_->upload(tiles, job.tiles.data() + first * tile_bytes);
+  Probe probe(*device_, job.request.probe, job.result.probes);
+  Tensor tokens = space_.image_tokens.rows(first * tile_tokens, count * tile_tokens);
+  space_.vision.encode(tokens, tiles, job.request.probe.empty() ? nullptr : &probe, [&] {
+    if (job.request.control->cancel) throw aborted();
+  });
+  const double stage_ms = device_->end_stage();
+  job.result.vision_ms += stage_ms;
+  counters_.vision_ms += stage_ms;
+  for (int64_t i = 0; i < count && vision_cache_.enabled(); ++i) {
+    Tensor part = tokens.rows(i * tile_tokens, tile_tokens);
+    std::vector<char> copy(part.bytes());
+    device_->download(copy.data(), part);
+    vision_cache_.put(job.hashes[first + i], std::move(copy));
+  }
+  job.encoded += count;
+  counters_.tiles_encoded += count;
+}
+
+void EngineImpl::read_cache_probes(Probe& probe, const std::vector<std::string>& names, const Sequence& sequence) const {
+  const KvShape& shape = cache_.kv().shape;
+  for (const std::string& name : names) {
+    for (int64_t layer = 0; layer < shape.layers; ++layer) {
+      const std::string key = "llm.k" + std::to_string(layer), value = "llm.v" + std::to_string(layer);
+      if (name != key && name != value) continue;
+      const size_t count = shape.kv_heads * sequence.length * shape.head_dim;
+      std::vector<float> keys(count), values(count);
+      device_->ops().read_kv(keys.data(), values.data(), cache_.kv(), layer, sequence.pages.data(), sequence.length);
+      probe.put(name, {shape.kv_heads, sequence.length, shape.head_dim}, name == key ? std::move(keys) : std::move(values));
+    }
+  }
+}
+
+}  // namespace drivlm

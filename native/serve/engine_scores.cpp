@@ -1,0 +1,120 @@
+// Log-likelihoods of given continuations: the question is prefilled once, every continuation forks it, and their rows go through
+// the model together, a pass a unit.
+
+#include "serve/engine_impl.h"
+
+namespace drivlm {
+
+bool EngineImpl::score_unit() {
+  if (scoring_.empty()) return false;
+  ScoreJob& job = *scoring_.front();
+  Progressed progressed = Progressed::waits;
+  std::unique_ptr<Error> failure;
+  guarded([&] { progressed = advance(job); }, [&](const Error& error) { failure = std::make_unique<Error>(error); });
+  if (progressed != Progressed::done && !failure) return progressed == Progressed::worked;
+  ScoreJobPtr finished = std::move(scoring_.front());
+  scoring_.pop_front();
+  end(*finished);
+  publish_stats();
+  if (failure) {
+    finished->request.on_error(*failure);
+  } else {
+    finished->request.on_done(std::move(finished->logprobs));
+  }
+  return true;
+}
+
+void EngineImpl::end(ScoreJob& job) {
+  for (Sequence& fork : job.forks) cache_.release(fork);
+  cache_.release(job.sequence);
+}
+
+// One pass of the prompt, or of the continuations. It waits for pages of whoever will give some back: a scene that has none of its
+// own yet waits for this job, and is not waited for.
+Progressed EngineImpl::advance(ScoreJob& job) {
+  const bool others = !running_.empty() || !prefilling_.empty() || (!seeing_.empty() && seeing_.front()->reserved);
+  if (!job.reserved) {
+    if (!reserve(job, 0, "The question", others)) return Progressed::waits;
+    job.reserved = true;
+  }
+  device_->begin_stage();
+  const Progressed progressed = job.prompt.done() ? score_pass(job, others) : score_prompt(job);
+  counters_.prefill_ms += device_->end_stage();
+  return progressed;
+}
+
+Progressed EngineImpl::score_prompt(ScoreJob& job) {
+  const int64_t rows = std::min(space_.language.max_rows(), job.prompt.left());
+  Tensor logits = space_.language.forward({prompt_chunk(job, rows, Logits::last)}, cache_.kv(), nullptr, [&] {
+    if (job.request.control->cancel) throw aborted();
+  });
+  advance_prompt(job, rows);
+  counters_.prefill_tokens += rows;
+  if (!job.prompt.done()) return Progressed::worked;
+  // The first token of every continuation is chosen by the question's last row.
+  for (const std::vector<int32_t>& continuation : job.request.continuations) {
+    SampleParams params;
+    params.forced = continuation.front();
+    params.vocab_limit = std::min(job.request.vocab_limit, network_.language.vocab);
+    params.want_logprob = true;
+    Sample sample;
+    device_->ops().sample(&sample, logits, &params);
+    job.logprobs.push_back({sample.logprob});
+    job.forks.push_back(cache_.fork(job.sequence));
+  }
+  job.fed.assign(job.request.continuations.size(), 0);
+  return Progressed::worked;
+}
+
+// As many rows as a pass gives logits for; the last id of a continuation is only read, never fed.
+Progressed EngineImpl::score_pass(ScoreJob& job, bool others_hold_pages) {
+  const auto& continuations = job.request.continuations;
+  std::vector<Chunk> chunks;
+  std::vector<size_t> which;
+  bool short_of_pages = false;
+  int64_t left = std::min(space_.language.max_logits(), space_.language.max_rows());
+  for (size_t i = 0; i < continuations.size() && left > 0; ++i) {
+    const int64_t rows = std::min<int64_t>(left, static_cast<int64_t>(continuations[i].size()) - 1 - static_cast<int64_t>(job.fed[i]));
+    if (rows <= 0) continue;
+    Sequence& fork = job.forks[i];
+    if (!cache_.reserve(fork, fork.length + rows)) {
+      short_of_pages = true;
+      break;
+    }
+    chunks.push_back({&fork, continuations[i].data() + job.fed[i], rows, {}, kRopePerRow, Logits::all});
+    which.push_back(i);
+    left -= rows;
+  }
+  if (chunks.empty()) {
+    if (!short_of_pages) return Progressed::done;
+    if (others_hold_pages) return Progressed::waits;
+    throw Error(Code::out_of_memory, text("The choices need more pages of the KV cache than the %lld that are free. Dispose of scenes, offer "
+                                          "shorter choices, or load the model with more kvMemory.",
+                                          static_cast<long long>(cache_.pages_free())));
+  }
+  Tensor logits = space_.language.forward(chunks, cache_.kv(), nullptr, [&] {
+    if (job.request.control->cancel) throw aborted();
+  });
+  std::vector<SampleParams> params;
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    for (int64_t row = 0; row < chunks[c].rows; ++row) {
+      params.emplace_back();
+      params.back().forced = continuations[which[c]][job.fed[which[c]] + row + 1];
+      params.back().vocab_limit = std::min(job.request.vocab_limit, network_.language.vocab);
+      params.back().want_logprob = true;
+    }
+  }
+  std::vector<Sample> samples(params.size());
+  device_->ops().sample(samples.data(), logits, params.data());
+  size_t n = 0;
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    const size_t i = which[c];
+    for (int64_t row = 0; row < chunks[c].rows; ++row) job.logprobs[i].push_back(samples[n++].logprob);
+    job.forks[i].length += chunks[c].rows;
+    job.fed[i] += chunks[c].rows;
+    if (job.fed[i] + 1 == continuations[i].size()) cache_.release(job.forks[i]);
+  }
+  return Progressed::worked;
+}
+
+}  // namespace drivlm
