@@ -26,7 +26,8 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/packed_device.h"
-#include "kernels/cpu/quantize.h"
+#include "kernels/cpu/pack_s4.h"
+#include "packed/formats.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/tiers.h"
 

@@ -15,6 +15,16 @@ class Ops;
 class MappedFile;   // base/mapped_file.h
 class WeightCache;  // packed/packed_file.h
 
+// What the network uses a parameter for. The precision of a matrix follows from it (packed/formats.h).
+enum class Use : uint8_t {
+  patches,    // the tower's input: pixels come in here
+  tower,      // the rest of the vision tower
+  projector,  // between tower and decoder
+  decoder,    // the decoder's layers and its last norm
+  embedding,  // rows that token ids stand for
+  head,       // logits
+};
+
 // What weights are kept as on a device. 8 bits: one scale a row. 4 bits: the decoder's in groups with a scale each, the others and the
 // head in 8 bits.
 enum class WeightFormat { bf16, int8, int4 };
@@ -54,6 +64,7 @@ struct HostTensor {
   DType dtype;  // f32, f16 or bf16
   int64_t rows, cols;
   std::vector<HostRows> runs;
+  Use use = Use::tower;
   WeightCache* cache = nullptr;  // while it is loaded: where a device may find it packed, or leave it so
 };
 

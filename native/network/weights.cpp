@@ -56,9 +56,9 @@ class Loader {
     }
   }
 
-  MatrixPtr matrix(const std::string& role, int64_t rows, int64_t cols) {
+  MatrixPtr matrix(const std::string& role, Use use, int64_t rows, int64_t cols) {
     const TensorSource& tensor = take(role, {rows, cols});
-    MatrixPtr out = device_.load_matrix(host(tensor));
+    MatrixPtr out = device_.load_matrix(host(tensor, use));
     finish(tensor, *out);
     return out;
   }
@@ -66,7 +66,7 @@ class Loader {
   MatrixPtr gated(const std::string& gate_role, const std::string& up_role, int64_t rows, int64_t cols) {
     const TensorSource& gate = take(gate_role, {rows, cols});
     const TensorSource& up = take(up_role, {rows, cols});
-    MatrixPtr out = device_.load_gated(host(gate), host(up));
+    MatrixPtr out = device_.load_gated(host(gate, Use::decoder), host(up, Use::decoder));
     finish(gate, *out);
     finish(up, *out);
     return out;
@@ -74,7 +74,7 @@ class Loader {
 
   MatrixPtr table(const std::string& role, int64_t rows, int64_t cols) {
     const TensorSource& tensor = take(role, {rows, cols});
-    MatrixPtr out = device_.load_table(host(tensor));
+    MatrixPtr out = device_.load_table(host(tensor, Use::embedding));
     finish(tensor, *out);
     return out;
   }
@@ -83,7 +83,7 @@ class Loader {
   MatrixPtr matrix_again(const std::string& role) {
     const auto found = taken_.find(role);
     if (found == taken_.end()) throw Error(Code::internal, role + ": not loaded yet.");
-    return device_.load_matrix(host(*found->second));
+    return device_.load_matrix(host(*found->second, Use::head));
   }
 
   Tensor vector(const std::string& role, int64_t size) {
@@ -150,8 +150,8 @@ class Loader {
     return tensor;
   }
 
-  HostTensor host(const TensorSource& tensor) const {
-    HostTensor out{tensor.role, tensor.dtype, tensor.shape[0], tensor.shape.size() == 2 ? tensor.shape[1] : 1, {}, &cache_};
+  HostTensor host(const TensorSource& tensor, Use use = Use::tower) const {
+    HostTensor out{tensor.role, tensor.dtype, tensor.shape[0], tensor.shape.size() == 2 ? tensor.shape[1] : 1, {}, use, &cache_};
     for (const TensorSpan& span : tensor.spans) {
       const MappedFile* file = files_[span.file].get();
       out.runs.push_back({file->data() + span.offset, span.rows, file});
@@ -191,7 +191,7 @@ VisionWeights load_vision(Loader& load, const VisionConfig& c) {
     return out;
   };
   w.class_embedding = load.vector("vision.class_embedding", c.dim);
-  w.patch = load.matrix("vision.patch.weight", c.dim, c.patch_values());
+  w.patch = load.matrix("vision.patch.weight", Use::patches, c.dim, c.patch_values());
   w.patch_bias = load.vector("vision.patch.bias", c.dim);
   const std::vector<float> table = load.values("vision.position", {1 + c.position_grid * c.position_grid, c.dim});
   w.positions = load.own_vector("vision.position", resize_positions(table, c.position_grid, c.grid(), c.dim))
@@ -201,19 +201,19 @@ VisionWeights load_vision(Loader& load, const VisionConfig& c) {
     const std::string role = "vision.layers." + std::to_string(i) + ".";
     VisionBlock b;
     b.norm1 = norm(role + "norm1");
-    b.qkv = load.matrix(role + "qkv.weight", 3 * c.dim, c.dim);
+    b.qkv = load.matrix(role + "qkv.weight", Use::tower, 3 * c.dim, c.dim);
     if (c.qkv_bias) b.qkv_bias = load.vector(role + "qkv.bias", 3 * c.dim);
     if (c.qk_norm) {
       b.q_norm = load.vector(role + "q_norm.weight", c.dim);
       b.k_norm = load.vector(role + "k_norm.weight", c.dim);
     }
-    b.proj = load.matrix(role + "proj.weight", c.dim, c.dim);
+    b.proj = load.matrix(role + "proj.weight", Use::tower, c.dim, c.dim);
     b.proj_bias = load.vector(role + "proj.bias", c.dim);
     b.ls1 = load.vector(role + "ls1", c.dim);
     b.norm2 = norm(role + "norm2");
-    b.fc1 = load.matrix(role + "fc1.weight", c.ffn_dim, c.dim);
+    b.fc1 = load.matrix(role + "fc1.weight", Use::tower, c.ffn_dim, c.dim);
     b.fc1_bias = load.vector(role + "fc1.bias", c.ffn_dim);
-    b.fc2 = load.matrix(role + "fc2.weight", c.dim, c.ffn_dim);
+    b.fc2 = load.matrix(role + "fc2.weight", Use::tower, c.dim, c.ffn_dim);
     b.fc2_bias = load.vector(role + "fc2.bias", c.dim);
     b.ls2 = load.vector(role + "ls2", c.dim);
     w.blocks.push_back(std::move(b));
@@ -225,9 +225,9 @@ ProjectorWeights load_projector(Loader& load, const NetworkDescription& n) {
   const int64_t in = 4 * n.vision.dim, dim = n.language.dim;
   ProjectorWeights w;
   w.norm = {load.vector("projector.norm.weight", in), load.vector("projector.norm.bias", in), n.projector.norm_eps, true};
-  w.fc1 = load.matrix("projector.fc1.weight", dim, in);
+  w.fc1 = load.matrix("projector.fc1.weight", Use::projector, dim, in);
   w.fc1_bias = load.vector("projector.fc1.bias", dim);
-  w.fc2 = load.matrix("projector.fc2.weight", dim, dim);
+  w.fc2 = load.matrix("projector.fc2.weight", Use::projector, dim, dim);
   w.fc2_bias = load.vector("projector.fc2.bias", dim);
   return w;
 }
@@ -240,20 +240,20 @@ LanguageWeights load_language(Loader& load, const LanguageConfig& c) {
     const std::string role = "language.layers." + std::to_string(i) + ".";
     DecoderBlock b;
     b.norm1 = norm(role + "norm1");
-    b.qkv = load.matrix(role + "qkv.weight", c.qkv_dim(), c.dim);
+    b.qkv = load.matrix(role + "qkv.weight", Use::decoder, c.qkv_dim(), c.dim);
     if (c.qkv_bias) b.qkv_bias = load.vector(role + "qkv.bias", c.qkv_dim());
     if (c.qk_norm) {
       b.q_norm = load.vector(role + "q_norm.weight", c.head_dim);
       b.k_norm = load.vector(role + "k_norm.weight", c.head_dim);
     }
-    b.out = load.matrix(role + "out.weight", c.dim, c.q_dim());
+    b.out = load.matrix(role + "out.weight", Use::decoder, c.dim, c.q_dim());
     b.norm2 = norm(role + "norm2");
     b.gate_up = load.gated(role + "gate.weight", role + "up.weight", c.ffn_dim, c.dim);
-    b.down = load.matrix(role + "down.weight", c.dim, c.ffn_dim);
+    b.down = load.matrix(role + "down.weight", Use::decoder, c.dim, c.ffn_dim);
     w.blocks.push_back(std::move(b));
   }
   w.norm = norm("language.norm");
-  w.head = c.tied_head ? load.matrix_again("language.embedding.weight") : load.matrix("language.head.weight", c.vocab, c.dim);
+  w.head = c.tied_head ? load.matrix_again("language.embedding.weight") : load.matrix("language.head.weight", Use::head, c.vocab, c.dim);
   return w;
 }
 

@@ -10,7 +10,8 @@
 #include "base/numeric.h"
 #include "cpu_forms_testing.h"
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/quantize.h"
+#include "kernels/cpu/pack_s4.h"
+#include "packed/formats.h"
 
 using namespace drivlm;
 using namespace drivlm::cpu;

@@ -272,28 +272,28 @@ TEST(cpu_packed_stored_types) {
   }
 }
 
-// Quantised matrices by role: what each is kept as, and that a product of many rows and one of few agree with the
+// Quantised matrices by use: what each is kept as, and that a product of many rows and one of few agree with the
 // values it stands for.
 TEST(cpu_packed_formats) {
   const int64_t n = 80, k = 96;
   const auto w = weights(n, k, 1), up = weights(n, k, 2);
   const struct {
     WeightFormat weights;
-    const char* name;
+    Use use;
     cpu::WeightKind kind;
-  } expected[] = {{WeightFormat::bf16, "language.layers.0.qkv.weight", cpu::WeightKind::bf16},
-                  {WeightFormat::int8, "vision.patch.weight", cpu::WeightKind::bf16},
-                  {WeightFormat::int8, "vision.layers.0.fc1.weight", cpu::WeightKind::s8},
-                  {WeightFormat::int8, "language.layers.0.qkv.weight", cpu::WeightKind::s8},
-                  {WeightFormat::int4, "language.layers.0.qkv.weight", cpu::WeightKind::s4},
-                  {WeightFormat::int4, "vision.layers.0.fc1.weight", cpu::WeightKind::s8},
-                  {WeightFormat::int4, "language.embedding.weight", cpu::WeightKind::s8}};
+  } expected[] = {{WeightFormat::bf16, Use::decoder, cpu::WeightKind::bf16},
+                  {WeightFormat::int8, Use::patches, cpu::WeightKind::bf16},
+                  {WeightFormat::int8, Use::tower, cpu::WeightKind::s8},
+                  {WeightFormat::int8, Use::decoder, cpu::WeightKind::s8},
+                  {WeightFormat::int4, Use::decoder, cpu::WeightKind::s4},
+                  {WeightFormat::int4, Use::tower, cpu::WeightKind::s8},
+                  {WeightFormat::int4, Use::head, cpu::WeightKind::s8}};
   for (const auto& e : expected) {
     for (const bool int8_activations : {false, true}) {
       Bench oracle(std::make_unique<CpuDevice>(DType::f32, 1));
       Bench packed(
           std::make_unique<PackedCpuDevice>(2, *cpu::chosen_tier().forms, CpuFormat{e.weights, int8_activations}));
-      w->host.name = e.name;
+      w->host.use = up->host.use = e.use;
       const auto plain = oracle.device().load_matrix(w->host),
                  plain_gated = oracle.device().load_gated(w->host, up->host);
       const auto matrix = packed.device().load_matrix(w->host), gated = packed.device().load_gated(w->host, up->host);

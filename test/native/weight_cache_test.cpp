@@ -249,7 +249,7 @@ TEST(weight_cache_of_any_tier) {
       std::vector<std::unique_ptr<Matrix>> all;
       for (WeightCache* one : {&cache, &off}) {
         const auto host = [&](const char* role) {
-          return HostTensor{std::string("language.layers.0.") + role, DType::f32, kRows, kCols, {{values.data(), kRows}}, one};
+          return HostTensor{std::string("language.layers.0.") + role, DType::f32, kRows, kCols, {{values.data(), kRows}}, Use::decoder, one};
         };
         all.push_back(device.load_matrix(host("down.weight")));
         all.push_back(device.load_gated(host("gate.weight"), host("up.weight")));

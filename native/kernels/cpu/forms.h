@@ -17,7 +17,7 @@ struct Forms {
   void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch);
   size_t (*gemm_scratch)(int64_t rows, int64_t k);
 
-  // One panel from 32 rows of bf16, f32 or s8 at `rows` (null: zeros), k values each. s4: quantize.h.
+  // One panel from 32 rows of bf16, f32 or s8 at `rows` (null: zeros), k values each. s4: pack_s4.h.
   void (*pack_panel)(void* panel, WeightKind kind, const void* const* rows, int64_t k);
 
   // packed_attention.h: queries over tokens [token0, token1), token0 at the start of a chunk; parts of one query to its

@@ -13,7 +13,7 @@
 
 namespace drivlm::cpu {
 
-// Of what is said above and at WeightKind, and of how values are rounded (quantize.h): raised when any of it changes, since caches on
+// Of what is said above and at WeightKind, and of how values are rounded (packed/formats.h): raised when any of it changes, since caches on
 // disk hold packed weights.
 constexpr int64_t kPackingVersion = 1;
 

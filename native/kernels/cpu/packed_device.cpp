@@ -2,9 +2,10 @@
 
 #include <numeric>
 
+#include "packed/formats.h"
 #include "packed/packed_file.h"
 #include "kernels/cpu/packed_kv.h"
-#include "kernels/cpu/quantize.h"
+#include "kernels/cpu/pack_s4.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace drivlm {
@@ -49,7 +50,7 @@ void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowO
           packed[i] = row;
         } else {
           int8_t* row = bytes.data() + i * k;
-          matrix.scales()[panel * kPanelRows + i] = cpu::quantize_s8(row, rows[i], k);
+          matrix.scales()[panel * kPanelRows + i] = quantize_s8(row, rows[i], k);
           matrix.sums()[panel * kPanelRows + i] = std::accumulate(row, row + k, int32_t{0});
           packed[i] = row;
         }
@@ -82,16 +83,19 @@ PackedCpuDevice::PackedCpuDevice(int threads, const cpu::Forms& forms, CpuFormat
       format_(format),
       threads_(threads) {}
 
-WeightKind PackedCpuDevice::kind_of(const std::string& name) const {
-  if (format_.weights == WeightFormat::bf16 || name == "vision.patch.weight") return WeightKind::bf16;
-  return format_.weights == WeightFormat::int4 && name.rfind("language.layers.", 0) == 0 ? WeightKind::s4
-                                                                                       : WeightKind::s8;
+WeightKind PackedCpuDevice::kind_of(Use use) const {
+  switch (encoding_of(format_.weights, use)) {
+    case Encoding::bf16: return WeightKind::bf16;
+    case Encoding::s8: return WeightKind::s8;
+    case Encoding::s4: return WeightKind::s4;
+  }
+  return WeightKind::bf16;
 }
 
 template <class RowOf, class Done>
 std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of,
                                                 const Done& done) const {
-  const WeightKind kind = kind_of(source.name);
+  const WeightKind kind = kind_of(source.use);
   const PackedForm form{cpu::kPackingVersion, static_cast<int64_t>(kind), gated, rows, source.cols};
   const size_t bytes = PackedMatrix::bytes(kind, rows, source.cols);
   if (source.cache) {

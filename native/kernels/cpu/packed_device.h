@@ -87,7 +87,7 @@ class PackedCpuDevice : public CpuDevice {
   size_t kv_bytes(const KvShape& shape) const override;
 
  private:
-  cpu::WeightKind kind_of(const std::string& name) const;
+  cpu::WeightKind kind_of(Use use) const;
 
   // `source` from its cache if it is there, else from the rows that row_of(panel, i) names.
   template <class RowOf, class Done>

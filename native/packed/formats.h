@@ -1,0 +1,35 @@
+// Weights in 8 and 4 bits: which matrix is kept in which format, and the arithmetic of quantising, done once for all devices. How quantised
+// values lie in memory is each device's own affair.
+//
+//   bf16  as they are, rounded
+//   s8    w = scale * q, q in -127..127, one f32 scale a row
+//   s4    w = scale * q, q in -8..7, one bf16 scale for 32 values of a row; the last group of a row may be shorter
+//
+// Files of packed weights hold what was quantised here: a change of the rounding raises the version of each device's packing.
+//
+// Checked   test/native/formats_test.cpp
+#pragma once
+
+#include <cstdint>
+
+#include "base/numeric.h"
+#include "device/device.h"
+
+namespace drivlm {
+
+enum class Encoding : uint8_t { bf16, s8, s4 };
+
+// Of a matrix of that use in a model that was asked for in `format`. What pixels enter through stays in bf16; 4 bits are for the decoder's
+// layers only, since the tower and the head lose more by them than they save.
+Encoding encoding_of(WeightFormat format, Use use);
+
+constexpr int64_t kS4Group = 32;
+constexpr int64_t s4_groups(int64_t k) { return (k + kS4Group - 1) / kS4Group; }
+
+// q [k] of one row, the largest |q| 127. Returns the scale; 0 for a row of zeros.
+float quantize_s8(int8_t* q, const float* w, int64_t k);
+
+// q [s4_groups(k) * 32] and scales [s4_groups(k)] of one row. Past k, q is 0.
+void quantize_s4(int8_t* q, bf16* scales, const float* w, int64_t k);
+
+}  // namespace drivlm
