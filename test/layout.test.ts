@@ -1,6 +1,6 @@
 /**
- * Holds the arrows of the house: lib -> lib/native.ts -> addon -> rooms <- kernels. CUDA only in kernels/cuda, napi.h in one file, the rooms
- * know neither addon nor (but for the registry) kernels, backends do not know each other, and one module loads the addon.
+ * Holds the arrows of the house: lib -> lib/native.ts -> addon -> {serve, image, packed} -> network -> device -> base <- kernels. CUDA only in
+ * kernels/cuda, napi.h in one file, no room knows more than its walls let it, and one module loads the addon.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
@@ -28,8 +28,26 @@ const imports = sources('lib', /\.ts$/).flatMap(({ file, text }) =>
   }),
 )
 
-function backendOf(file: string): string | undefined {
-  return /^(?:native\/)?kernels\/(\w+)\//.exec(file)?.[1]
+/** Which rooms of native/ a room may include, beside itself. `device/registry.cpp` alone names the backends. */
+const walls: Record<string, string[]> = {
+  base: [],
+  device: ['base'],
+  network: ['base', 'device'],
+  image: ['base'],
+  packed: ['base', 'device'],
+  serve: ['base', 'device', 'network', 'image', 'packed'],
+  addon: ['base', 'device', 'network', 'image', 'packed', 'serve'],
+  'kernels/cpu': ['base', 'device', 'packed'],
+  'kernels/cuda': ['base', 'device', 'packed'],
+}
+
+/** What the CUDA kernels include when the emulator compiles them. */
+const emulatorHeaders = ['simt.h']
+
+/** The room of a native source or of a quoted include. */
+function roomOf(file: string): string | undefined {
+  const room = /^(?:native\/)?(kernels\/\w+|\w+)\/[\w.-]+$/.exec(file)?.[1]
+  return room !== undefined && Object.hasOwn(walls, room) ? room : undefined
 }
 
 describe('native', () => {
@@ -43,29 +61,30 @@ describe('native', () => {
     expect(found).toEqual([['native/addon/napi_setup.h', 'napi.h']])
   })
 
-  test('the rooms include no addon, and kernels only in registry.cpp', () => {
-    const found = includes.filter(
-      ([file, included]) =>
-        !/^native\/(addon|kernels)\//.test(file) &&
-        (/(^|\/)addon\//.test(included) || (/(^|\/)kernels\//.test(included) && file !== 'native/device/registry.cpp')),
-    )
-    expect(found).toEqual([])
-  })
-
-  test('the addon includes no kernels', () => {
-    const found = includes.filter(
-      ([file, included]) => file.startsWith('native/addon/') && /(^|\/)kernels\//.test(included),
-    )
-    expect(found).toEqual([])
-  })
-
-  test('backends include neither each other nor the addon', () => {
+  test('a room includes its own files and those of the rooms that it may know', () => {
     const found = includes.filter(([file, included]) => {
-      const own = backendOf(file)
-      if (own === undefined) return false
-      const other = backendOf(included)
-      return /(^|\/)addon\//.test(included) || (other !== undefined && other !== own) || /^\.\.\//.test(included)
+      if (file === 'native/device/registry.cpp' && roomOf(included)?.startsWith('kernels/')) return false
+      const own = roomOf(file)
+      const other = roomOf(included)
+      return own === undefined || (other !== undefined && other !== own && !walls[own]!.includes(other))
     })
+    expect(found).toEqual([])
+  })
+
+  test('the walls name every room, and no room that is not there', () => {
+    const folders = readdirSync(path.join(root, 'native'), { recursive: true, encoding: 'utf8', withFileTypes: true })
+      .filter((entry) => entry.isFile() && entry.parentPath !== path.join(root, 'native'))
+      .map((entry) => path.relative(path.join(root, 'native'), entry.parentPath))
+    expect([...new Set(folders)].sort()).toEqual(Object.keys(walls).sort())
+  })
+
+  test('quoted includes are whole paths from native/', () => {
+    const found = sources('native', /\.(cpp|h|cu|cuh)$/).flatMap(({ file, text }) =>
+      [...text.matchAll(/^\s*#\s*include\s*"([^"]+)"/gm)]
+        .map((match) => match[1]!)
+        .filter((included) => roomOf(included) === undefined && !emulatorHeaders.includes(included))
+        .map((included) => [file, included]),
+    )
     expect(found).toEqual([])
   })
 

@@ -1,19 +1,19 @@
 // A device: where weights, activations and the KV cache live, and the ops that run on them.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/mapped_file.h"
 #include "base/tensor.h"
 
 namespace drivlm {
 
 class Ops;
-class MappedFile;   // base/mapped_file.h
-class WeightCache;  // packed/packed_file.h
 
 // What the network uses a parameter for. The precision of a matrix follows from it (packed/formats.h).
 enum class Use : uint8_t {
@@ -45,6 +45,21 @@ class Memory {
   size_t bytes = 0;
 };
 
+// What a device knows packed bytes by, such as packing, kind and shape; a matrix of another form is not taken.
+using PackedForm = std::array<int64_t, 5>;
+
+// Where a device finds a matrix that was packed by an earlier load, or leaves it for a later one. Lives while weights are loaded.
+class PackedStore {
+ public:
+  virtual ~PackedStore() = default;
+
+  // The bytes kept of matrix `name`, read-only and 64-byte aligned, living on their own; null unless all is as expected.
+  virtual std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes) = 0;
+
+  // The bytes of a matrix that was not found; `data` is read when loading is done, and must live until then.
+  virtual void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes) = 0;
+};
+
 // A weight matrix [rows, cols] as the device keeps it: y = x * W^T. Opaque, so that its storage (packed bf16, int8, ...) can change
 // without touching the model.
 class Matrix {
@@ -65,7 +80,7 @@ struct HostTensor {
   int64_t rows, cols;
   std::vector<HostRows> runs;
   Use use = Use::tower;
-  WeightCache* cache = nullptr;  // while it is loaded: where a device may find it packed, or leave it so
+  PackedStore* store = nullptr;
 };
 
 struct KvShape {

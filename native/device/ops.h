@@ -145,7 +145,7 @@ class Ops {
   virtual void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) = 0;
 
   // logits f32 [rows, vocab], a SampleParams and a Sample a row. Blocks until the samples are on the host.
-  // The default downloads the logits and runs serve/sampler.
+  // The default downloads the logits and runs device/sampling.
   virtual void sample(Sample* samples, Tensor logits, const SampleParams* params);
 
  protected:

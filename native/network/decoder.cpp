@@ -4,7 +4,7 @@
 
 namespace drivlm {
 
-LanguageModel::LanguageModel(const LanguageConfig& config, const LanguageWeights& weights, Device& device, int64_t max_rows,
+Decoder::Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t max_rows,
                              int64_t max_logits, Arena& arena)
     : config_(config), weights_(weights), device_(device), ops_(device.ops()), rope_(config.rope, config.head_dim), max_rows_(max_rows), max_logits_(max_logits) {
   const DType type = device.activation();
@@ -23,7 +23,7 @@ Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) { return Tensor(s
 }  // namespace
 
 // x = embedding rows of the ids, image tokens in the slots.
-void LanguageModel::embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe) {
+void Decoder::embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe) {
   host_ids_.clear();
   for (const Chunk& chunk : chunks) {
     for (int64_t i = 0; i < chunk.rows; ++i) host_ids_.push_back(std::max(chunk.ids[i], 0));
@@ -48,7 +48,7 @@ void LanguageModel::embed(const std::vector<Chunk>& chunks, int64_t rows, Probe*
   if (probe) probe->take("inputs_embeds", part(x_, rows, config_.dim));
 }
 
-void LanguageModel::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
+void Decoder::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
   const DecoderBlock& w = weights_.blocks[layer];
   Tensor x = part(x_, rows, config_.dim), h = part(h_, rows, config_.dim), y = part(y_, rows, config_.dim);
   Tensor qkv = part(qkv_, rows, config_.qkv_dim()), attended = part(h_, rows, config_.q_dim());
@@ -68,7 +68,7 @@ void LanguageModel::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
   if (probe) probe->take("llm.layer" + std::to_string(layer), x);
 }
 
-Tensor LanguageModel::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, const std::function<void()>& keep_going) {
+Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, const std::function<void()>& keep_going) {
   const int64_t page_tokens = kv.shape.page_tokens;
   batch_.segments.clear();
   batch_.pages.clear();

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "device/arena.h"
-#include "network/description.h"
-#include "serve/kv_cache.h"
 #include "device/ops.h"
+#include "network/description.h"
 #include "network/probe.h"
 #include "network/rope.h"
+#include "network/sequence.h"
 #include "network/weights.h"
 
 namespace drivlm {
@@ -28,10 +28,10 @@ struct Chunk {
   Logits logits;               // of which of its rows
 };
 
-class LanguageModel {
+class Decoder {
  public:
   // Takes scratch for passes of `max_rows` rows and `max_logits` rows of logits.
-  LanguageModel(const LanguageConfig& config, const LanguageWeights& weights, Device& device, int64_t max_rows,
+  Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t max_rows,
                 int64_t max_logits, Arena& arena);
 
   int64_t max_rows() const { return max_rows_; }
@@ -47,7 +47,7 @@ class LanguageModel {
   void block(int64_t layer, int64_t rows, Kv kv, Probe* probe);
 
   const LanguageConfig& config_;
-  const LanguageWeights& weights_;
+  const DecoderWeights& weights_;
   Device& device_;
   Ops& ops_;
   Rope rope_;

@@ -10,13 +10,20 @@
 //   logits                         [tokens, vocab], every prefilled row
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "device/device.h"
-#include "serve/engine.h"
 
 namespace drivlm {
+
+// Tensors by name, as f32.
+struct ProbeTensor {
+  std::vector<int64_t> shape;
+  std::vector<float> data;
+};
+using Probes = std::map<std::string, ProbeTensor>;
 
 class Probe {
  public:

@@ -40,9 +40,9 @@ std::vector<float> widen(const HostTensor& tensor) {
 
 class Loader {
  public:
-  Loader(const ModelSource& source, WeightCache& cache, Device& device, const std::function<void(int64_t, int64_t)>& progress,
+  Loader(const ModelSource& source, PackedStore* store, Device& device, const std::function<void(int64_t, int64_t)>& progress,
          const std::atomic<bool>& cancel, std::vector<std::unique_ptr<MappedFile>>& files)
-      : source_(source), cache_(cache), device_(device), progress_(progress), cancel_(cancel), files_(files) {
+      : source_(source), store_(store), device_(device), progress_(progress), cancel_(cancel), files_(files) {
     if (source.files.size() != source.file_bytes.size()) throw Error(Code::bad_argument, "files and fileBytes differ in length.");
     for (size_t i = 0; i < source.files.size(); ++i) {
       files_.push_back(std::make_unique<MappedFile>(source.files[i], source.file_bytes[i]));
@@ -151,7 +151,7 @@ class Loader {
   }
 
   HostTensor host(const TensorSource& tensor, Use use = Use::tower) const {
-    HostTensor out{tensor.role, tensor.dtype, tensor.shape[0], tensor.shape.size() == 2 ? tensor.shape[1] : 1, {}, use, &cache_};
+    HostTensor out{tensor.role, tensor.dtype, tensor.shape[0], tensor.shape.size() == 2 ? tensor.shape[1] : 1, {}, use, store_};
     for (const TensorSpan& span : tensor.spans) {
       const MappedFile* file = files_[span.file].get();
       out.runs.push_back({file->data() + span.offset, span.rows, file});
@@ -174,7 +174,7 @@ class Loader {
   }
 
   const ModelSource& source_;
-  WeightCache& cache_;
+  PackedStore* store_;
   Device& device_;
   const std::function<void(int64_t, int64_t)>& progress_;
   const std::atomic<bool>& cancel_;
@@ -232,8 +232,8 @@ ProjectorWeights load_projector(Loader& load, const NetworkDescription& n) {
   return w;
 }
 
-LanguageWeights load_language(Loader& load, const LanguageConfig& c) {
-  LanguageWeights w;
+DecoderWeights load_decoder(Loader& load, const LanguageConfig& c) {
+  DecoderWeights w;
   auto norm = [&](const std::string& role) { return Norm{load.vector(role + ".weight", c.dim), {}, c.norm_eps, false}; };
   w.embedding = load.table("language.embedding.weight", c.vocab, c.dim);
   for (int64_t i = 0; i < c.layers; ++i) {
@@ -300,20 +300,18 @@ std::vector<float> resize_positions(const std::vector<float>& table, int64_t fro
   return out;
 }
 
-Weights load_weights(const ModelSource& source, const WeightCachePlace& place, Device& device,
+Weights load_weights(const ModelSource& source, PackedStore* store, Device& device,
                      const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel) {
   Weights w;
-  WeightCache cache(place);
-  Loader load(source, cache, device, progress, cancel, w.files);
+  Loader load(source, store, device, progress, cancel, w.files);
   for (const auto& file : w.files) {
     if (auto shared = device.share(file->data(), file->bytes())) w.shared.push_back(std::move(shared));
   }
   if (w.shared.empty()) device.reserve_weights(weights_bytes(source.network, device, source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype));
   w.vision = load_vision(load, source.network.vision);
   w.projector = load_projector(load, source.network);
-  w.language = load_language(load, source.network.language);
+  w.decoder = load_decoder(load, source.network.language);
   load.expect_all_used();
-  w.cache = cache.finish(cancel);
   return w;
 }
 

@@ -10,7 +10,6 @@
 #include "device/device.h"
 #include "base/mapped_file.h"
 #include "device/ops.h"
-#include "packed/packed_file.h"
 
 namespace drivlm {
 
@@ -42,7 +41,7 @@ struct DecoderBlock {
   Tensor qkv_bias, q_norm, k_norm;
 };
 
-struct LanguageWeights {
+struct DecoderWeights {
   MatrixPtr embedding;  // a table
   std::vector<DecoderBlock> blocks;
   Norm norm;
@@ -54,12 +53,11 @@ struct Weights {
   std::vector<std::unique_ptr<Memory>> shared;  // files that the device reads in place; they go before the files do
   VisionWeights vision;
   ProjectorWeights projector;
-  LanguageWeights language;
-  WeightCacheReport cache;
+  DecoderWeights decoder;
 };
 
-// Throws BAD_WEIGHTS naming the tensor, what was expected and what was found; ABORTED when `cancel` becomes true.
-Weights load_weights(const ModelSource& source, const WeightCachePlace& cache, Device& device,
+// `store` may be null. Throws BAD_WEIGHTS naming the tensor, what was expected and what was found; ABORTED when `cancel` becomes true.
+Weights load_weights(const ModelSource& source, PackedStore* store, Device& device,
                      const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel);
 
 // Bytes load_weights will take on the device.

@@ -15,7 +15,6 @@
 //            writer removes it.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -41,10 +40,7 @@ struct WeightCacheReport {
   std::string reason;  // a sentence: why it was made anew though there was one, or why there is none
 };
 
-// What a device knows packed bytes by, such as packing, kind and shape; a matrix of another form is not taken.
-using PackedForm = std::array<int64_t, 5>;
-
-class WeightCache {
+class WeightCache final : public PackedStore {
  public:
   static constexpr size_t kKeyBytes = 64;
 
@@ -53,11 +49,8 @@ class WeightCache {
 
   bool on() const { return !place_.file.empty(); }
 
-  // The bytes kept of matrix `name`, read-only and 64-byte aligned, living on their own; null unless all is as expected.
-  std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes);
-
-  // The bytes of a matrix that was not found; `data` is read by finish().
-  void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes);
+  std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes) override;
+  void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes) override;
 
   // Writes the file if a matrix was not found in it. Throws ABORTED when `cancel` becomes true; every other failure is in the report.
   WeightCacheReport finish(const std::atomic<bool>& cancel);

@@ -105,12 +105,20 @@ MemoryPlan check_budget(const MemoryPlan& plan, const NetworkDescription& networ
                    fit.empty() ? "No smaller cache or context makes it fit: load a smaller model" : "It would fit with ", fit.c_str()));
 }
 
+Weights load_through_cache(const ModelSource& source, const WeightCachePlace& place, Device& device, const Progress& progress,
+                             const std::atomic<bool>& cancel, WeightCacheReport& report) {
+  WeightCache cache(place);
+  Weights weights = load_weights(source, &cache, device, progress, cancel);
+  report = cache.finish(cancel);
+  return weights;
+}
+
 }  // namespace
 
 Workspace::Workspace(const NetworkDescription& network, const Weights& weights, Device& device, const EngineOptions& options, Arena& arena)
     : vision(network, weights.vision, weights.projector, device.ops(), device.activation(),
              std::clamp<int64_t>(device.vision_rows() / network.vision.positions(), 1, most_tiles(network, options)), arena),
-      language(network.language, weights.language, device, std::max(device.prefill_rows(), options.max_batch), std::max(kLogitRows, options.max_batch), arena) {
+      language(network.language, weights.decoder, device, std::max(device.prefill_rows(), options.max_batch), std::max(kLogitRows, options.max_batch), arena) {
   const int64_t size = network.vision.tile_size, dim = network.language.dim;
   tiles = arena.take(DType::u8, {vision.max_tiles(), size, size, 3});
   image_tokens = arena.take(device.activation(), {most_tiles(network, options) * network.vision.tile_tokens(), dim});
@@ -127,7 +135,7 @@ EngineImpl::EngineImpl(const ModelSource& source, const EngineOptions& options, 
       plan_(check_budget(make_plan(network_, options, *device_, stored_type(source)), network_, options, *device_, stored_type(source))),
       arena_memory_(device_->allocate(plan_.arena_bytes - device_->own_bytes(), "The arena")),
       kv_memory_(device_->allocate(plan_.kv_bytes, "The KV cache")),
-      weights_(load_weights(source, options.weight_cache, *device_, progress, cancel)),
+      weights_(load_through_cache(source, options.weight_cache, *device_, progress, cancel, weight_cache_)),
       arena_(arena_memory_->data, arena_memory_->bytes),
       space_(network_, weights_, *device_, options, arena_),
       cache_(device_->ops(), {kv_memory_->data, kv_shape(network_, options)}),

@@ -12,13 +12,13 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "network/description.h"
 #include "device/device.h"
+#include "network/description.h"
+#include "network/probe.h"
 #include "image/image.h"
 #include "packed/packed_file.h"
 
@@ -43,13 +43,6 @@ struct JobControl {
   std::atomic<bool> cancel{false};  // give up: on_error(ABORTED)
   std::atomic<bool> finish{false};  // stop generating: on_done with Finish::cancelled
 };
-
-// Tensors handed out for tests, by name (network/probe.h), as f32.
-struct ProbeTensor {
-  std::vector<int64_t> shape;
-  std::vector<float> data;
-};
-using Probes = std::map<std::string, ProbeTensor>;
 
 struct SceneResult {
   int64_t scene = 0;

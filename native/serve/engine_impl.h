@@ -24,7 +24,7 @@ struct Workspace {
   Workspace(const NetworkDescription& network, const Weights& weights, Device& device, const EngineOptions& options, Arena& arena);
 
   VisionEncoder vision;
-  LanguageModel language;
+  Decoder language;
   Tensor tiles;         // u8 [tiles at a time, size, size, 3]
   Tensor image_tokens;  // [tokens of one scene, dim]: of the scene that is being encoded
   Tensor chunk_tokens;  // [rows of a pass, dim]: of a scene that is prefilled anew; empty for models that never do
@@ -46,7 +46,7 @@ class EngineImpl final : public Engine {
   void fail_all(const Error& error) override;
   EngineStats stats() const override;
   MemoryPlan memory() const override { return plan_; }
-  const WeightCacheReport& weight_cache() const override { return weights_.cache; }
+  const WeightCacheReport& weight_cache() const override { return weight_cache_; }
 
  private:
   using SceneJobPtr = std::unique_ptr<SceneJob>;
@@ -100,6 +100,7 @@ class EngineImpl final : public Engine {
   std::unique_ptr<Device> device_;
   const MemoryPlan plan_;
   std::unique_ptr<Memory> arena_memory_, kv_memory_;
+  WeightCacheReport weight_cache_;
   const Weights weights_;
   Arena arena_;
   Workspace space_;

@@ -5,15 +5,11 @@
 #include <vector>
 
 #include "device/ops.h"
+#include "network/sequence.h"
 
 namespace drivlm {
 
-// A sequence's place in the cache. Copying it is not sharing it: use KvCache::fork.
-struct Sequence {
-  std::vector<int32_t> pages;
-  int64_t length = 0;  // tokens cached
-};
-
+// Copying a sequence is not sharing it: use fork.
 class KvCache {
  public:
   KvCache(Ops& ops, Kv kv);

@@ -1,8 +1,8 @@
-// sample.cu against serve/sampler.
+// sample.cu against device/sampling.
 #include <cmath>
 #include <limits>
 
-#include "serve/sampler.h"
+#include "device/sampling.h"
 #include "kernels/cuda/cuda_device.h"
 #include "testing.h"
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "serve/sampler.h"
+#include "device/sampling.h"
 #include "kernels/cpu/forms.h"
 #include "kernels/cpu/tiers.h"
 

@@ -3,7 +3,6 @@
 #include <numeric>
 
 #include "packed/formats.h"
-#include "packed/packed_file.h"
 #include "kernels/cpu/packed_kv.h"
 #include "kernels/cpu/pack_s4.h"
 #include "kernels/cpu/thread_pool.h"
@@ -98,13 +97,13 @@ std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_
   const WeightKind kind = kind_of(source.use);
   const PackedForm form{cpu::kPackingVersion, static_cast<int64_t>(kind), gated, rows, source.cols};
   const size_t bytes = PackedMatrix::bytes(kind, rows, source.cols);
-  if (source.cache) {
-    if (auto kept = source.cache->find(source.name, form, bytes)) {
+  if (source.store) {
+    if (auto kept = source.store->find(source.name, form, bytes)) {
       return std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(kept));
     }
   }
   auto memory = std::make_unique<HostMemory>(bytes, "The packed " + source.name, true);
-  if (source.cache) source.cache->add(source.name, form, memory->data, bytes);
+  if (source.store) source.store->add(source.name, form, memory->data, bytes);
   auto matrix = std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(memory));
   pack(*matrix, forms_, threads_, row_of, done);
   return matrix;

@@ -1,6 +1,6 @@
 // Sampling where the logits already are.
 
-#include "serve/sampler.h"
+#include "device/sampling.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/plain.h"
 

@@ -1,4 +1,4 @@
-#include "serve/sampler.h"
+#include "device/sampling.h"
 
 #include <algorithm>
 #include <cmath>
