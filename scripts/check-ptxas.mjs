@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Compiles every CUDA kernel for every architecture we ship and reads what ptxas says. Fails on spills, on local memory (a stack
-// frame), on a kernel without launch bounds, and on more registers than a block of those bounds can have. Also holds the
-// sources to what CUDA 12.2 (JetPack 6) has.
+// frame), on a kernel without launch bounds, on more registers than a block of those bounds can have, and on more declared shared memory
+// than launch.h allows for. Also holds the sources to what CUDA 12.2 (JetPack 6) has.
 //
 //   node scripts/check-ptxas.mjs [--arch 80,87] [file.cu ...]     prints the largest register count of each kernel; needs nvcc
 //
@@ -17,6 +17,7 @@ import { parseArgs } from 'node:util'
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 const folder = path.join(root, 'native', 'kernels', 'cuda')
 const registersPerBlock = 65536
+const mostDeclared = 8 << 10 // kMostDeclared of launch.h
 
 /** Runtime functions that the sources may use: all of them are in CUDA 12.2, with the signatures used. */
 const runtimeOfCuda122 = new Set(
@@ -95,13 +96,16 @@ function checkFile(nvcc, file, scratch) {
   const most = new Map()
   let count = 0
   const pattern =
-    /Compiling entry function '(\w+)' for 'sm_(\d+)[a-z]?'[\s\S]*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers/g
-  for (const [, kernel, arch, stack, stores, loads, registers] of log.matchAll(pattern)) {
+    /Compiling entry function '(\w+)' for 'sm_(\d+)[a-z]?'[\s\S]*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers([^\n]*)/g
+  for (const [, kernel, arch, stack, stores, loads, registers, rest] of log.matchAll(pattern)) {
     count++
     const name = shortName(kernel)
     const at = `${file}: ${name} on sm_${arch}`
     if (Number(stores) + Number(loads) > 0) problems.push(`${at}: spills ${stores} bytes, loads ${loads}`)
     else if (Number(stack) > 0) problems.push(`${at}: ${stack} bytes of local memory`)
+    const declared = Number(/(\d+) bytes smem/.exec(rest)?.[1] ?? 0)
+    if (declared > mostDeclared)
+      problems.push(`${at}: ${declared} bytes of declared shared memory, ${mostDeclared} allowed for`)
     const bound = threads.get(kernel.replace(/_[0-9a-f]{8}(?=_|\d)/g, '')) ?? 1024
     if (Number(registers) * bound > registersPerBlock)
       problems.push(`${at}: ${registers} registers for ${bound} threads`)

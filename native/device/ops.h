@@ -44,6 +44,14 @@ struct Batch {
   int64_t rows = 0;
 };
 
+// The largest pass that a device has to be ready for.
+struct PassLimits {
+  int64_t rows;       // of one pass
+  int64_t sequences;  // of one pass, and rows that are sampled
+  int64_t context;    // longest sequence in tokens
+  int64_t vocab;
+};
+
 struct SampleParams {
   float temperature = 0;  // 0 is greedy: the lowest id among the largest logits
   float top_p = 1;
@@ -65,6 +73,9 @@ class Ops {
  public:
   explicit Ops(Device& device) : device_(device) {}
   virtual ~Ops() = default;
+
+  // Called at load: what a pass needs besides the arena is there from then on, as far as it can be foreseen, and Device::own_bytes counts it.
+  virtual void reserve(const PassLimits&) {}
 
   // ---- vision ----
 

@@ -44,6 +44,7 @@ MemoryPlan make_plan(const NetworkDescription& network, const EngineOptions& opt
   Arena measure;
   const Weights none;
   const Workspace workspace(network, none, device, options, measure);
+  device.ops().reserve({workspace.language.max_rows(), options.max_batch, options.max_context, network.language.vocab});
   MemoryPlan plan;
   plan.weights_bytes = static_cast<int64_t>(weights_bytes(network, device, stored));
   plan.kv_bytes = static_cast<int64_t>(device.kv_bytes(shape));

@@ -442,10 +442,84 @@ TEST(replay_step_abandoned) {  // an error between the calls leaves nothing behi
   batch.pages = {3};
   batch.rows = 1;
   cudaMemset(t.memory->data, 0, t.memory->bytes);
-  t.device->ops().begin_batch(batch);
-  EXPECT(!t.device->ops().replay_step({t.memory->data, t.shape}, 2, batch));
-  t.device->synchronize();
+  const auto leave = [&] {
+    t.device->ops().begin_batch(batch);
+    EXPECT(!t.device->ops().replay_step({t.memory->data, t.shape}, 2, batch));
+    t.device->synchronize();
+  };
   Halves qkv(4 * 64, 1);
-  const std::vector<float> first = t.step(batch, qkv, true), second = t.step(batch, qkv, true);
-  EXPECT(first == second && t.made == 1);
+  leave(), leave();  // plain ones
+  const std::vector<float> first = t.step(batch, qkv, true);
+  leave();  // a recording
+  EXPECT(t.step(batch, qkv, true) == first && t.step(batch, qkv, true) == first && t.made == 2);
+}
+TEST(replay_step_second) {  // the first step of a shape runs plainly, the second is recorded, the others are replayed
+  StepTest t;
+  Batch batch;
+  batch.segments.push_back({0, 1, 5, 0});
+  batch.pages = {3};
+  batch.rows = 1;
+  cudaMemset(t.memory->data, 0, t.memory->bytes);
+  Halves qkv(4 * 64, 1);
+  std::vector<std::vector<float>> got;
+  for (int i = 0; i < 4; ++i) {
+#if defined(DRIVLM_EMULATED)
+    const unsigned long long before = emu::stats.graphs;
+#endif
+    got.push_back(t.step(batch, qkv, true));
+#if defined(DRIVLM_EMULATED)
+    EXPECT(emu::stats.graphs - before == (i == 1));
+#endif
+    EXPECT(t.made == std::min(i + 1, 2) && got[i] == got[0]);
+  }
+}
+TEST(replay_step_lists) {  // lists that could not grow leave the ones that were there
+  StepTest t;
+  Batch batch;
+  batch.segments.push_back({0, 1, 5, 0});
+  batch.pages = {3};
+  batch.rows = 1;
+  cudaMemset(t.memory->data, 0, t.memory->bytes);
+  Halves qkv(4 * 64, 1);
+  std::vector<float> first;
+  for (int i = 0; i < 3; ++i) first = t.step(batch, qkv, true);
+#if defined(DRIVLM_EMULATED)
+  Batch long_one = batch;
+  long_one.pages.resize(100000, 3);
+  emu::fail_next("cudaMalloc", cudaErrorMemoryAllocation);
+  try {
+    t.device->ops().begin_batch(long_one);
+    fail("a list that does not fit was taken");
+  } catch (const drivlm::Error& error) {
+    EXPECT(error.code == drivlm::Code::out_of_memory);
+  }
+#endif
+  for (int i = 0; i < 3; ++i) EXPECT(t.step(batch, qkv, true) == first);
+}
+TEST(replay_step_reserved) {  // what was reserved for a pass is enough for it
+#if defined(DRIVLM_EMULATED)
+  StepTest t;
+  drivlm::Ops& ops = t.device->ops();
+  const size_t small = t.device->own_bytes();
+  ops.reserve({.rows = 40, .sequences = 40, .context = 1 << 20, .vocab = 151655});
+  EXPECT(t.device->own_bytes() > small);
+  Batch batch;
+  for (int i = 0; i < 8; ++i) {
+    batch.segments.push_back({i, 1, 64 * 1000, int64_t(batch.pages.size())});
+    batch.pages.resize(batch.pages.size() + (1 << 20) / kPageTokens, i);
+  }
+  batch.rows = 8;
+  cudaMemset(t.memory->data, 0, t.memory->bytes);
+  Halves qkv(8 * 4 * 64, 1);
+  std::vector<uint32_t> allowed((151655 + 31) / 32, ~0u);
+  std::vector<drivlm::SampleParams> params(40);
+  for (auto& p : params) p.allowed = allowed.data();
+  std::vector<drivlm::Sample> samples(40);
+  Buffer<float> logits(40 * 151655);
+  logits.upload();
+  const unsigned long long before = emu::stats.allocations;
+  t.step(batch, qkv, true);
+  ops.sample(samples.data(), Tensor(logits.data, DType::f32, {40, 151655}), params.data());
+  EXPECT(emu::stats.allocations == before);
+#endif
 }

@@ -51,7 +51,7 @@ bool checked();
 
 struct Stats {
   unsigned long long launches, blocks, switches, collectives, accesses, copies, matrix_products;
-  unsigned long long allocations, events;  // cudaMalloc that succeeded, cudaEventRecord
+  unsigned long long allocations, events, graphs;  // cudaMalloc that succeeded, cudaEventRecord, cudaGraphInstantiate
   unsigned long long mapped_reads;         // of registered host memory, by kernels
   unsigned long long ldmatrix_conflicts;  // extra shared-memory passes beyond the one a phase of 8 rows needs
 };

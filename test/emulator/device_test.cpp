@@ -75,6 +75,11 @@ TEST(device_matrices) {
       EXPECT(got_c[row] == (row == 1 && k == 0 ? -5.f : 1.f));
     }
   }
+  // The same first rows and other last ones are another matrix.
+  const std::vector<uint16_t> others = random_bits(24);
+  const HostTensor other{"other", DType::bf16, 40, 24, {{bits.data(), 3}, {bits.data() + 72, 36}, {others.data(), 1}}};
+  const auto d = device->load_matrix(other);
+  EXPECT(column(*device, *d, 5)[39] == value_of(others[5]) && column(*device, *d, 5)[38] == value_of(bits[38 * 24 + 5]));
   // A tied head is the table once more: no second copy.
 #if defined(DRIVLM_EMULATED)
   const size_t before = emu::device_bytes_in_use();
@@ -213,7 +218,7 @@ TEST(device_errors) {
   EXPECT(contains(message_of(Code::bad_weights, [&] { device->load_matrix(tensor); }), "some.weight"));
 #if defined(DRIVLM_EMULATED)
   const std::string full = message_of(Code::out_of_memory, [&] { device->allocate(size_t(1) << 40, "The KV cache"); });
-  EXPECT(contains(full, "The KV cache: 1024.00 GiB") && contains(full, "are missing"));
+  EXPECT(contains(full, "The KV cache: 1024.00 GiB") && contains(full, "are missing") && contains(full, "Lower kvMemory, maxContext"));
   // A failure in use is DEVICE_LOST, and a new device works again once the GPU does.
   emu::fail_next("cudaStreamSynchronize", cudaErrorLaunchFailure);
   EXPECT(contains(message_of(Code::device_lost, [&] { device->synchronize(); }), "can no longer be used"));

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "state.h"
 
@@ -44,6 +45,7 @@ struct Runtime {
   std::unique_ptr<Block> block;
   std::map<uintptr_t, size_t> pinned;
   std::unordered_map<const void*, size_t> shared_opt_in;
+  std::unordered_set<const void*> loaded;  // kernels that were launched
   std::map<std::string, cudaError_t> planned_failures;
   cudaError_t sticky = cudaSuccess;
   unsigned long long launches_ms = 0;
@@ -168,11 +170,18 @@ cudaError_t enqueue_launch(void (*run)(const void*), std::shared_ptr<const void>
     return result(cudaErrorInvalidConfiguration);
   }
   const auto opted = call.r.shared_opt_in.find(kernel);
-  const size_t limit = opted == call.r.shared_opt_in.end() ? 48 << 10 : std::max<size_t>(opted->second, 48 << 10);
+  const bool opt_in = opted != call.r.shared_opt_in.end();
+  const size_t limit = opt_in ? opted->second : 48 << 10;
   if (shared_bytes > limit) {
     report("bad launch", nullptr, {}, "%zu bytes of dynamic shared memory, %zu allowed", shared_bytes, limit);
     return result(cudaErrorInvalidValue);
   }
+  // The driver loads a kernel when it is first launched, which it may not do while a stream is captured.
+  if (stream && stream->capturing && !call.r.loaded.count(kernel)) {
+    report("kernel loaded inside a capture", nullptr, {}, "its first launch was recorded");
+    return result(cudaErrorStreamCaptureUnsupported);
+  }
+  call.r.loaded.insert(kernel);
   return result(call.enqueue(stream, [=, arguments = std::move(arguments)]() -> cudaError_t {
     std::unique_ptr<Block>& state = runtime().block;
     if (!state) state = std::make_unique<Block>();
@@ -180,6 +189,7 @@ cudaError_t enqueue_launch(void (*run)(const void*), std::shared_ptr<const void>
     state->grid = grid, state->dimensions = block;
     state->threads = int(threads), state->warp_count = int((threads + 31) / 32);
     state->dynamic_bytes = shared_bytes;
+    state->shared_allowed = opt_in ? options.shared_limit : 48 << 10;
     const size_t reports_before = reports().size();
     const unsigned long long mapped_before = stats.mapped_reads;
     state->run_grid();
@@ -461,7 +471,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
   ApiCall call("cudaGraphInstantiate");
-  if (call.failure == cudaSuccess) *executable = new CUgraphExec_st{graph->work};
+  if (call.failure == cudaSuccess) *executable = new CUgraphExec_st{graph->work}, ++stats.graphs;
   return result(call.failure);
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {

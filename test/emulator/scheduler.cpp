@@ -285,6 +285,11 @@ void* static_shared(const void* key, size_t bytes) {
     report("too much shared memory", current, {}, "static arrays exceed 48 KiB");
     abort_block(current);
   }
+  if (offset + bytes + block.dynamic_bytes > block.shared_allowed) {
+    report("bad launch", current, {}, "%zu bytes of shared arrays and %zu of dynamic shared memory, %zu allowed in all", offset + bytes,
+           block.dynamic_bytes, block.shared_allowed);
+    abort_block(current);
+  }
   block.static_arrays.emplace_back(key, offset);
   block.static_used = offset + bytes;
   return block.shared + offset;

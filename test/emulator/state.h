@@ -86,6 +86,7 @@ struct Block {
   dim3 grid, dimensions;
   int threads = 0, warp_count = 0;
   size_t dynamic_bytes = 0;
+  size_t shared_allowed = 0;  // bytes of dynamic shared memory and SHARED_ARRAYs together
   uint32_t first_writer = 0;  // global shadow id of thread 0 of block 0
   // this block
   uint3 index{};

@@ -122,3 +122,15 @@ TEST(wrapper_activations) {
     EXPECT(std::fabs(out.host[2 * n + i] / std::exp2(x) - 1) < 1e-5);
   }
 }
+
+TEST(wrapper_shared_memory) {  // more after less, less after more, and what the kernel declares counts
+  Buffer<int> out(1);
+  for (int bytes : {80 << 10, 60 << 10, 80 << 10, 46 << 10, 16}) {
+    out.host[0] = 0;
+    out.upload();
+    run_shared(out.data, bytes);
+    check(cudaDeviceSynchronize(), "test");
+    out.download();
+    EXPECT(out.host[0] == 3);
+  }
+}

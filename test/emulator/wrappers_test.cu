@@ -79,6 +79,14 @@ __global__ void activation_kernel(const float* in, float* out, int n) {
   out[2 * n + i] = exp2_approx(in[i]);
 }
 
+__global__ void shared_kernel(int* out, int bytes) {
+  SHARED_ARRAY(int, s_declared, [1024]);
+  int* s_asked = dynamic_shared<int>();
+  const int last = bytes / 4 - 1;
+  s_declared[1023] = 1, s_asked[last] = 2;
+  *out = s_declared[1023] + s_asked[last];
+}
+
 }  // namespace
 
 void run_mma(const uint32_t* a, const uint32_t* b, const float* c, float* d, bool tile) {
@@ -97,6 +105,7 @@ void run_shuffles(const int* in, int* out) { launch(shuffle_kernel, dim3(1), 32,
 void run_activations(const float* in, float* out, int n) {
   launch(activation_kernel, dim3(unsigned(ceil_div(n, 64))), 64, 0, nullptr, in, out, n);
 }
+void run_shared(int* out, int bytes) { launch(shared_kernel, dim3(1), 1, size_t(bytes), nullptr, out, bytes); }
 void run_overrun(int* data, int n) { launch(increment_kernel, dim3(2), 1024, 0, nullptr, data, n + 1); }
 
 }  // namespace drivlm::cuda::testing

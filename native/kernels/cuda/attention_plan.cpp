@@ -154,12 +154,21 @@ AttentionPlan plan_attention(const Batch& batch, int64_t heads, int64_t kv_heads
   return Planner(batch, heads, kv_heads, multiprocessors).plan(max_slots);
 }
 
+// What a list of `count` entries is padded to.
+static size_t bucket(size_t count) {
+  size_t size = 8;
+  while (size < count) size *= 2;
+  return count == 0 ? 0 : size;
+}
+
+size_t plan_bytes(size_t rows, size_t sequences, int multiprocessors) {
+  // A task a row at most and one for the prefix of a sequence, and as many splits as fill the device twice over.
+  const size_t items = bucket(rows + sequences + 4 * size_t(multiprocessors));
+  const auto list = [](size_t count, size_t bytes) { return (count * bytes + 15) / 16 * 16; };
+  return 2 * list(items, sizeof(AttentionItem)) + list(rows, sizeof(AttentionToken)) + list(rows, sizeof(int32_t));
+}
+
 void pad(AttentionPlan& plan) {
-  const auto bucket = [](size_t count) {
-    size_t size = 8;
-    while (size < count) size *= 2;
-    return count == 0 ? 0 : size;
-  };
   plan.wide.resize(bucket(plan.wide.size()));  // value-initialised: no tokens
   plan.narrow.resize(bucket(plan.narrow.size()));
   if (!plan.split_tokens.empty()) plan.split_tokens.resize(plan.tokens.size(), -1);

@@ -19,6 +19,9 @@ struct AttentionPlan {
 // Keys are split where that fills the multiprocessors, into at most max_slots partial results.
 AttentionPlan plan_attention(const Batch& batch, int64_t heads, int64_t kv_heads, int multiprocessors, int64_t max_slots);
 
+// The most bytes that the lists of a plan take on the device, one after another, for passes of `rows` rows of `sequences` sequences.
+size_t plan_bytes(size_t rows, size_t sequences, int multiprocessors);
+
 // Fills the lists up to lengths that few steps differ in, with items and tokens that do nothing, so that a recorded step
 // can be replayed over other contexts.
 void pad(AttentionPlan& plan);

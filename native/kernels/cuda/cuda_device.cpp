@@ -4,7 +4,8 @@
 #include <cctype>
 #include <fstream>
 #include <map>
-#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/driver.h"
@@ -80,8 +81,10 @@ class CudaDevice final : public Device {
       out->data = in_place, out->in_place = true;
       return out;
     }
-    // A tied head is the embedding table once more.
-    const auto key = std::make_tuple(source.runs[0].data, source.rows, source.cols);
+    // A tied head is the embedding table once more: the same rows from the same places.
+    std::vector<std::pair<const void*, int64_t>> key;
+    for (const HostRows& run : source.runs) key.emplace_back(run.data, run.rows);
+    key.emplace_back(nullptr, source.cols);
     if (const auto found = loaded_.find(key); found != loaded_.end()) {
       out->data = found->second;
     } else {
@@ -268,7 +271,7 @@ class CudaDevice final : public Device {
   std::vector<InPlace> in_place_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<CudaOps> ops_;
-  std::map<std::tuple<const void*, int64_t, int64_t>, bf16*> loaded_;
+  std::map<std::vector<std::pair<const void*, int64_t>>, bf16*> loaded_;
 };
 
 }  // namespace

@@ -8,7 +8,6 @@ namespace {
 
 constexpr size_t kPartialBytes = size_t(16) << 20;
 constexpr int64_t kMaxSampleRows = 256;
-constexpr size_t kMaxRecordings = 64;
 
 const CudaMatrix& ours(const Matrix& matrix) { return static_cast<const CudaMatrix&>(matrix); }
 
@@ -41,39 +40,37 @@ void expect_kv(const char* op, const Kv& kv, int64_t layer) {
 
 }  // namespace
 
-bool CudaOps::Lists::send(Staging& staging) {
-  const bool moves = memory_->bytes < host_.size();
-  if (moves) {
-    memory_.reset();
-    memory_ = std::make_unique<DeviceMemory>(2 * host_.size(), "The lists of a forward pass");
-  }
-  staging.copy(memory_->data, host_.data(), host_.size());
-  return moves;
-}
-
 CudaOps::CudaOps(Device& device, const Context& context)
     : Ops(device),
       context_(context),
+      graphs_(context.stream),
       partial_(kPartialBytes, "Attention's partial results"),
       results_(kMaxSampleRows * sizeof(SampleResult), "Sampled tokens") {
   check(cudaMallocHost(reinterpret_cast<void**>(&pinned_results_), kMaxSampleRows * sizeof(SampleResult)),
         "reserving pinned memory");
 }
 
-CudaOps::~CudaOps() {
-  abandon_recording();
-  drop_recordings();
-  cudaFreeHost(pinned_results_);
+CudaOps::~CudaOps() { cudaFreeHost(pinned_results_); }
+
+size_t CudaOps::own_bytes() const {
+  return partial_.bytes + results_.bytes + batch_lists_.bytes() + plan_lists_.bytes() + id_lists_.bytes() + sample_lists_.bytes();
+}
+
+void CudaOps::reserve(const PassLimits& limits) {
+  stream();
+  const size_t rows = size_t(limits.rows), sequences = size_t(limits.sequences);
+  const size_t pages = sequences * size_t(ceil_div(limits.context, kPageTokens));
+  const auto list = [](size_t count, size_t bytes) { return StagedLists::room_for(count * bytes); };
+  batch_lists_.reserve(list(rows, sizeof(int32_t)) + list(pages, sizeof(int32_t)));
+  plan_lists_.reserve(plan_bytes(rows, sequences, context_.limits.multiprocessors));
+  id_lists_.reserve(list(rows, sizeof(int32_t)));
+  sample_lists_.reserve(list(sequences, sizeof(SampleJob)) + list(sequences * size_t(ceil_div(limits.vocab, 32)), sizeof(uint32_t)));
+  graphs_.drop();  // they hold addresses of lists
 }
 
 // Recordings hold addresses of lists; they go when a list moves.
-void CudaOps::send(Lists& lists) {
-  if (lists.send(*context_.staging)) drop_recordings();
-}
-
-void CudaOps::drop_recordings() {
-  for (const auto& [key, recording] : recordings_) cudaGraphExecDestroy(recording);
-  recordings_.clear();
+void CudaOps::send(StagedLists& lists) {
+  if (lists.send(*context_.staging)) graphs_.drop();
 }
 
 cudaStream_t CudaOps::stream() {
@@ -263,43 +260,13 @@ void CudaOps::begin_batch(const Batch& batch) {
   send(batch_lists_);
 }
 
-// The calls of a step are recorded as a graph once for every shape of its grids, and then replayed: a step is some two
-// hundred small kernels, which take longer to launch one by one than to run.
 bool CudaOps::replay_step(Kv kv, int64_t heads, const Batch& batch) {
-  const cudaStream_t on = stream();
+  stream();
   const AttentionPlan& p = plan(batch, heads, kv.shape.kv_heads, kv.shape.head_dim, /*padded=*/true);
-  const StepKey key{size_t(batch.rows), p.wide.size(), p.narrow.size(), p.split_tokens.size()};
-  if (const auto found = recordings_.find(key); found != recordings_.end()) {
-    check(cudaGraphLaunch(found->second, on), "replaying a decode step");
-    return true;
-  }
-  if (recordings_.size() >= kMaxRecordings) drop_recordings();
-  check(cudaStreamBeginCapture(on, cudaStreamCaptureModeThreadLocal), "recording a decode step");
-  recording_ = key;
-  return false;
+  return graphs_.replay({size_t(batch.rows), p.wide.size(), p.narrow.size(), p.split_tokens.size()});
 }
 
-void CudaOps::end_step() {
-  if (!recording_) return;
-  const StepKey key = *recording_;
-  recording_.reset();
-  cudaGraph_t graph = nullptr;
-  check(cudaStreamEndCapture(context_.stream, &graph), "recording a decode step");
-  cudaGraphExec_t recording = nullptr;
-  const cudaError_t error = cudaGraphInstantiate(&recording, graph, 0);
-  cudaGraphDestroy(graph);
-  check(error, "recording a decode step");
-  recordings_[key] = recording;
-  check(cudaGraphLaunch(recording, context_.stream), "replaying a decode step");
-}
-
-void CudaOps::abandon_recording() {
-  if (!recording_) return;
-  recording_.reset();
-  cudaGraph_t graph = nullptr;
-  if (cudaStreamEndCapture(context_.stream, &graph) == cudaSuccess && graph) cudaGraphDestroy(graph);
-  cudaGetLastError();
-}
+void CudaOps::end_step() { graphs_.end(); }
 
 void CudaOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
                           int64_t heads, const Batch& batch) {

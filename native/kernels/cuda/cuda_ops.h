@@ -2,13 +2,13 @@
 #pragma once
 
 #include <array>
-#include <cstring>
-#include <map>
 #include <optional>
 
 #include "device/ops.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_memory.h"
+#include "kernels/cuda/staged_lists.h"
+#include "kernels/cuda/step_graphs.h"
 
 namespace drivlm::cuda {
 
@@ -24,6 +24,8 @@ class CudaOps : public Ops {
  public:
   CudaOps(Device& device, const Context& context);
   ~CudaOps() override;
+
+  void reserve(const PassLimits& limits) override;
 
   void patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
                 const std::array<float, 3>& std) override;
@@ -52,56 +54,21 @@ class CudaOps : public Ops {
   void sample(Sample* samples, Tensor logits, const SampleParams* params) override;
 
   // Gives up a recording that an error left open. The device calls it before it waits or copies.
-  void abandon_recording();
+  void abandon_recording() { graphs_.abandon(); }
 
-  // Device memory held from the start, for every model the same.
-  size_t own_bytes() const { return partial_.bytes + results_.bytes + 4 * Lists::kReserved; }
+  // Device memory held from the start.
+  size_t own_bytes() const;
 
  private:
-  // What the grids of a decode step depend on: rows and the lengths of the plan's lists.
-  using StepKey = std::array<size_t, 4>;
-
-  // Device memory for the small lists of a pass, one upload for all of them. Reserved at load; grows when a pass has longer ones than that holds
-  // (a batch of many long sequences, answers in a form over a large vocabulary).
-  class Lists {
-   public:
-    static constexpr size_t kReserved = size_t(256) << 10;
-
-    Lists() : memory_(std::make_unique<DeviceMemory>(kReserved, "The lists of a forward pass")) {}
-    void clear() { host_.clear(), offsets_.clear(); }
-    template <class T>
-    void add(const T* values, size_t count) {
-      offsets_.push_back(host_.size());
-      host_.resize(size_t(round_up(int64_t(host_.size() + count * sizeof(T)), 16)));
-      if (count > 0) std::memcpy(host_.data() + offsets_.back(), values, count * sizeof(T));
-    }
-    template <class T>
-    void add(const std::vector<T>& values) {
-      add(values.data(), values.size());
-    }
-    bool send(Staging& staging);  // true if the lists lie elsewhere than before
-    template <class T>
-    const T* at(int i) const {
-      return reinterpret_cast<const T*>(static_cast<const char*>(memory_->data) + offsets_[i]);
-    }
-
-   private:
-    std::unique_ptr<DeviceMemory> memory_;
-    std::vector<char> host_;
-    std::vector<size_t> offsets_;
-  };
-
   cudaStream_t stream();  // with our device current on this thread
   void run_linear(const Linear& job);
   const AttentionPlan& plan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t head_dim, bool padded = false);
-  void send(Lists& lists);
-  void drop_recordings();
+  void send(StagedLists& lists);
 
   Context context_;
-  Lists batch_lists_, plan_lists_, id_lists_, sample_lists_;
+  StagedLists batch_lists_, plan_lists_, id_lists_, sample_lists_;
+  StepGraphs graphs_;
   std::optional<AttentionPlan> plan_;  // of the pass begun last
-  std::map<StepKey, cudaGraphExec_t> recordings_;
-  std::optional<StepKey> recording_;  // being made
   DeviceMemory partial_;       // partial results of split attention
   DeviceMemory results_;       // [kMaxSampleRows]
   SampleResult* pinned_results_ = nullptr;

@@ -1,8 +1,8 @@
 #include "kernels/cuda/launch.h"
 
+#include <map>
 #include <mutex>
-#include <set>
-#include <tuple>
+#include <utility>
 
 namespace drivlm::cuda {
 
@@ -21,13 +21,15 @@ void throw_cuda_error(cudaError_t error, const char* what) {
 
 void allow_shared(const void* kernel, size_t bytes) {
   static std::mutex mutex;
-  static std::set<std::tuple<int, const void*, size_t>> allowed;
+  static std::map<std::pair<int, const void*>, size_t> allowed;  // the most so far: the attribute is set, not raised
   int device = 0;
   check(cudaGetDevice(&device), "asking for the current device");
   std::lock_guard lock(mutex);
-  if (!allowed.emplace(device, kernel, bytes).second) return;
+  size_t& most = allowed[{device, kernel}];
+  if (bytes <= most) return;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
         "reserving shared memory for a kernel");
+  most = bytes;
 }
 
 }  // namespace drivlm::cuda

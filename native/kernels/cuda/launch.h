@@ -28,7 +28,12 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw_cuda_error(error, what);
 }
 
-// Lets `kernel` use more than 48 KiB of dynamic shared memory on the current device. Remembers what was allowed.
+// A block has 48 KiB of shared memory unless its kernel is allowed more, arrays that the kernel declares included.
+constexpr size_t kSharedUnasked = size_t(48) << 10;
+// The most that a kernel of ours declares (SHARED_ARRAY); scripts/check-ptxas.mjs and the emulator hold them to it.
+constexpr size_t kMostDeclared = size_t(8) << 10;
+
+// Lets `kernel` use so much dynamic shared memory on the current device. Remembers what was allowed; never lowers it.
 void allow_shared(const void* kernel, size_t bytes);
 
 // What kernels ask about the device they run on.
@@ -42,7 +47,7 @@ struct DeviceLimits {
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, cudaStream_t stream, A&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared_bytes > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+  if (shared_bytes + kMostDeclared > kSharedUnasked) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
 #if defined(__CUDACC__)
   kernel<<<grid, threads, shared_bytes, stream>>>(static_cast<P>(arguments)...);
   check(cudaGetLastError(), "launching a kernel");

@@ -9,13 +9,15 @@
 //   x          [tiles, 1 + patches, dim]           bf16
 //   positions  [1 + patches, dim], class [dim]     f32
 //
-// Tiling    patchify: a block takes a strip of `patch` pixel rows of a tile, which is contiguous, into shared memory and
-//           writes its patches. There are only 256 x 3 different values: a table in shared memory holds them, computed
+// Tiling    patchify: a block takes a strip of `patch` pixel rows of a tile into shared memory, or as many columns of patches of it as
+//           32 KiB hold, and writes its patches. There are only 256 x 3 different values: a table in shared memory holds them, computed
 //           with the reference's two divisions. The others: a thread moves 16 bytes.
 // Traffic   13 tiles: 7.8 MB in, 15.7 MB out; assemble 27 MB in and out. Microseconds on any card.
 // Numerics  patchify is exact: the f32 expression of the reference, rounded once.
 // Needs     size a multiple of patch; dim a multiple of 8.
 // Checked   test/emulator/vision_test.cpp.
+
+#include <algorithm>
 
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/warp.cuh"
@@ -24,34 +26,41 @@ namespace drivlm::cuda {
 
 namespace {
 
-constexpr int kPatchThreads = 256;
+constexpr int kPatchThreads = 256, kStripBytes = 32 << 10;
 
 struct Color {
   float mean[3], std[3];
 };
 
-__global__ void __launch_bounds__(kPatchThreads) patchify_kernel(bf16* patches, const uint8_t* tiles, int size, int patch,
+// blockIdx.y: the columns of patches [y * most_columns, ...) of the strip blockIdx.x.
+__global__ void __launch_bounds__(kPatchThreads) patchify_kernel(bf16* patches, const uint8_t* tiles, int size, int patch, int most_columns,
                                                                  Color color) {
   SHARED_ARRAY(bf16, s_table, [3][256]);
   uint8_t* s_strip = dynamic_shared<uint8_t>();
-  const int strip_bytes = patch * size * 3, columns = size / patch, values = 3 * patch * patch;
-  const uint8_t* strip = tiles + size_t(blockIdx.x) * strip_bytes;  // strips of all tiles follow one another
+  const int all_columns = size / patch, values = 3 * patch * patch;
+  const int first = blockIdx.y * most_columns, columns = min(most_columns, all_columns - first);
+  const int row_bytes = columns * patch * 3;
+  // Strips of all tiles follow one another.
+  const uint8_t* strip = tiles + size_t(blockIdx.x) * patch * size * 3 + first * patch * 3;
   for (int i = threadIdx.x; i < 256; i += kPatchThreads) {
 #pragma unroll
     for (int c = 0; c < 3; ++c) s_table[c][i] = __float2bfloat16((float(i) / 255.f - color.mean[c]) / color.std[c]);
   }
-  if (strip_bytes % 4 == 0) {
-    for (int i = threadIdx.x; i < strip_bytes / 4; i += kPatchThreads) {
-      reinterpret_cast<uint32_t*>(s_strip)[i] = reinterpret_cast<const uint32_t*>(strip)[i];
+  if (row_bytes % 4 == 0 && size * 3 % 4 == 0 && first * patch * 3 % 4 == 0) {
+    const int words = row_bytes / 4;
+    for (int i = threadIdx.x; i < patch * words; i += kPatchThreads) {
+      reinterpret_cast<uint32_t*>(s_strip)[i] = reinterpret_cast<const uint32_t*>(strip + i / words * size * 3)[i % words];
     }
   } else {
-    for (int i = threadIdx.x; i < strip_bytes; i += kPatchThreads) s_strip[i] = strip[i];
+    for (int i = threadIdx.x; i < patch * row_bytes; i += kPatchThreads) {
+      s_strip[i] = strip[i / row_bytes * size * 3 + i % row_bytes];
+    }
   }
   __syncthreads();
-  bf16* out = patches + size_t(blockIdx.x) * columns * values;
+  bf16* out = patches + (size_t(blockIdx.x) * all_columns + first) * values;
   for (int i = threadIdx.x; i < columns * values; i += kPatchThreads) {
     const int column = i / values, v = i % values, c = v / (patch * patch), y = v / patch % patch, x = v % patch;
-    out[i] = s_table[c][s_strip[(y * size + column * patch + x) * 3 + c]];
+    out[i] = s_table[c][s_strip[y * row_bytes + (column * patch + x) * 3 + c]];
   }
 }
 
@@ -92,8 +101,14 @@ __global__ void __launch_bounds__(128) shuffle_kernel(bf16* out, const bf16* x, 
 void patchify(bf16* patches, const uint8_t* tiles, int64_t tile_count, int64_t size, int64_t patch,
               const std::array<float, 3>& mean, const std::array<float, 3>& std, cudaStream_t stream) {
   const Color color{{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
-  launch(patchify_kernel, dim3(unsigned(tile_count * (size / patch))), kPatchThreads, size_t(patch * size * 3), stream,
-         patches, tiles, int(size), int(patch), color);
+  const int64_t patch_bytes = patch * patch * 3, columns = size / patch;
+  if (patch_bytes > kStripBytes) {
+    throw Error(Code::internal, text("patchify: no kernel for patches of %lld pixels", static_cast<long long>(patch)));
+  }
+  int64_t most_columns = std::min(columns, kStripBytes / patch_bytes);
+  if (most_columns < columns && most_columns > 4) most_columns &= ~int64_t(3);  // rows start on a word
+  launch(patchify_kernel, dim3(unsigned(tile_count * columns), unsigned(ceil_div(columns, most_columns))), kPatchThreads,
+         size_t(most_columns * patch_bytes), stream, patches, tiles, int(size), int(patch), int(most_columns), color);
 }
 
 void assemble_tiles(bf16* x, const bf16* patches, const float* class_embedding, const float* positions, int64_t tiles,
