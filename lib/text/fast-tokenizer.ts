@@ -61,6 +61,7 @@ export class FastTokenizer implements Tokenizer {
   readonly rules: 'tokenizer.json' | 'qwen2'
   readonly size: number
   readonly bosId: number | undefined
+  readonly paddingId: number | undefined
   readonly addsBos: boolean
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>
@@ -168,6 +169,7 @@ export class FastTokenizer implements Tokenizer {
     this.#before = template?.before ?? (files.addBos && bos !== undefined ? [bos] : [])
     this.#behind = template?.behind ?? []
     this.bosId = bos ?? this.#before[0]
+    this.paddingId = files.pad === undefined ? undefined : this.idOf(files.pad)
     this.addsBos = this.#before.length > 0
   }
 

@@ -26,6 +26,7 @@ export class SlowTokenizer implements Tokenizer {
   readonly rules: 'internlm2' | 'llama'
   readonly size: number
   readonly bosId: number | undefined
+  readonly paddingId: number | undefined
   readonly addsBos: boolean
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>
@@ -57,6 +58,7 @@ export class SlowTokenizer implements Tokenizer {
     this.#controls = new Set(added.filter((token) => isControl(token, listed)).map((token) => token.id))
     this.specialIds = new Set([...listed].map((content) => this.idOf(content)).filter((id) => id !== undefined))
     this.bosId = files.bos === undefined ? undefined : this.idOf(files.bos)
+    this.paddingId = files.pad === undefined ? undefined : this.idOf(files.pad)
     this.addsBos = files.addBos && this.bosId !== undefined
     const ownText = added.filter(
       (token) =>

@@ -16,6 +16,7 @@ export interface TokenizerFiles {
   listedSpecial: ReadonlySet<string>
   additionalSpecial: ReadonlySet<string>
   bos: string | undefined
+  pad: string | undefined
   unk: string | undefined
   addBos: boolean
   /** Whether the files list special tokens at all; if not, the flags of the added tokens decide. */
@@ -257,6 +258,7 @@ export async function readTokenizerFiles(
     listedSpecial: new Set([...named.values(), ...additionalSpecial]),
     additionalSpecial,
     bos: named.get('bos_token'),
+    pad: named.get('pad_token'),
     unk: named.get('unk_token'),
     addBos: typeof config.add_bos_token === 'boolean' ? config.add_bos_token : pieces,
     lists,

@@ -40,6 +40,8 @@ export interface Tokenizer {
   readonly size: number
   /** Beginning-of-sequence token, if the files name one. */
   readonly bosId: number | undefined
+  /** Padding token, if the files name one. */
+  readonly paddingId: number | undefined
   /** Whether encoding puts bos first. */
   readonly addsBos: boolean
   /** Ids left out by `decode` with `skipSpecial`. */
