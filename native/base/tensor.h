@@ -10,7 +10,7 @@
 
 namespace drivlm {
 
-enum class DType : uint8_t { f32, f16, bf16, i32, u8 };
+enum class DType : uint8_t { f32, f16, bf16, i32, u8, f64 };  // f64: oracles alone
 
 constexpr int64_t dtype_bytes(DType dtype) {
   switch (dtype) {
@@ -19,6 +19,7 @@ constexpr int64_t dtype_bytes(DType dtype) {
     case DType::f16:
     case DType::bf16: return 2;
     case DType::u8: return 1;
+    case DType::f64: return 8;
   }
   return 0;
 }

@@ -19,7 +19,7 @@ enum class Act { none, gelu };  // gelu is the erf form
 struct Norm {
   Tensor weight;  // [dim]
   Tensor bias;    // [dim]; empty for RMS norm
-  float eps = 0;
+  double eps = 0;  // taken in the type of the sums
   bool layer = true;  // LayerNorm, else RMS norm
 };
 

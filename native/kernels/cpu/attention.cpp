@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/plain.h"
 
 namespace drivlm {
@@ -162,6 +163,163 @@ void CpuOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, const int
       }
     }
   });
+}
+
+// ---- gradients ----
+//
+//   S = scale q k^T    P = softmax(S)    out = P v
+//   dv += P^T d_out    dP = d_out v^T    dS = P (dP - rowsum(P dP))    dq = scale dS k    dk += scale dS^T q
+//
+// A task is one query head of one family of spans. Queries go in blocks of kQueries, so that S and dP are small; keys and values of a span are
+// its prefix's and its own. Each query head has its own dk and dv; those of a group are added up at the end, in order.
+
+namespace {
+constexpr int64_t kQueries = 128;
+
+// The families: spans [first, last) of which the first is the prefix of the others.
+std::vector<std::pair<size_t, size_t>> families(const std::vector<AttentionSpan>& spans, int64_t rows) {
+  std::vector<std::pair<size_t, size_t>> out;
+  int64_t end = 0;
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const AttentionSpan& s = spans[i];
+    if (s.row < end || s.rows < 1 || s.row + s.rows > rows) throw Error(Code::internal, "attention gradient: spans out of order or range");
+    end = s.row + s.rows;
+    if (s.prefix_rows == 0) {
+      out.push_back({i, i + 1});
+      continue;
+    }
+    const AttentionSpan* head = out.empty() ? nullptr : &spans[out.back().first];
+    if (!head || head->row != s.prefix_row || head->rows != s.prefix_rows) throw Error(Code::internal, "attention gradient: no span is this prefix");
+    out.back().second = i + 1;
+  }
+  return out;
+}
+}  // namespace
+
+template <class T>
+void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                                const std::vector<AttentionSpan>& spans, bool causal) {
+  const int64_t rows = qkv.shape[0], width = (heads + 2 * kv_heads) * head_dim, group = heads / kv_heads, out_width = heads * head_dim;
+  const auto groups = families(spans, rows);
+  const int64_t count = static_cast<int64_t>(groups.size());
+  int64_t most_keys = 0, most_queries = 0;
+  for (const AttentionSpan& s : spans) {
+    most_keys = std::max(most_keys, s.prefix_rows + s.rows);
+    most_queries = std::max(most_queries, std::min(s.rows, kQueries));
+  }
+  const T scale = T(1) / std::sqrt(static_cast<T>(head_dim));
+  const T* in = qkv.as<T>();
+  T* dk_of = memory<T>(0, heads * rows * head_dim);
+  T* dv_of = memory<T>(1, heads * rows * head_dim);
+  T* scores = memory<T>(2, threads_ * 2 * most_queries * most_keys);
+  if constexpr (std::is_same_v<T, float>) {
+    slots_.resize(threads_);
+    const int64_t longest = std::max(most_keys, head_dim);
+    for (cpu::ProductSpace& space : slots_) cpu::reserve(space, longest, longest, std::max(most_queries, head_dim));
+    for (cpu::ProductSpace& space : slots_) cpu::reserve(space, most_queries, head_dim, most_keys);
+  } else {
+    slots_.resize(threads_);
+  }
+  std::memset(d_qkv.data, 0, d_qkv.bytes());
+  deal(count * heads, [&](int64_t slot, int64_t task) {
+    const int64_t head = task % heads, kv_head = head / group;
+    const auto [first_span, last_span] = groups[task / heads];
+    T* p = scores + slot * 2 * most_queries * most_keys;
+    T* dp = p + most_queries * most_keys;
+    T *dk = dk_of + head * rows * head_dim, *dv = dv_of + head * rows * head_dim;
+    auto times = [&](T* c, int64_t stride, cpu::Factor<T> a, cpu::Factor<T> b, int64_t m, int64_t n, int64_t k, bool add) {
+      cpu::product<T>(forms_, alone_, slots_[slot], c, stride, a, b, m, n, k, add);
+    };
+    for (size_t index = first_span; index < last_span; ++index) {
+      const AttentionSpan& span = spans[index];
+      std::fill(dk + span.row * head_dim, dk + (span.row + span.rows) * head_dim, T{0});
+      std::fill(dv + span.row * head_dim, dv + (span.row + span.rows) * head_dim, T{0});
+      for (int64_t at = 0; at < span.rows; at += kQueries) {
+        const int64_t queries = std::min(kQueries, span.rows - at), own = causal ? at + queries : span.rows;
+        const int64_t keys = span.prefix_rows + own;
+        const T* q = in + (span.row + at) * width + head * head_dim;
+        const T* d = d_out.as<T>() + (span.row + at) * out_width + head * head_dim;
+        // The two runs of keys: the prefix's and the span's own.
+        const int64_t run_row[2] = {span.prefix_row, span.row}, run_rows[2] = {span.prefix_rows, own}, run_at[2] = {0, span.prefix_rows};
+        for (int run = 0; run < 2; ++run) {
+          const T* k = in + run_row[run] * width + (heads + kv_head) * head_dim;
+          const T* v = k + kv_heads * head_dim;
+          times(p + run_at[run], keys, {q, width}, {k, width}, queries, run_rows[run], head_dim, false);
+          times(dp + run_at[run], keys, {d, out_width}, {v, width}, queries, run_rows[run], head_dim, false);
+        }
+        for (int64_t i = 0; i < queries; ++i) {
+          const int64_t seen = causal ? span.prefix_rows + at + i + 1 : keys;
+          T *weights = p + i * keys, *slopes = dp + i * keys;
+          T top = weights[0];
+          for (int64_t j = 1; j < seen; ++j) top = std::max(top, weights[j]);
+          T total = 0, mean = 0;
+          for (int64_t j = 0; j < seen; ++j) total += weights[j] = std::exp((weights[j] - top) * scale);
+          for (int64_t j = 0; j < seen; ++j) mean += (weights[j] /= total) * slopes[j];
+          for (int64_t j = 0; j < seen; ++j) slopes[j] = weights[j] * (slopes[j] - mean) * scale;
+          std::fill(weights + seen, weights + keys, T{0});
+          std::fill(slopes + seen, slopes + keys, T{0});
+        }
+        T* dq = d_qkv.as<T>() + (span.row + at) * width + head * head_dim;
+        for (int run = 0; run < 2; ++run) {
+          const T* k = in + run_row[run] * width + (heads + kv_head) * head_dim;
+          times(dv + run_row[run] * head_dim, head_dim, {p + run_at[run], keys, false}, {d, out_width, false}, run_rows[run], head_dim, queries, true);
+          times(dk + run_row[run] * head_dim, head_dim, {dp + run_at[run], keys, false}, {q, width, false}, run_rows[run], head_dim, queries, true);
+          times(dq, width, {dp + run_at[run], keys}, {k, width, false}, queries, head_dim, run_rows[run], true);
+        }
+      }
+    }
+  });
+  for (const AttentionSpan& span : spans) {
+    parallel(span.rows, 16, [&](int64_t first, int64_t last) {
+      for (int64_t row = span.row + first; row < span.row + last; ++row) {
+        for (int64_t head = 0; head < heads; ++head) {
+          T* to = d_qkv.as<T>() + row * width + (heads + head / group) * head_dim;
+          const T *dk = dk_of + (head * rows + row) * head_dim, *dv = dv_of + (head * rows + row) * head_dim;
+          for (int64_t i = 0; i < head_dim; ++i) to[i] += dk[i];
+          for (int64_t i = 0; i < head_dim; ++i) to[kv_heads * head_dim + i] += dv[i];
+        }
+      }
+    });
+  }
+}
+
+void CpuGradients::attention(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                             const std::vector<AttentionSpan>& spans, bool causal) {
+  const int64_t rows = qkv.shape[0], width = (heads + 2 * kv_heads) * head_dim;
+  expect_shape("attention gradient", "qkv", qkv, {rows, width});
+  expect_shape("attention gradient", "d_qkv", d_qkv, {rows, width});
+  expect_shape("attention gradient", "d_out", d_out, {rows, heads * head_dim});
+  with_real("attention gradient", qkv.dtype, [&](auto type) {
+    attention_of<decltype(type)>(d_qkv, d_out, qkv, heads, kv_heads, head_dim, spans, causal);
+  });
+}
+
+// The rotation by minus the angle (an attention scale in cos and sin multiplies the gradient too), then the per-head norms.
+void CpuGradients::rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm, double eps,
+                        Tensor cos_sin, int64_t heads, int64_t kv_heads) {
+  const int64_t rows = d_qkv.shape[0], width = d_qkv.shape[1], d = cos_sin.shape[1], half = d / 2;
+  expect_shape("rope gradient", "d_qkv", d_qkv, {rows, (heads + 2 * kv_heads) * d});
+  expect_shape("rope gradient", "cos_sin", cos_sin, {rows, d});
+  with_real("rope gradient", d_qkv.dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel(rows, 16, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        const T* angle = cos_sin.as<T>() + row * d;
+        for (int64_t head = 0; head < heads + kv_heads; ++head) {
+          T* x = d_qkv.as<T>() + row * width + head * d;
+          for (int64_t i = 0; i < half; ++i) {
+            const T a = x[i], b = x[i + half];
+            x[i] = a * angle[i] + b * angle[half + i];
+            x[i + half] = b * angle[i] - a * angle[half + i];
+          }
+        }
+      }
+    });
+  });
+  for (int64_t head = 0; head < heads + kv_heads; ++head) {
+    const bool query = head < heads;
+    if (query ? q_norm : k_norm) norm_columns(d_qkv, query ? d_q_norm : d_k_norm, qkv, head * d, d, query ? q_norm : k_norm, eps);
+  }
 }
 
 }  // namespace drivlm

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/plain.h"
 
 namespace drivlm {
@@ -30,6 +31,8 @@ const float* as_f32(Tensor x, std::vector<float>& storage) {
   widen_row(storage.data(), x.as<bf16>(), x.count());
   return storage.data();
 }
+
+constexpr int64_t kGradientRows = 8;  // rows a task of a gradient takes
 
 constexpr int64_t kColumns = 8;  // weight rows a task widens at a time
 
@@ -106,6 +109,103 @@ void CpuOps::gather(Tensor out, const int32_t* ids, int64_t count, const Matrix&
   if (gathered_ < kKeptRows) return;
   gathered_ = 0;
   matrix.drop(0, matrix.rows);
+}
+
+// ---- gradients ----
+//
+//   dx = dy W          dW += dy^T x          dbias += sum of dy's rows
+//   gelu:  du = dy * (Phi(u) + u phi(u))
+//   gated: y = silu(g) u    dg = dy u sigma(g) (1 + g (1 - sigma(g)))    du = dy silu(g)
+
+void CpuGradients::linear_input(Tensor dx, Tensor dy, Tensor w) {
+  const int64_t rows = dy.shape[0], n = w.shape[0], k = w.shape[1];
+  expect_shape("linear_input", "dy", dy, {rows, n});
+  expect_shape("linear_input", "dx", dx, {rows, k});
+  with_real("linear_input", dy.dtype, [&](auto type) {
+    using T = decltype(type);
+    const cpu::Factor<T> from{dy.as<T>(), n}, weight{w.as<T>(), k, false};
+    cpu::product<T>(forms_, pool_, space_, dx.as<T>(), k, from, weight, rows, k, n, false);
+  });
+}
+
+void CpuGradients::linear_weight(Tensor d_weight, Tensor d_bias, Tensor dy, Tensor x) {
+  const int64_t rows = dy.shape[0], n = dy.shape[1], k = x.shape[1];
+  expect_shape("linear_weight", "x", x, {rows, k});
+  if (d_weight) expect_shape("linear_weight", "d_weight", d_weight, {n, k});
+  if (d_bias) expect_shape("linear_weight", "d_bias", d_bias, {n});
+  with_real("linear_weight", dy.dtype, [&](auto type) {
+    using T = decltype(type);
+    if (d_weight) {
+      const cpu::Factor<T> left{dy.as<T>(), n, false}, right{x.as<T>(), k, false};
+      cpu::product<T>(forms_, pool_, space_, d_weight.as<T>(), k, left, right, n, k, rows, true);
+    }
+    if (!d_bias) return;
+    sum_rows<T>(d_bias.as<T>(), rows, n, [&](T* sums, int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        const T* from = dy.as<T>() + row * n;
+        for (int64_t i = 0; i < n; ++i) sums[i] += from[i];
+      }
+    });
+  });
+}
+
+void CpuGradients::gelu(Tensor du, Tensor dy, Tensor u) {
+  const int64_t rows = u.shape[0], n = u.shape[1];
+  expect_shape("gelu", "dy", dy, {rows, n});
+  expect_shape("gelu", "du", du, {rows, n});
+  with_real("gelu", u.dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel(rows, kGradientRows, [&](int64_t first, int64_t last) {
+      for (int64_t i = first * n; i < last * n; ++i) {
+        const T v = u.as<T>()[i];
+        const T cdf = T(0.5) * (T(1) + std::erf(v * T(0.70710678118654752440)));
+        const T density = std::exp(T(-0.5) * v * v) * T(0.39894228040143267794);
+        du.as<T>()[i] = dy.as<T>()[i] * (cdf + v * density);
+      }
+    });
+  });
+}
+
+void CpuGradients::gated(Tensor d_gate_up, Tensor dy, Tensor gate_up) {
+  const int64_t rows = dy.shape[0], n = dy.shape[1];
+  expect_shape("gated", "gate_up", gate_up, {rows, 2 * n});
+  expect_shape("gated", "d_gate_up", d_gate_up, {rows, 2 * n});
+  with_real("gated", dy.dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel(rows, kGradientRows, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        const T* gate = gate_up.as<T>() + row * 2 * n;
+        const T* from = dy.as<T>() + row * n;
+        T* to = d_gate_up.as<T>() + row * 2 * n;
+        for (int64_t i = 0; i < n; ++i) {
+          const T g = gate[i], up = gate[n + i], sigma = T(1) / (T(1) + std::exp(-g));
+          to[i] = from[i] * up * sigma * (T(1) + g * (T(1) - sigma));
+          to[n + i] = from[i] * g * sigma;
+        }
+      }
+    });
+  });
+}
+
+void CpuGradients::gather(Tensor d_table, const int32_t* ids, int64_t count, Tensor dx) {
+  const int64_t dim = dx.shape[1];
+  expect_shape("gather", "dx", dx, {count, dim});
+  expect_shape("gather", "d_table", d_table, {d_table.shape[0], dim});
+  for (int64_t i = 0; i < count; ++i) {
+    if (ids[i] >= d_table.shape[0]) throw Error(Code::internal, "gather: id out of range");
+  }
+  with_real("gather", dx.dtype, [&](auto type) {
+    using T = decltype(type);
+    // Columns are dealt, so that the rows of an id that stands twice are added in order.
+    parallel(dim, 64, [&](int64_t first, int64_t last) {
+      for (int64_t i = 0; i < count; ++i) {
+        if (ids[i] < 0) continue;
+        T* to = d_table.as<T>() + ids[i] * dim;
+        const T* from = dx.as<T>() + i * dim;
+        for (int64_t d = first; d < last; ++d) to[d] += from[d];
+      }
+    });
+  });
 }
 
 }  // namespace drivlm

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/plain.h"
 
 namespace drivlm {
@@ -33,6 +34,36 @@ void layer_row(T* out, const T* x, int64_t dim, const float* weight, const float
 }
 
 constexpr int64_t kRows = 16;
+
+// Of one row, with n = (x - mean) * rstd (rms: mean 0) and g = dy * weight:
+//   dx = rstd * (g - mean(g) - n * mean(g * n))       rms: without mean(g)
+//   d_weight += dy * n        d_bias += dy
+// add: to dx; dx may then not be dy. d_weight and d_bias may be null.
+template <class T>
+void norm_gradient(T* dx, T* d_weight, T* d_bias, const T* dy, const T* x, const T* weight, int64_t dim, double eps, bool layer, bool add) {
+  T mean = 0;
+  if (layer) {
+    double sum = 0;
+    for (int64_t i = 0; i < dim; ++i) sum += x[i];
+    mean = static_cast<T>(sum / dim);
+  }
+  T squares = 0;
+  for (int64_t i = 0; i < dim; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const T rstd = T(1) / std::sqrt(squares / static_cast<T>(dim) + static_cast<T>(eps));
+  T sum_g = 0, sum_gn = 0;
+  for (int64_t i = 0; i < dim; ++i) {
+    const T n = (x[i] - mean) * rstd, g = dy[i] * weight[i];
+    sum_g += g;
+    sum_gn += g * n;
+    if (d_weight) d_weight[i] += dy[i] * n;
+    if (d_bias) d_bias[i] += dy[i];
+  }
+  const T mean_g = layer ? sum_g / static_cast<T>(dim) : T(0), mean_gn = sum_gn / static_cast<T>(dim);
+  for (int64_t i = 0; i < dim; ++i) {
+    const T d = rstd * (dy[i] * weight[i] - mean_g - (x[i] - mean) * rstd * mean_gn);
+    dx[i] = add ? dx[i] + d : d;
+  }
+}
 
 }  // namespace
 
@@ -93,6 +124,72 @@ void CpuOps::scale_add(Tensor x, Tensor y, Tensor scale) {
 void CpuOps::copy_rows(Tensor to, Tensor from) {
   expect_shape("copy_rows", "to", to, {from.shape[0], from.shape[1]});
   std::memcpy(to.data, from.data, from.bytes());
+}
+
+// ---- gradients ----
+
+void CpuGradients::norm(Tensor dx, Tensor d_weight, Tensor d_bias, Tensor dy, Tensor x, const Norm& norm) {
+  const int64_t rows = x.shape[0], dim = x.shape[1];
+  expect_shape("norm gradient", "dy", dy, {rows, dim});
+  expect_shape("norm gradient", "dx", dx, {rows, dim});
+  expect_shape("norm gradient", "weight", norm.weight, {dim});
+  if (d_weight) expect_shape("norm gradient", "d_weight", d_weight, {dim});
+  if (d_bias) expect_shape("norm gradient", "d_bias", d_bias, {dim});
+  with_real("norm gradient", x.dtype, [&](auto type) {
+    using T = decltype(type);
+    T* parts = memory<T>(1, 2 * dim);
+    std::fill(parts, parts + 2 * dim, T{0});
+    sum_rows<T>(parts, rows, 2 * dim, [&](T* sums, int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        norm_gradient(dx.as<T>() + row * dim, d_weight ? sums : nullptr, d_bias ? sums + dim : nullptr, dy.as<T>() + row * dim,
+                      x.as<T>() + row * dim, norm.weight.as<T>(), dim, norm.eps, norm.layer, true);
+      }
+    });
+    for (int64_t i = 0; i < dim && d_weight; ++i) d_weight.as<T>()[i] += parts[i];
+    for (int64_t i = 0; i < dim && d_bias; ++i) d_bias.as<T>()[i] += parts[dim + i];
+  });
+}
+
+void CpuGradients::norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t first_column, int64_t width, Tensor weight, double eps) {
+  const int64_t rows = x.shape[0], stride = x.shape[1];
+  expect_shape("norm_columns gradient", "d", d, {rows, stride});
+  expect_shape("norm_columns gradient", "weight", weight, {width});
+  if (d_weight) expect_shape("norm_columns gradient", "d_weight", d_weight, {width});
+  with_real("norm_columns gradient", x.dtype, [&](auto type) {
+    using T = decltype(type);
+    sum_rows<T>(d_weight ? d_weight.as<T>() : nullptr, rows, width, [&](T* sums, int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        T* part = d.as<T>() + row * stride + first_column;
+        norm_gradient(part, d_weight ? sums : nullptr, static_cast<T*>(nullptr), part, x.as<T>() + row * stride + first_column,
+                      weight.as<T>(), width, eps, false, false);
+      }
+    });
+  });
+}
+
+void CpuGradients::scale_add(Tensor dy, Tensor d_scale, Tensor dx, Tensor y, Tensor scale) {
+  const int64_t rows = dx.shape[0], dim = dx.shape[1];
+  expect_shape("scale_add gradient", "dy", dy, {rows, dim});
+  if (scale) expect_shape("scale_add gradient", "scale", scale, {dim});
+  if (d_scale) expect_shape("scale_add gradient", "y", y, {rows, dim});
+  with_real("scale_add gradient", dx.dtype, [&](auto type) {
+    using T = decltype(type);
+    if (d_scale) {
+      sum_rows<T>(d_scale.as<T>(), rows, dim, [&](T* sums, int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) {
+          const T *a = dx.as<T>() + row * dim, *b = y.as<T>() + row * dim;
+          for (int64_t i = 0; i < dim; ++i) sums[i] += a[i] * b[i];
+        }
+      });
+    }
+    parallel(rows, kRows, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        T* to = dy.as<T>() + row * dim;
+        const T* from = dx.as<T>() + row * dim;
+        for (int64_t i = 0; i < dim; ++i) to[i] = scale ? from[i] * scale.as<T>()[i] : from[i];
+      }
+    });
+  });
 }
 
 }  // namespace drivlm
