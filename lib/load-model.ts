@@ -1,6 +1,7 @@
 /** From a model folder to a model. */
 import os from 'node:os'
 import path from 'node:path'
+import { bundledAdvice, isBundled } from './addon-file.ts'
 import { type Checkpoint, readCheckpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
 import { runJob } from './job.ts'
@@ -44,6 +45,12 @@ export async function loadModel(first?: string | LoadOptions, second: LoadOption
   checkLoadOptions(options)
   throwIfAborted(options.signal)
   const addon = loadAddon()
+  if (dir === bundledModel && isBundled(packageRoot)) {
+    throw new ModelError(
+      'BAD_CHECKPOINT',
+      `This code of drivlm was bundled into another file, and the model of the package does not lie beside that. ${bundledAdvice}, or name a model's folder.`,
+    )
+  }
   const { tileSize, layout } = options
   const checkpoint = await readCheckpoint(dir, {
     ...(tileSize === undefined ? {} : { tileSize }),

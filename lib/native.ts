@@ -4,9 +4,19 @@
  *
  * This is the only module that loads a `.node` file.
  */
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
-import { fileURLToPath } from 'node:url'
+import {
+  addonFiles,
+  bundledAdvice,
+  damageOf,
+  findPackageRoot,
+  isBundled,
+  thisHost,
+  whyMissing,
+  whyUnfit,
+} from './addon-file.ts'
 import { type ErrorCode, errorCodes, ModelError } from './errors.ts'
 
 /** Element types a checkpoint may store. */
@@ -399,32 +409,51 @@ export interface NativeAddon {
 }
 
 /** Root of the package, from `lib/` and from `dist/` alike. */
-export const packageRoot: string = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
+export const packageRoot: string = findPackageRoot()
 
 let addon: NativeAddon | undefined
 
 /**
- * The addon: what was built in this checkout, or the prebuilt one for this platform. The environment variable `DRIVLM_ADDON`
- * names another file, such as a sanitizer build.
+ * The addon: what was built in this checkout or by `drivlm build`, else the prebuilt one for this platform. The environment variable
+ * `DRIVLM_ADDON` names another file, such as a sanitizer build.
  *
- * @throws {@link ModelError} `DEVICE_UNAVAILABLE` if there is none that loads here.
+ * @throws {@link ModelError} `DEVICE_UNAVAILABLE` if there is none that loads here, with the reason and what to do.
  */
 export function loadAddon(): NativeAddon {
-  if (addon === undefined) {
-    const require = createRequire(import.meta.url)
-    const file = process.env.DRIVLM_ADDON
-    try {
-      addon = (file ? require(path.resolve(file)) : require('node-gyp-build')(packageRoot)) as NativeAddon
-    } catch (error) {
-      const reason = String((error as Error).message).split('\n')[0]
-      throw new ModelError(
-        'DEVICE_UNAVAILABLE',
-        `The native addon of drivlm could not be loaded (${reason}). Run \`npm rebuild drivlm\`; building needs cmake >= 3.22 and a C++20 compiler.`,
-        { cause: error },
-      )
-    }
-  }
+  addon ??= loadFile()
   return addon
+}
+
+/** The file that {@link loadAddon} takes; undefined where there is none. */
+export function addonFile(): string | undefined {
+  const chosen = process.env.DRIVLM_ADDON
+  return chosen ? path.resolve(chosen) : addonFiles(packageRoot).find((file) => existsSync(file))
+}
+
+function loadFile(): NativeAddon {
+  const file = addonFile()
+  if (file === undefined) throw unavailable()
+  let damage: string | undefined
+  try {
+    damage = process.platform === 'linux' ? damageOf(file) : undefined
+    if (damage === undefined) return createRequire(file)(file) as NativeAddon
+  } catch (error) {
+    throw unavailable(file, String((error as Error).message).split('\n', 1)[0], error)
+  }
+  throw unavailable(file, `it ${damage}`)
+}
+
+function unavailable(file?: string, reason = '', cause?: unknown): ModelError {
+  let sentence: string
+  if (process.env.DRIVLM_ADDON) {
+    sentence = `DRIVLM_ADDON names ${file}, which could not be loaded (${reason}). Unset it, or let it name an addon that was built for this machine.`
+  } else if (file === undefined && isBundled(packageRoot)) {
+    sentence = `This code of drivlm was bundled into another file, and the addon does not lie beside that. ${bundledAdvice}, or let DRIVLM_ADDON name the addon's file.`
+  } else {
+    sentence =
+      file === undefined ? whyMissing(packageRoot, thisHost()) : whyUnfit(packageRoot, file, reason, thisHost())
+  }
+  return new ModelError('DEVICE_UNAVAILABLE', sentence, cause === undefined ? undefined : { cause })
 }
 
 /** What the addon threw, as the package's own error. */

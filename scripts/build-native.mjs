@@ -1,52 +1,60 @@
 #!/usr/bin/env node
-// The one way the addon is built: cmake-js configures and builds CMakeLists.txt, which leaves build/Release/drivlm.node.
+// The one way the addon is built: CMake configures and builds CMakeLists.txt, which leaves build/Release/drivlm.node.
 //
-// Called by `npm run build:native`, by the install script, by binding.gyp's action, and by prebuildify in place of node-gyp, whose
-// arguments are ignored.
+// Called by `npm run build:native`, by `drivlm build` at a user's, by scripts/prebuild, by binding.gyp's action, and by npm as the
+// `prepare` script: after `npm ci` in a checkout.
 //
-//   --install          first try the prebuilt addon; build only if it cannot be loaded
+//   --prepare          in a checkout, the TypeScript and the addon; in an installed package nothing
 //   --clean            start from an empty build folder
 //   --out=DIR          build folder, .cmake-build unless told otherwise
+//   --arch=ARCH        fail unless the addon comes out for this architecture, as Node names it
 //   DRIVLM_CUDA=OFF …  every DRIVLM_* option of CMakeLists.txt, from the environment
 //   JOBS=2             compilers at a time
 //
-// CUDA code is built for the GPUs of this machine; without one as PTX, which the driver compiles on first use; for every architecture
-// we ship under prebuildify. DRIVLM_CUDA_ARCHS says otherwise (CMAKE_CUDA_ARCHITECTURES).
+// CUDA code is built for the GPUs of this machine; without one as PTX, which the driver compiles on first use. DRIVLM_CUDA_ARCHS says
+// otherwise (CMAKE_CUDA_ARCHITECTURES). CMAKE_TOOLCHAIN_FILE and CXXFLAGS are CMake's own.
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, readSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
-const require = createRequire(import.meta.url)
-const installing = process.argv.includes('--install')
-const outArgument = process.argv.find((argument) => argument.startsWith('--out='))
-const out = path.resolve(root, outArgument?.slice('--out='.length) ?? '.cmake-build')
+const argument = (name) => process.argv.find((one) => one.startsWith(`--${name}=`))?.slice(name.length + 3)
+const out = path.resolve(root, argument('out') ?? '.cmake-build')
 
-if (installing) {
-  // In a process of its own: a damaged binary can kill the process that loads it.
-  const loaded = spawnSync(
-    process.execPath,
-    ['-e', 'require(process.argv[1])(process.argv[2])', require.resolve('node-gyp-build'), root],
-    { encoding: 'utf8' },
-  )
-  if (loaded.status === 0) process.exit(0)
-  const reason = loaded.stderr.match(/^Error: (.*)/m)?.[1] ?? `loading it ended with ${loaded.signal ?? loaded.status}`
-  console.error(`drivlm: no usable prebuilt addon (${reason.slice(0, 160)}); building from source`)
-  // What cannot be loaded must not be found again before the build's own result.
-  rmSync(path.join(root, 'build', 'Release', 'drivlm.node'), { force: true })
+if (process.argv.includes('--prepare')) {
+  // npm runs `prepare` of a linked package too, where there is nothing to compile from.
+  if (!existsSync(path.join(root, 'lib', 'native.ts'))) process.exit(0)
+  run(process.execPath, [path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', root])
+  // What is packed has no addon of this machine: neither for `npm pack`, nor for npm's clone of a git dependency, which it packs.
+  const packing = ['pack', 'publish'].includes(process.env.npm_command) || process.env._PACOTE_NO_PREPARE_ !== undefined
+  if (packing) process.exit(0)
 }
 
-const cmakeJsPackage = require.resolve('cmake-js/package.json')
-const cmakeJs = path.join(path.dirname(cmakeJsPackage), require(cmakeJsPackage).bin['cmake-js'])
-const jobs = process.env.JOBS ?? String(os.availableParallelism())
+function run(command, args, options = {}) {
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit', ...options })
+  if (error?.code === 'ENOENT') console.error(`drivlm: ${command} was not found.`)
+  if (status === 0) return
+  if (command === cmake) {
+    console.error(
+      'drivlm: the native build failed. It needs cmake >= 3.22, make or ninja, and a C++20 compiler (g++ >= 11).',
+    )
+  }
+  process.exit(status ?? 1)
+}
 
-/** CMAKE_CUDA_ARCHITECTURES for this build; undefined for CMakeLists.txt's list, which is what we ship. */
+/** Include folders of Node-API: development dependencies in a checkout; where `drivlm build` put them, in DRIVLM_HEADERS. */
+function headers() {
+  const require = createRequire(path.join(process.env.DRIVLM_HEADERS ?? root, 'package.json'))
+  const folder = (name) => path.dirname(require.resolve(`${name}/package.json`))
+  return [path.join(folder('node-api-headers'), 'include'), folder('node-addon-api')]
+}
+
+/** CMAKE_CUDA_ARCHITECTURES for this machine. */
 function cudaArchitectures() {
-  if (process.argv.includes('rebuild')) return undefined // as prebuildify calls node-gyp
   const query = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' })
   const found = [...(query.stdout ?? '').matchAll(/^(\d+)\.(\d)$/gm)].map(([, major, minor]) => `${major}${minor}-real`)
   if (found.length > 0) return [...new Set(found)].join(';')
@@ -56,41 +64,46 @@ function cudaArchitectures() {
   return '80-virtual'
 }
 
-// Configuration options are passed every time, so that none goes stale in the cache.
+/** Node's name for what an ELF file was built for. */
+function machineOf(file) {
+  const head = Buffer.alloc(20)
+  const descriptor = openSync(file, 'r')
+  readSync(descriptor, head, 0, 20, 0)
+  closeSync(descriptor)
+  return { 62: 'x64', 183: 'arm64' }[head.readUInt16LE(18)]
+}
+
+// Options are passed every time, so that none goes stale in the cache.
+const addonFolder = process.env.DRIVLM_ADDON_DIR ?? path.join(root, 'build', 'Release')
 const defaults = {
   DRIVLM_CUDA: 'AUTO',
+  DRIVLM_CUDA_ARCHS: cudaArchitectures(),
+  DRIVLM_NODE: 'ON',
   DRIVLM_TESTS: 'OFF',
   DRIVLM_BENCH: 'OFF',
   DRIVLM_EMULATOR: 'OFF',
   DRIVLM_SANITIZE: '',
+  DRIVLM_ADDON_DIR: addonFolder,
 }
-const optionNames = ['CUDA', 'CUDA_ARCHS', 'NODE', 'TESTS', 'BENCH', 'EMULATOR', 'SANITIZE'].map(
-  (name) => `DRIVLM_${name}`,
-)
-const options = optionNames.flatMap((name) => {
-  const value = process.env[name] ?? (name === 'DRIVLM_CUDA_ARCHS' ? cudaArchitectures() : defaults[name])
-  return value === undefined ? [] : [`--CD${name}=${value}`]
-})
+const options = Object.entries(defaults).map(([name, value]) => `-D${name}=${process.env[name] ?? value}`)
+options.push('-DCMAKE_BUILD_TYPE=Release', `-DDRIVLM_NODE_INCLUDE=${headers().join(';')}`)
 // node-gyp's make may be our parent, and its settings are not for ours.
 const { MAKEFLAGS, MFLAGS, MAKELEVEL, ...env } = process.env
+const cmake = process.env.CMAKE ?? 'cmake'
+const ninja = spawnSync('ninja', ['--version'], { stdio: 'ignore' }).status === 0
+const jobs = process.env.JOBS ?? String(os.availableParallelism())
 
 if (process.argv.includes('--clean')) rmSync(out, { recursive: true, force: true })
-for (const step of ['configure', 'build']) {
-  const parallel = step === 'build' ? ['-p', jobs] : []
-  const run = spawnSync(
-    process.execPath,
-    [cmakeJs, step, '-d', root, '-O', out, '-l', 'warn', ...parallel, ...options],
-    {
-      cwd: root,
-      env,
-      stdio: 'inherit',
-    },
+const generator = ninja && !existsSync(path.join(out, 'CMakeCache.txt')) ? ['-G', 'Ninja'] : []
+run(cmake, ['-S', root, '-B', out, '--log-level=NOTICE', ...generator, ...options], { env })
+run(cmake, ['--build', out, '--parallel', jobs], { env })
+
+const wanted = argument('arch')
+const file = path.join(addonFolder, 'drivlm.node')
+if (wanted !== undefined && machineOf(file) !== wanted) {
+  console.error(
+    `drivlm: an addon for ${wanted} was asked for, and the compiler in force made one for ${machineOf(file)}. ` +
+      `Cross compilers are named by CMAKE_TOOLCHAIN_FILE; \`npm run prebuild\` does that.`,
   )
-  if (run.status !== 0) {
-    console.error(
-      'drivlm: the native build failed. It needs cmake >= 3.22, make or ninja, and a C++20 compiler (g++ >= 11).',
-    )
-    process.exit(run.status ?? 1)
-  }
+  process.exit(1)
 }
-if (installing && !existsSync(path.join(root, '.git'))) rmSync(out, { recursive: true, force: true })

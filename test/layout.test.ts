@@ -99,18 +99,21 @@ describe('native', () => {
 })
 
 describe('lib', () => {
-  test('only native.ts loads an addon', () => {
+  test('only native.ts loads an addon, and addon-file.ts knows where it lies', () => {
     const found = sources('lib', /\.ts$/).filter(
-      ({ file, text }) => /node-gyp-build|\.node['"]|process\.dlopen/.test(text) && file !== 'lib/native.ts',
+      ({ file, text }) =>
+        (/createRequire\(file\)|process\.dlopen/.test(text) && file !== 'lib/native.ts') ||
+        (/\.node['"]/.test(text) && file !== 'lib/addon-file.ts'),
     )
     expect(found.map(({ file }) => file)).toEqual([])
   })
 
-  test('native.ts and errors.ts stand at the bottom', () => {
+  test('native.ts, addon-file.ts and errors.ts stand at the bottom', () => {
+    const below = ['lib/addon-file.ts', 'lib/errors.ts']
     const found = imports.filter(
       ([file, target]) =>
-        (file === 'lib/native.ts' && target.startsWith('lib/') && target !== 'lib/errors.ts') ||
-        (file === 'lib/errors.ts' && target.startsWith('lib/')),
+        (file === 'lib/native.ts' && target.startsWith('lib/') && !below.includes(target)) ||
+        (below.includes(file) && target.startsWith('lib/')),
     )
     expect(found).toEqual([])
   })

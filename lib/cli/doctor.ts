@@ -2,8 +2,9 @@
 import { readFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { buildCommand } from '../addon-file.ts'
 import { loadModel } from '../load-model.ts'
-import { loadAddon, type NativeAddon, type NativeSystem, packageRoot, toModelError } from '../native.ts'
+import { addonFile, loadAddon, type NativeAddon, type NativeSystem, packageRoot, toModelError } from '../native.ts'
 import { viewsIn } from './ask.ts'
 import { errorText, formatBytes, formatMs, print, printFields, printJson, styled, withProgress } from './terminal.ts'
 
@@ -48,15 +49,11 @@ function checkAddon(checks: Check[]): NativeAddon | undefined {
       cuda ? 'with CUDA kernels' : 'without CUDA kernels',
       sanitizer && `sanitizer ${sanitizer}`,
     ]
-    checks.push({ name: 'addon', ok: true, found: `${addon.version}, ${parts.filter(Boolean).join(', ')}` })
+    const file = path.relative(packageRoot, addonFile()!)
+    checks.push({ name: 'addon', ok: true, found: `${addon.version}, ${file}, ${parts.filter(Boolean).join(', ')}` })
     return addon
   } catch (error) {
-    checks.push({
-      name: 'addon',
-      ok: false,
-      found: errorText(error),
-      advice: 'Run npm rebuild drivlm; it needs cmake >= 3.22, make or ninja, and a C++20 compiler such as g++ 11.',
-    })
+    checks.push({ name: 'addon', ok: false, found: errorText(error) }) // the sentence says what to do
     return undefined
   }
 }
@@ -98,7 +95,7 @@ function checkGpu({ cuda }: NativeSystem): Check {
   }
   const advice = cuda.built
     ? 'The CPU is used. For a GPU, install an NVIDIA driver that nvidia-smi can talk to.'
-    : 'The CPU is used. For a GPU, build where nvcc is found: install the CUDA toolkit, then npm rebuild drivlm.'
+    : `The CPU is used. For a GPU, install the CUDA toolkit, then run ${buildCommand(packageRoot)}.`
   return { name: 'gpu', ok: false, optional: true, found: `${cuda.reason}${driverText}`, advice }
 }
 
@@ -148,8 +145,7 @@ async function checkAnswer(): Promise<Check> {
     const advice = 'The computation is wrong on this machine; please report it with the output of drivlm doctor --json.'
     return { name: 'an answer', ok: false, found: `${question} ${text} in place of ${truth}`, advice }
   } catch (error) {
-    const advice =
-      'Try npm rebuild drivlm; if that does not help, please report it with the output of drivlm doctor --json.'
+    const advice = `Try ${buildCommand(packageRoot)}; if that does not help, please report it with the output of drivlm doctor --json.`
     return { name: 'an answer', ok: false, found: errorText(error), advice }
   }
 }

@@ -114,6 +114,13 @@ function program(): Command {
     .description('check the addon, the processor, the GPU and its driver, and say what to do')
     .option('--json', 'print one JSON object')
     .action(async (flags) => (await import('./doctor.ts')).doctor(flags))
+
+  root
+    .command('build')
+    .description('build the addon on this machine, where no prebuilt one fits')
+    .addOption(new Option('--cuda <what>', 'kernels for NVIDIA GPUs (default: auto)').choices(['auto', 'on', 'off']))
+    .option('--jobs <n>', 'compilers at a time (default: as many as cores)', integer(1))
+    .action(async (flags) => (await import('./build.ts')).build(flags))
   return root
 }
 

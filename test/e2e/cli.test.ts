@@ -251,7 +251,7 @@ describe('drivlm doctor', () => {
     const { code, stdout } = await drivlm(['doctor'], { env })
     expect(code).toBe(1)
     expect(stdout).toMatch(/addon +✗ ModelError \[DEVICE_UNAVAILABLE\]/)
-    expect(stdout).toMatch(/npm rebuild drivlm/)
+    expect(stdout).toMatch(/DRIVLM_ADDON names .*none\.node.* Unset it/)
     const report = JSON.parse((await drivlm(['doctor', '--json'], { env })).stdout)
     expect(report).toMatchObject({ ok: false })
   })
