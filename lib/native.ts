@@ -35,30 +35,52 @@ export interface TensorSpan {
 /**
  * One canonical tensor: the concatenation of its spans along the first dimension.
  *
- * Roles (`N` a layer number; shapes slowest dimension first, `patches = (tileSize / patchSize)²` of the stored table):
+ * Roles are those of the table of parameters ({@link NativeAddon.parameters}; `N` a layer number; shapes slowest dimension first, `grid` is
+ * `positionGrid`). This copy for readers is checked against it by test/unit/parameters.test.ts.
  *
- * | role | shape |
- * |---|---|
- * | `vision.class_embedding` | [dim] |
- * | `vision.patch.weight` / `.bias` | [dim, 3·patch·patch] (channel, y, x) / [dim] |
- * | `vision.position` | [1 + patches, dim] |
- * | `vision.layers.N.norm1.weight` / `.bias`, `norm2` likewise | [dim] (no bias for rms norm) |
- * | `vision.layers.N.qkv.weight` / `.bias` | [3·dim, dim] rows q, k, v / [3·dim] |
- * | `vision.layers.N.q_norm.weight`, `k_norm.weight` | [dim], only with `vision.qkNorm` |
- * | `vision.layers.N.proj.weight` / `.bias` | [dim, dim] / [dim] |
- * | `vision.layers.N.ls1`, `ls2` | [dim] |
- * | `vision.layers.N.fc1.weight` / `.bias`, `fc2` | [ffn, dim] / [ffn], [dim, ffn] / [dim] |
- * | `projector.norm.weight` / `.bias` | [4·dim] |
- * | `projector.fc1.weight` / `.bias`, `fc2` | [llm, 4·dim] / [llm], [llm, llm] / [llm] |
- * | `language.embedding.weight` | [vocab, llm] |
- * | `language.layers.N.norm1.weight`, `norm2.weight` | [llm] |
- * | `language.layers.N.qkv.weight` / `.bias` | [(heads + 2·kvHeads)·headDim, llm] rows q, k, v / the same, only with `qkvBias` |
- * | `language.layers.N.q_norm.weight`, `k_norm.weight` | [headDim], only with `qkNorm` |
- * | `language.layers.N.out.weight` | [llm, heads·headDim] |
- * | `language.layers.N.gate.weight`, `up.weight` | [ffn, llm] |
- * | `language.layers.N.down.weight` | [llm, ffn] |
- * | `language.norm.weight` | [llm] |
- * | `language.head.weight` | [vocab, llm], absent when `tiedHead` |
+ * | role | shape | only with |
+ * |---|---|---|
+ * | `vision.class_embedding` | [dim] | |
+ * | `vision.patch.weight` | [dim, 3·patchSize·patchSize] | |
+ * | `vision.patch.bias` | [dim] | |
+ * | `vision.position` | [1 + grid·grid, dim] | |
+ * | `vision.layers.N.norm1.weight` | [dim] | |
+ * | `vision.layers.N.norm1.bias` | [dim] | layer norm |
+ * | `vision.layers.N.qkv.weight` | [3·dim, dim] | |
+ * | `vision.layers.N.qkv.bias` | [3·dim] | `qkvBias` |
+ * | `vision.layers.N.q_norm.weight` | [dim] | `qkNorm` |
+ * | `vision.layers.N.k_norm.weight` | [dim] | `qkNorm` |
+ * | `vision.layers.N.proj.weight` | [dim, dim] | |
+ * | `vision.layers.N.proj.bias` | [dim] | |
+ * | `vision.layers.N.ls1` | [dim] | |
+ * | `vision.layers.N.norm2.weight` | [dim] | |
+ * | `vision.layers.N.norm2.bias` | [dim] | layer norm |
+ * | `vision.layers.N.fc1.weight` | [ffnDim, dim] | |
+ * | `vision.layers.N.fc1.bias` | [ffnDim] | |
+ * | `vision.layers.N.fc2.weight` | [dim, ffnDim] | |
+ * | `vision.layers.N.fc2.bias` | [dim] | |
+ * | `vision.layers.N.ls2` | [dim] | |
+ * | `projector.norm.weight` | [4·visionDim] | |
+ * | `projector.norm.bias` | [4·visionDim] | |
+ * | `projector.fc1.weight` | [dim, 4·visionDim] | |
+ * | `projector.fc1.bias` | [dim] | |
+ * | `projector.fc2.weight` | [dim, dim] | |
+ * | `projector.fc2.bias` | [dim] | |
+ * | `language.embedding.weight` | [vocab, dim] | |
+ * | `language.layers.N.norm1.weight` | [dim] | |
+ * | `language.layers.N.qkv.weight` | [(heads + 2·kvHeads)·headDim, dim] | |
+ * | `language.layers.N.qkv.bias` | [(heads + 2·kvHeads)·headDim] | `qkvBias` |
+ * | `language.layers.N.q_norm.weight` | [headDim] | `qkNorm` |
+ * | `language.layers.N.k_norm.weight` | [headDim] | `qkNorm` |
+ * | `language.layers.N.out.weight` | [dim, heads·headDim] | |
+ * | `language.layers.N.norm2.weight` | [dim] | |
+ * | `language.layers.N.gate.weight` | [ffnDim, dim] | |
+ * | `language.layers.N.up.weight` | [ffnDim, dim] | |
+ * | `language.layers.N.down.weight` | [dim, ffnDim] | |
+ * | `language.norm.weight` | [dim] | |
+ * | `language.head.weight` | [vocab, dim] | no `tiedHead` |
+ *
+ * Rows of qkv are q, k, v. Columns of the patch matrix are (channel, y, x). In the projector, dim is the language model's.
  */
 export interface TensorSource {
   role: string
@@ -171,6 +193,23 @@ export interface NativeCacheReport {
   state: 'off' | 'read' | 'written' | 'none'
   /** A sentence: why it was made anew though there was one, or why there is none; else empty. */
   reason: string
+}
+
+/** A row of the one table of parameters, `native/network/parameters.h`. */
+export interface NativeParameter {
+  role: string
+  /** As stored; the tower works with a position table resized to its tile size. */
+  shape: number[]
+  /** `matrix`: a side of a product. `table`: rows that are looked up. `vector`: added or multiplied value by value. */
+  kind: 'matrix' | 'table' | 'vector'
+  /** What it is to the layer that has it. */
+  part: 'weight' | 'bias' | 'norm' | 'scale' | 'position'
+  /** Two for a tied head: `embedding` and `head`. */
+  uses: ('patches' | 'tower' | 'projector' | 'decoder' | 'embedding' | 'head')[]
+  /** Of the tower or the decoder, from 0; −1 outside of layers. */
+  layer: number
+  /** Whether weight decay applies under the rule `standard`; under `all` it applies to every parameter. */
+  decaysByStandard: boolean
 }
 
 /** Bytes, from the same code that reserves them. */
@@ -391,6 +430,8 @@ export interface NativeAddon {
   /** Cancels a load by its job number; the promise rejects with ABORTED. */
   cancelLoad(job: number): void
   memoryPlan(network: NetworkDescription, options: NativeModelOptions, stored: StoredDType): NativeMemoryPlan
+  /** Everything of a network that has a value, in the order of the forward pass. */
+  parameters(network: NetworkDescription): NativeParameter[]
   /** Grid choice of the reference (spec/model.md 4.1). */
   chooseGrid(
     width: number,

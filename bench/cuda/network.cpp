@@ -7,75 +7,13 @@
 #include <cmath>
 
 #include "base/numeric.h"
+#include "network/parameters.h"
 
 namespace drivlm::gpu {
 
 namespace {
 
 constexpr int64_t kShift = 256;  // bytes between the starts of tensors
-
-struct Wanted {
-  std::string role;
-  std::vector<int64_t> shape;
-};
-
-std::vector<Wanted> tensors_of(const NetworkDescription& n) {
-  const VisionConfig& v = n.vision;
-  const LanguageConfig& l = n.language;
-  std::vector<Wanted> out{{"vision.class_embedding", {v.dim}},
-                          {"vision.patch.weight", {v.dim, v.patch_values()}},
-                          {"vision.patch.bias", {v.dim}},
-                          {"vision.position", {1 + v.position_grid * v.position_grid, v.dim}}};
-  const auto add = [&](const std::string& role, std::vector<int64_t> shape) { out.push_back({role, std::move(shape)}); };
-  for (int64_t i = 0; i < v.layers; ++i) {
-    const std::string at = "vision.layers." + std::to_string(i) + ".";
-    for (const char* norm : {"norm1", "norm2"}) {
-      add(at + norm + ".weight", {v.dim});
-      add(at + norm + ".bias", {v.dim});
-    }
-    add(at + "qkv.weight", {3 * v.dim, v.dim});
-    add(at + "qkv.bias", {3 * v.dim});
-    add(at + "proj.weight", {v.dim, v.dim});
-    add(at + "proj.bias", {v.dim});
-    add(at + "ls1", {v.dim});
-    add(at + "fc1.weight", {v.ffn_dim, v.dim});
-    add(at + "fc1.bias", {v.ffn_dim});
-    add(at + "fc2.weight", {v.dim, v.ffn_dim});
-    add(at + "fc2.bias", {v.dim});
-    add(at + "ls2", {v.dim});
-  }
-  add("projector.norm.weight", {4 * v.dim});
-  add("projector.norm.bias", {4 * v.dim});
-  add("projector.fc1.weight", {l.dim, 4 * v.dim});
-  add("projector.fc1.bias", {l.dim});
-  add("projector.fc2.weight", {l.dim, l.dim});
-  add("projector.fc2.bias", {l.dim});
-  add("language.embedding.weight", {l.vocab, l.dim});
-  for (int64_t i = 0; i < l.layers; ++i) {
-    const std::string at = "language.layers." + std::to_string(i) + ".";
-    add(at + "norm1.weight", {l.dim});
-    add(at + "qkv.weight", {l.qkv_dim(), l.dim});
-    add(at + "qkv.bias", {l.qkv_dim()});
-    add(at + "out.weight", {l.dim, l.q_dim()});
-    add(at + "norm2.weight", {l.dim});
-    add(at + "gate.weight", {l.ffn_dim, l.dim});
-    add(at + "up.weight", {l.ffn_dim, l.dim});
-    add(at + "down.weight", {l.dim, l.ffn_dim});
-  }
-  add("language.norm.weight", {l.dim});
-  add("language.head.weight", {l.vocab, l.dim});
-  return out;
-}
-
-int64_t count_of(const std::vector<int64_t>& shape) {
-  int64_t n = 1;
-  for (int64_t extent : shape) n *= extent;
-  return n;
-}
-
-bool is_scale(const std::string& role) {
-  return (role.find("norm") != std::string::npos && role.ends_with(".weight")) || role.ends_with(".ls1") || role.ends_with(".ls2");
-}
 
 }  // namespace
 
@@ -96,9 +34,9 @@ NetworkDescription network(bool small) {
 }
 
 RandomWeights::RandomWeights(const NetworkDescription& network) {
-  const std::vector<Wanted> wanted = tensors_of(network);
+  const std::vector<Parameter> wanted = parameters(network);
   int64_t most = 0;
-  for (const Wanted& one : wanted) most = std::max(most, count_of(one.shape));
+  for (const Parameter& one : wanted) most = std::max(most, one.count());
   const int64_t shifts = kShift * static_cast<int64_t>(wanted.size());
   // Two parts: matrices and biases around 0, then scales around 1.
   const int64_t noise = most + shifts / 2, widest = 4 * network.vision.dim + network.language.dim, scales = widest + shifts / 2;
@@ -123,10 +61,11 @@ RandomWeights::RandomWeights(const NetworkDescription& network) {
   source_.files = {"/proc/self/fd/" + std::to_string(file_)};
   source_.file_bytes = {file_bytes};
   int64_t shift = 0;
-  for (const Wanted& one : wanted) {
-    const int64_t offset = (is_scale(one.role) ? 2 * noise : 0) + shift;
+  for (const Parameter& one : wanted) {
+    const bool around_one = one.part == Parameter::Part::norm || one.part == Parameter::Part::scale;
+    const int64_t offset = (around_one ? 2 * noise : 0) + shift;
     source_.tensors.push_back({one.role, DType::bf16, one.shape, {{0, offset, one.shape[0]}}});
-    bytes_ += 2 * count_of(one.shape);
+    bytes_ += 2 * one.count();
     shift += kShift;
   }
 }

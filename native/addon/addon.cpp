@@ -46,6 +46,14 @@ Napi::Value js_memory_plan(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value js_parameters(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const NetworkDescription network = to_network(info[0]);
+    network.validate();
+    return from_parameters(info.Env(), parameters(network));
+  });
+}
+
 Napi::Value js_choose_grid(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const int64_t width = to_integer(info[0], "width", 1, kMaxPixels), height = to_integer(info[1], "height", 1, kMaxPixels);
@@ -95,6 +103,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports["load"] = Napi::Function::New(env, ModelWrap::load, "load");
   exports["cancelLoad"] = Napi::Function::New(env, ModelWrap::cancel_load, "cancelLoad");
   exports["memoryPlan"] = Napi::Function::New(env, js_memory_plan, "memoryPlan");
+  exports["parameters"] = Napi::Function::New(env, js_parameters, "parameters");
   exports["chooseGrid"] = Napi::Function::New(env, js_choose_grid, "chooseGrid");
   exports["cutTiles"] = Napi::Function::New(env, js_cut_tiles, "cutTiles");
   exports["composeCanvas"] = Napi::Function::New(env, js_compose_canvas, "composeCanvas");

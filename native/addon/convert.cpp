@@ -456,6 +456,31 @@ std::vector<uint32_t> to_offsets(Napi::Value value, const std::string& name) {
   return to_vector<uint32_t>(value, name, napi_uint32_array, "a Uint32Array");
 }
 
+Napi::Array from_parameters(Napi::Env env, const std::vector<Parameter>& parameters) {
+  constexpr const char* kKinds[] = {"matrix", "table", "vector"};
+  constexpr const char* kParts[] = {"weight", "bias", "norm", "scale", "position"};
+  constexpr const char* kUses[] = {"patches", "tower", "projector", "decoder", "embedding", "head"};
+  const auto name_of = [&](auto value, const auto& names) { return Napi::String::New(env, names[static_cast<size_t>(value)]); };
+  auto rows = Napi::Array::New(env, parameters.size());
+  for (uint32_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& parameter = parameters[i];
+    auto shape = Napi::Array::New(env), uses = Napi::Array::New(env);
+    for (int64_t extent : parameter.shape) shape[shape.Length()] = static_cast<double>(extent);
+    uses[uint32_t{0}] = name_of(parameter.use, kUses);
+    if (parameter.also_head) uses[uint32_t{1}] = name_of(Use::head, kUses);
+    auto row = Napi::Object::New(env);
+    row["role"] = parameter.role;
+    row["shape"] = shape;
+    row["kind"] = name_of(parameter.kind, kKinds);
+    row["part"] = name_of(parameter.part, kParts);
+    row["uses"] = uses;
+    row["layer"] = static_cast<double>(parameter.layer);
+    row["decaysByStandard"] = decays(parameter, WeightDecay::standard);
+    rows[i] = row;
+  }
+  return rows;
+}
+
 Napi::Object from_plan(Napi::Env env, const MemoryPlan& plan) {
   auto object = Napi::Object::New(env);
   object["weightsBytes"] = static_cast<double>(plan.weights_bytes);

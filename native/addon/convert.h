@@ -6,6 +6,7 @@
 
 #include "addon/napi_setup.h"
 #include "addon/settler.h"
+#include "network/parameters.h"
 #include "serve/engine.h"
 
 namespace drivlm {
@@ -26,6 +27,7 @@ int64_t to_integer(Napi::Value value, const std::string& name, int64_t low, int6
 bool to_boolean(Napi::Value value, const std::string& name);
 
 // JS thread, in bound functions.
+Napi::Array from_parameters(Napi::Env env, const std::vector<Parameter>& parameters);
 Napi::Object from_plan(Napi::Env env, const MemoryPlan& plan);
 Napi::Object from_cache_report(Napi::Env env, const WeightCacheReport& report);
 Napi::Object from_stats(Napi::Env env, const EngineStats& stats);

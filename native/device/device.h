@@ -83,6 +83,10 @@ struct HostTensor {
   PackedStore* store = nullptr;
 };
 
+struct TiedMatrices {
+  std::unique_ptr<Matrix> table, head;
+};
+
 struct KvShape {
   int64_t layers, kv_heads, head_dim, page_tokens, pages;
 };
@@ -107,16 +111,25 @@ class Device {
   virtual std::unique_ptr<Matrix> load_gated(const HostTensor& gate, const HostTensor& up) = 0;
   // For Ops::gather only.
   virtual std::unique_ptr<Matrix> load_table(const HostTensor& source) = 0;
+  // One parameter with two uses: rows that ids stand for, and what logits are made with. A device may keep it once.
+  virtual TiedMatrices load_tied(HostTensor source) {
+    TiedMatrices out;
+    out.table = load_table(source);
+    source.use = Use::head;
+    out.head = load_matrix(source);
+    return out;
+  }
   // Biases, norms, scales: f32 on every device, [rows * cols].
   virtual Tensor load_vector(const HostTensor& source) = 0;
   virtual bool keeps_mapping(const Matrix& matrix) const = 0;
 
-  // Bytes the four above will take beyond the mapping, for plans.
-  virtual size_t matrix_bytes(int64_t rows, int64_t cols, DType stored) const = 0;
+  // Bytes the five above will take beyond the mapping, for plans.
+  virtual size_t matrix_bytes(int64_t rows, int64_t cols, Use use, DType stored) const = 0;
   virtual size_t table_bytes(int64_t rows, int64_t cols, DType stored) const = 0;
+  virtual size_t tied_bytes(int64_t rows, int64_t cols, DType stored) const {
+    return table_bytes(rows, cols, stored) + matrix_bytes(rows, cols, Use::head, stored);
+  }
   virtual size_t vector_bytes(int64_t count) const { return size_t(count) * sizeof(float); }
-  // A tied head takes no bytes beside the embedding's.
-  virtual bool shares_tied_head() const { return false; }
 
   // Lets the device read host memory in place for as long as the result lives: matrices that are stored there as the device wants them then need
   // no copy. Null where the device cannot, or where copies are read faster.

@@ -1,4 +1,4 @@
-// Stored tensors -> what the network needs, each checked and used exactly once.
+// Stored tensors -> what the network needs: every row of the table of parameters (parameters.h), each checked and used exactly once.
 #pragma once
 
 #include <atomic>
@@ -62,9 +62,5 @@ Weights load_weights(const ModelSource& source, PackedStore* store, Device& devi
 
 // Bytes load_weights will take on the device.
 size_t weights_bytes(const NetworkDescription& network, const Device& device, DType stored);
-
-// The position table [1 + from^2, dim] for a grid of another side: bicubic, a = -0.75, half-pixel centres, no antialias
-// (spec/model.md 3.1). Row 0, the class token's, is copied.
-std::vector<float> resize_positions(const std::vector<float>& table, int64_t from, int64_t to, int64_t dim);
 
 }  // namespace drivlm

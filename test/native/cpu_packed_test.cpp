@@ -300,6 +300,7 @@ TEST(cpu_packed_formats) {
       CHECK(dynamic_cast<const PackedMatrix&>(*matrix).kind == e.kind);
       CHECK(dynamic_cast<const PackedMatrix&>(*gated).kind == e.kind);
       CHECK(!packed.device().keeps_mapping(*matrix));
+      CHECK_EQ(packed.device().matrix_bytes(n, k, e.use, DType::bf16), PackedMatrix::bytes(e.kind, n, k));
       for (const int64_t rows : {2, 40}) {
         const auto x = noise(rows * k, 1, 3);
         const auto product = [&](Bench& b, const Matrix& m, bool of_gated) {

@@ -5,7 +5,7 @@ import { type Checkpoint, readCheckpoint } from '../../lib/checkpoint/load-check
 import { readWeights } from '../../lib/checkpoint/safetensors.ts'
 import { configOf, type StandIn, standIns } from '../../lib/checkpoint/stand-in/families.ts'
 import { tensorsOf } from '../../lib/checkpoint/stand-in/tensors.ts'
-import type { NetworkDescription } from '../../lib/native.ts'
+import { loadAddon, type NetworkDescription } from '../../lib/native.ts'
 import {
   type Folder,
   fixture,
@@ -18,47 +18,13 @@ import {
   write,
 } from './checkpoint-folder.ts'
 
-/** Roles and shapes the table in lib/native.ts asks for. */
-function rolesOf({ vision: v, language: l }: NetworkDescription): Map<string, number[]> {
-  const roles = new Map<string, number[]>()
-  const linear = (role: string, rows: number, columns: number, bias: boolean) => {
-    roles.set(`${role}.weight`, [rows, columns])
-    if (bias) roles.set(`${role}.bias`, [rows])
-  }
-  const norm = (role: string, dim: number, bias: boolean) => {
-    roles.set(`${role}.weight`, [dim])
-    if (bias) roles.set(`${role}.bias`, [dim])
-  }
-  roles.set('vision.class_embedding', [v.dim])
-  roles.set('vision.position', [v.positionGrid ** 2 + 1, v.dim])
-  linear('vision.patch', v.dim, 3 * v.patchSize ** 2, true)
-  for (let i = 0; i < v.layers; i++) {
-    norm(`vision.layers.${i}.norm1`, v.dim, v.norm === 'layer')
-    norm(`vision.layers.${i}.norm2`, v.dim, v.norm === 'layer')
-    linear(`vision.layers.${i}.qkv`, 3 * v.dim, v.dim, v.qkvBias)
-    if (v.qkNorm) for (const part of ['q', 'k']) norm(`vision.layers.${i}.${part}_norm`, v.dim, false)
-    linear(`vision.layers.${i}.proj`, v.dim, v.dim, true)
-    linear(`vision.layers.${i}.fc1`, v.ffnDim, v.dim, true)
-    linear(`vision.layers.${i}.fc2`, v.dim, v.ffnDim, true)
-    for (const scale of ['ls1', 'ls2']) roles.set(`vision.layers.${i}.${scale}`, [v.dim])
-  }
-  norm('projector.norm', 4 * v.dim, true)
-  linear('projector.fc1', l.dim, 4 * v.dim, true)
-  linear('projector.fc2', l.dim, l.dim, true)
-  linear('language.embedding', l.vocab, l.dim, false)
-  for (let i = 0; i < l.layers; i++) {
-    norm(`language.layers.${i}.norm1`, l.dim, false)
-    norm(`language.layers.${i}.norm2`, l.dim, false)
-    linear(`language.layers.${i}.qkv`, (l.heads + 2 * l.kvHeads) * l.headDim, l.dim, l.qkvBias)
-    if (l.qkNorm) for (const part of ['q', 'k']) norm(`language.layers.${i}.${part}_norm`, l.headDim, false)
-    linear(`language.layers.${i}.out`, l.dim, l.heads * l.headDim, false)
-    linear(`language.layers.${i}.gate`, l.ffnDim, l.dim, false)
-    linear(`language.layers.${i}.up`, l.ffnDim, l.dim, false)
-    linear(`language.layers.${i}.down`, l.dim, l.ffnDim, false)
-  }
-  norm('language.norm', l.dim, false)
-  if (!l.tiedHead) linear('language.head', l.vocab, l.dim, false)
-  return roles
+/** Roles and shapes of the table of parameters. */
+function rolesOf(network: NetworkDescription): Map<string, number[]> {
+  return new Map(
+    loadAddon()
+      .parameters(network)
+      .map(({ role, shape }) => [role, shape]),
+  )
 }
 
 const elementBytes = { F32: 4, F16: 2, BF16: 2 }

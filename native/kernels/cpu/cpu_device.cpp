@@ -127,7 +127,7 @@ Tensor CpuDevice::load_vector(const HostTensor& source) {
 
 bool CpuDevice::keeps_mapping(const Matrix&) const { return true; }
 
-size_t CpuDevice::matrix_bytes(int64_t rows, int64_t cols, DType stored) const { return rows * cols * dtype_bytes(stored); }
+size_t CpuDevice::matrix_bytes(int64_t rows, int64_t cols, Use, DType stored) const { return rows * cols * dtype_bytes(stored); }
 
 size_t CpuDevice::table_bytes(int64_t rows, int64_t cols, DType stored) const { return rows * cols * dtype_bytes(stored); }
 

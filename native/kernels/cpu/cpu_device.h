@@ -61,7 +61,7 @@ class CpuDevice : public Device {
   std::unique_ptr<Matrix> load_table(const HostTensor& source) override;
   Tensor load_vector(const HostTensor& source) override;
   bool keeps_mapping(const Matrix& matrix) const override;
-  size_t matrix_bytes(int64_t rows, int64_t cols, DType stored) const override;
+  size_t matrix_bytes(int64_t rows, int64_t cols, Use use, DType stored) const override;
   size_t table_bytes(int64_t rows, int64_t cols, DType stored) const override;
   int64_t vision_rows() const override { return 1100; }
   int64_t prefill_rows() const override { return 512; }

@@ -139,10 +139,8 @@ bool PackedCpuDevice::keeps_mapping(const Matrix& matrix) const {
   return dynamic_cast<const PackedMatrix*>(&matrix) == nullptr;
 }
 
-size_t PackedCpuDevice::matrix_bytes(int64_t rows, int64_t cols, DType) const {
-  if (format_.weights == WeightFormat::bf16) return cpu::packed_bytes(WeightKind::bf16, rows, cols);
-  // Of int4 the bound: which matrix it will be is not known here.
-  return PackedMatrix::bytes(WeightKind::s8, rows, cols);
+size_t PackedCpuDevice::matrix_bytes(int64_t rows, int64_t cols, Use use, DType) const {
+  return PackedMatrix::bytes(kind_of(use), rows, cols);
 }
 
 size_t PackedCpuDevice::kv_bytes(const KvShape& shape) const {

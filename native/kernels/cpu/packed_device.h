@@ -83,7 +83,7 @@ class PackedCpuDevice : public CpuDevice {
   std::unique_ptr<Matrix> load_matrix(const HostTensor& source) override;
   std::unique_ptr<Matrix> load_gated(const HostTensor& gate, const HostTensor& up) override;
   bool keeps_mapping(const Matrix& matrix) const override;
-  size_t matrix_bytes(int64_t rows, int64_t cols, DType stored) const override;
+  size_t matrix_bytes(int64_t rows, int64_t cols, Use use, DType stored) const override;
   size_t kv_bytes(const KvShape& shape) const override;
 
  private:

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -81,20 +80,19 @@ class CudaDevice final : public Device {
       out->data = in_place, out->in_place = true;
       return out;
     }
-    // A tied head is the embedding table once more: the same rows from the same places.
-    std::vector<std::pair<const void*, int64_t>> key;
-    for (const HostRows& run : source.runs) key.emplace_back(run.data, run.rows);
-    key.emplace_back(nullptr, source.cols);
-    if (const auto found = loaded_.find(key); found != loaded_.end()) {
-      out->data = found->second;
-    } else {
-      out->data = load_rows(*out, source.name, {source});
-      loaded_[key] = out->data;
-    }
+    out->data = load_rows(*out, source.name, {source});
     return out;
   }
 
   std::unique_ptr<Matrix> load_table(const HostTensor& source) override { return load_matrix(source); }
+
+  // Kept once: both are rows in bf16.
+  TiedMatrices load_tied(HostTensor source) override {
+    TiedMatrices out;
+    out.table = load_table(source);
+    out.head = std::make_unique<CudaMatrix>(static_cast<const CudaMatrix&>(*out.table));
+    return out;
+  }
 
   std::unique_ptr<Matrix> load_gated(const HostTensor& gate, const HostTensor& up) override {
     if (gate.rows != up.rows || gate.cols != up.cols) {
@@ -129,13 +127,13 @@ class CudaDevice final : public Device {
     return memory;
   }
 
-  size_t matrix_bytes(int64_t rows, int64_t cols, DType) const override {
+  size_t matrix_bytes(int64_t rows, int64_t cols, Use, DType) const override {
     return size_t(round_up(rows * round_up(cols, 8) * int64_t(sizeof(bf16)), WeightBlock::kAlign));
   }
   size_t vector_bytes(int64_t count) const override {
     return size_t(round_up(count * int64_t(sizeof(float)), WeightBlock::kAlign));
   }
-  bool shares_tied_head() const override { return true; }
+  size_t tied_bytes(int64_t rows, int64_t cols, DType stored) const override { return table_bytes(rows, cols, stored); }
   void reserve_weights(size_t bytes) override {
     use();
     weights_.reserve(bytes);
@@ -147,7 +145,9 @@ class CudaDevice final : public Device {
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     return properties_.integrated ? std::max(free, system_available_bytes()) : free;
   }
-  size_t table_bytes(int64_t rows, int64_t cols, DType stored) const override { return matrix_bytes(rows, cols, stored); }
+  size_t table_bytes(int64_t rows, int64_t cols, DType stored) const override {
+    return matrix_bytes(rows, cols, Use::embedding, stored);
+  }
 
   // All 13 tiles of a scene where the scratch memory for them does not matter.
   int64_t vision_rows() const override { return properties_.totalGlobalMem >= size_t(12) << 30 ? 13 * 1025 : 4 * 1025; }
@@ -271,7 +271,6 @@ class CudaDevice final : public Device {
   std::vector<InPlace> in_place_;
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<CudaOps> ops_;
-  std::map<std::vector<std::pair<const void*, int64_t>>, bf16*> loaded_;
 };
 
 }  // namespace
