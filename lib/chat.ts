@@ -6,6 +6,7 @@ import { ModelError } from './errors.ts'
 import type { Generation } from './generation.ts'
 import { type AskOptions, type AskSettings, askSettings, checkQuestion } from './options.ts'
 import type { SceneSlot, Seen } from './scene-keeper.ts'
+import { type PlacedPictures, refusePlaceholders, withoutPlaceholders } from './text/placeholders.ts'
 import { buildQuestion, buildTurn } from './text/prompt.ts'
 
 /** One question of a dialogue and its answer. */
@@ -65,15 +66,17 @@ const dropped = new FinalizationRegistry<Hold>((hold) => hold.kept?.release())
 export class Chat {
   readonly #asking: Asking
   readonly #slot: SceneSlot
+  readonly #placed: PlacedPictures
   readonly #hold: Hold
   #turns: readonly ChatTurn[]
   #last: Promise<unknown> = Promise.resolve()
   #disposed = false
 
   /** Dialogues come from `chat` of a scene, or `fork` of another. */
-  constructor(asking: Asking, slot: SceneSlot, kept?: Kept, turns: readonly ChatTurn[] = []) {
+  constructor(asking: Asking, slot: SceneSlot, placed: PlacedPictures, kept?: Kept, turns: readonly ChatTurn[] = []) {
     this.#asking = asking
     this.#slot = slot
+    this.#placed = placed
     this.#hold = { kept }
     this.#turns = turns
     dropped.register(this, this.#hold, this)
@@ -91,7 +94,7 @@ export class Chat {
    */
   async ask(question: string, options: AskOptions = {}): Promise<Answer> {
     const settings = askSettings(options)
-    checkQuestion(question)
+    checkQuestion(question, settings.text)
     return this.#queued(question, settings)
   }
 
@@ -102,14 +105,14 @@ export class Chat {
    */
   stream(question: string, options: AskOptions = {}): AnswerStream {
     const settings = askSettings(options)
-    checkQuestion(question)
+    checkQuestion(question, settings.text)
     return streamAnswer(settings, (both, leave) => this.#queued(question, both, leave))
   }
 
   /** A second dialogue that goes on from what was said so far; nothing is copied. A turn that is not complete is not part of it. */
   fork(): Chat {
     this.#throwIfDisposed()
-    return new Chat(this.#asking, this.#slot, this.#hold.kept?.hold(), this.#turns)
+    return new Chat(this.#asking, this.#slot, this.#placed, this.#hold.kept?.hold(), this.#turns)
   }
 
   /** Gives the dialogue's pages of the cache back. A turn that is running ends well. Idempotent. */
@@ -134,8 +137,8 @@ export class Chat {
     const startedAt = performance.now()
     this.#throwIfDisposed()
     const { keeper, tokenizer, template, promptSuffix } = this.#asking
-    const text = question + promptSuffix
     const { kept } = this.#hold
+    const text = this.#plain(question, settings, kept === undefined) + promptSuffix
     const { signal, maxNewTokens } = settings
     const first = (seen: Seen) => {
       const ids = buildQuestion(tokenizer, template, seen.prompt, text)
@@ -164,6 +167,14 @@ export class Chat {
     else this.#keep(next)
     this.#turns = [...this.#turns, { question, answer: answer.text }]
     return answer
+  }
+
+  /** Placeholders of the first question stand for the scene's pictures; there are no others. */
+  #plain(question: string, { text }: AskSettings, first: boolean): string {
+    if (text === 'literal') return question
+    if (first) return withoutPlaceholders(question, this.#placed)
+    refusePlaceholders(question, 'The question', "and a dialogue's pictures stand before its first question")
+    return question
   }
 
   #keep(next: Kept | undefined): void {

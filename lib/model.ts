@@ -19,6 +19,7 @@ import {
 import { Scene, type SeenViews } from './scene.ts'
 import { type KeeperLimits, type KeeperStats, type Look, SceneKeeper } from './scene-keeper.ts'
 import { AnswerFormats } from './structured/answer-format.ts'
+import type { PlacedPictures } from './text/placeholders.ts'
 import { buildScenePrompt, type ImageLayout, stopIds } from './text/prompt.ts'
 import type { Template } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
@@ -157,7 +158,7 @@ export class Model {
    */
   async ask(views: Views, question: string, options: ModelAskOptions = {}): Promise<Answer> {
     const settings = modelAskSettings(options)
-    checkQuestion(question)
+    checkQuestion(question, options.text)
     return this.#answer(views, question, seePart(options), settings)
   }
 
@@ -168,7 +169,7 @@ export class Model {
    */
   stream(views: Views, question: string, options: ModelAskOptions = {}): AnswerStream {
     const settings = modelAskSettings(options)
-    checkQuestion(question)
+    checkQuestion(question, options.text)
     return streamAnswer(settings, (both, leave) => this.#answer(views, question, seePart(options), both, leave))
   }
 
@@ -279,7 +280,7 @@ export class Model {
         const timings = { decodeMs, queueMs, preprocessMs, visionMs, prefillMs, totalMs }
         const { layout, pictures } = composed
         const info = { tokens, imageTokens, tiles, cachedTiles, sharedTokens, layout, timings }
-        return { prompt, result, info, pictures }
+        return { prompt, result, info, pictures, placed: this.#placed(composed, sources) }
       },
       end: () => {
         decoded = undefined
@@ -297,7 +298,7 @@ export class Model {
   ): Promise<Answer> {
     this.#asking.keeper.checkQueue(1)
     const scene = await this.#see(views, see, leave)
-    const answer = await scene.answer(question, settings, leave).finally(() => scene.dispose())
+    const answer = await scene.answerAsGiven(question, settings, leave).finally(() => scene.dispose())
     const seen = scene.info.timings
     const asked = answer.timings
     return {
@@ -323,6 +324,22 @@ export class Model {
     return { kind: format === 'hf' ? 'plain' : 'numbered' }
   }
 
+  #placed(composed: ComposedImages, views: Views): PlacedPictures {
+    const layout = this.#imageLayout(composed)
+    const { canvas } = this.#parts.checkpoint.layout
+    return {
+      images: composed.images.length,
+      given: pictureCount(views),
+      labels:
+        layout.kind === 'named'
+          ? layout.names
+          : layout.kind === 'numbered'
+            ? composed.images.map((_, i) => `Image-${i + 1}`)
+            : undefined,
+      painted: composed.layout === 'canvas' && canvas?.labels ? canvas.cameras : [],
+    }
+  }
+
   #checkRoom(tokens: number, { images }: ComposedImages): void {
     const { maxContext } = this.#parts
     if (tokens < maxContext) return
@@ -345,6 +362,11 @@ export class Model {
 function copyOf(views: Views): Views {
   if (Array.isArray(views)) return [...views]
   return isPictureSource(views) || typeof views !== 'object' || views === null ? views : { ...views }
+}
+
+function pictureCount(views: Views): number {
+  if (Array.isArray(views)) return views.length
+  return isPictureSource(views) ? 1 : Object.values(views).filter((view) => view !== undefined).length
 }
 
 function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {

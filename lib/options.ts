@@ -1,6 +1,7 @@
 /** What callers may ask for, and the checks of it: every value a caller passes is looked at here, before any work. */
 import { ModelError } from './errors.ts'
 import type { AnswerFormat } from './structured/answer-format.ts'
+import { pictureHead, refusePlaceholders, type TextReading } from './text/placeholders.ts'
 import type { ViewOptions } from './views/compose.ts'
 
 /** How far a load is. */
@@ -74,6 +75,11 @@ export interface LoadOptions {
 export interface SeeOptions extends ViewOptions {
   /** In place of the model's own system message. An empty string leaves it empty. */
   systemMessage?: string | undefined
+  /**
+   * `placeholders` (default): `<image>` in a text stands for a picture, in order; in front of a question, one a picture, it says what the scene
+   * says anyway, elsewhere it is an error. `literal`: it is the letters.
+   */
+  text?: TextReading | undefined
   /** Gives up; `see` rejects with `ABORTED`. */
   signal?: AbortSignal | undefined
 }
@@ -114,6 +120,11 @@ export interface AskOptions {
   speculate?: boolean | number | undefined
   /** `keep` (default): `<ref>`, `<box>` and their closers stay in the text; `drop` leaves them out. */
   tags?: 'keep' | 'drop' | undefined
+  /**
+   * `placeholders` (default): `<image>` in a text stands for a picture, in order; in front of a question, one a picture, it says what the scene
+   * says anyway, elsewhere it is an error. `literal`: it is the letters.
+   */
+  text?: TextReading | undefined
   /** Gives up; the call rejects with `ABORTED`. */
   signal?: AbortSignal | undefined
   /** Called with every new piece of the answer; together they are its text. */
@@ -144,6 +155,11 @@ export interface ChooseOptions {
   normalise?: boolean | 'tokens' | 'bytes' | undefined
   /** Count the end of the answer too: `1` is then not likelier than `12` merely because it begins like it. Default false. */
   withEnd?: boolean | undefined
+  /**
+   * `placeholders` (default): `<image>` in a text stands for a picture, in order; in front of a question, one a picture, it says what the scene
+   * says anyway, elsewhere it is an error. `literal`: it is the letters.
+   */
+  text?: TextReading | undefined
   /** Gives up; the call rejects with `ABORTED`. */
   signal?: AbortSignal | undefined
 }
@@ -167,11 +183,12 @@ export interface AskSettings {
   /** Tokens drafted a step. */
   speculate: number
   tags: 'keep' | 'drop'
+  text: TextReading
   signal: AbortSignal | undefined
   onText: ((text: string) => void) | undefined
 }
 
-const seeKeys = ['missingViews', 'maxTilesPerImage', 'tileBudget', 'lastViews', 'systemMessage', 'signal']
+const seeKeys = ['missingViews', 'maxTilesPerImage', 'tileBudget', 'lastViews', 'systemMessage', 'text', 'signal']
 const askKeys = [
   'maxNewTokens',
   'minNewTokens',
@@ -183,6 +200,7 @@ const askKeys = [
   'logprobs',
   'answerFormat',
   'speculate',
+  'text',
   'signal',
   'onText',
 ]
@@ -270,7 +288,8 @@ export function checkUpdateOptions(options: UpdateOptions): void {
 }
 
 export function checkChooseOptions(options: ChooseOptions): void {
-  checkKeys(options, ['normalise', 'withEnd', 'signal'])
+  checkKeys(options, ['normalise', 'withEnd', 'text', 'signal'])
+  checkText(options.text)
   if (![undefined, false, true, 'tokens', 'bytes'].includes(options.normalise)) {
     throw bad("true, false, 'tokens' or 'bytes'", 'normalise', options.normalise)
   }
@@ -279,7 +298,7 @@ export function checkChooseOptions(options: ChooseOptions): void {
 }
 
 export function checkScoreOptions(options: ScoreOptions): void {
-  checkKeys(options, ['withEnd', 'signal'])
+  checkKeys(options, ['withEnd', 'text', 'signal'])
   checkChooseOptions(options)
 }
 
@@ -294,25 +313,26 @@ export function askSettings(options: AskOptions): AskSettings {
 }
 
 export function modelAskSettings(options: ModelAskOptions): AskSettings {
-  checkKeys(options, [...seeKeys, ...askKeys])
+  checkKeys(options, [...new Set([...seeKeys, ...askKeys])])
   checkSeeValues(options)
   return askValues(options)
 }
 
 /** The part of {@link ModelAskOptions} that `see` takes. */
 export function seePart(options: ModelAskOptions): SeeOptions {
-  const { missingViews, maxTilesPerImage, tileBudget, lastViews, systemMessage, signal } = options
-  return { missingViews, maxTilesPerImage, tileBudget, lastViews, systemMessage, signal }
+  const { missingViews, maxTilesPerImage, tileBudget, lastViews, systemMessage, text, signal } = options
+  return { missingViews, maxTilesPerImage, tileBudget, lastViews, systemMessage, text, signal }
 }
 
-/** @throws {@link ModelError} `BAD_ARGUMENT` unless it is a question: a string that says something. */
-export function checkQuestion(question: unknown): asserts question is string {
+/** @throws {@link ModelError} `BAD_ARGUMENT` unless it is a question: a string that says something, with placeholders in front only. */
+export function checkQuestion(question: unknown, text: TextReading = 'placeholders'): asserts question is string {
   if (typeof question !== 'string') {
     throw new ModelError('BAD_ARGUMENT', `Expected a string for the question, received ${show(question)}.`)
   }
   if (question.trim() === '') {
     throw new ModelError('BAD_ARGUMENT', 'The question is empty; ask something about the views.')
   }
+  if (text !== 'literal') pictureHead(question)
 }
 
 /** The error of an aborted signal. */
@@ -337,6 +357,10 @@ function checkSeeValues(options: SeeOptions): void {
   }
   if (systemMessage !== undefined && typeof systemMessage !== 'string') {
     throw bad('a string', 'systemMessage', systemMessage)
+  }
+  checkText(options.text)
+  if (systemMessage !== undefined && options.text !== 'literal') {
+    refusePlaceholders(systemMessage, 'The system message', "and pictures stand in the user's message")
   }
   checkInteger('maxTilesPerImage', options.maxTilesPerImage, 1, 1024)
   checkInteger('tileBudget', options.tileBudget, 1, 1024)
@@ -364,6 +388,7 @@ function askValues(options: AskOptions): AskSettings {
     throw bad('a number from 0 to 100', 'temperature', temperature)
   }
   if (!(typeof topP === 'number' && topP > 0 && topP <= 1)) throw bad('a number above 0 and at most 1', 'topP', topP)
+  checkText(options.text)
   if (tags !== 'keep' && tags !== 'drop') throw bad("'keep' or 'drop'", 'tags', tags)
   checkInteger('seed', seed, 0, Number.MAX_SAFE_INTEGER)
   checkBoolean('logprobs', options.logprobs)
@@ -388,6 +413,7 @@ function askValues(options: AskOptions): AskSettings {
     answerFormat,
     speculate: speculate === true ? usualDraft : Number(speculate),
     tags,
+    text: options.text ?? 'placeholders',
     signal,
     onText,
   }
@@ -426,6 +452,12 @@ function checkInteger(name: string, value: unknown, low: number, high: number): 
 function checkBoolean(name: string, value: unknown): void {
   if (value === undefined || typeof value === 'boolean') return
   throw bad('true or false', name, value)
+}
+
+function checkText(text: unknown): void {
+  if (text !== undefined && text !== 'placeholders' && text !== 'literal') {
+    throw bad("'placeholders' or 'literal'", 'text', text)
+  }
 }
 
 function checkSignal(signal: unknown): void {

@@ -25,6 +25,7 @@ import {
   type UpdateOptions,
 } from './options.ts'
 import type { SceneSlot, Seen } from './scene-keeper.ts'
+import { type PlacedPictures, refusePlaceholders, withoutPlaceholders } from './text/placeholders.ts'
 import { buildQuestion } from './text/prompt.ts'
 import { type ChangedViews, changeViews } from './views/change.ts'
 import type { ComposedImages, Views } from './views/compose.ts'
@@ -57,6 +58,7 @@ export interface SceneInfo {
 export interface SeenViews extends Seen {
   info: SceneInfo
   pictures: ComposedImages['pictures']
+  placed: PlacedPictures
 }
 
 /** What a scene was seen from, and how another one is. */
@@ -86,6 +88,7 @@ export class Scene {
   readonly #slot: SceneSlot<SeenViews>
   readonly #origin: SceneOrigin
   readonly #pictures: ComposedImages['pictures']
+  readonly #placed: PlacedPictures
 
   /** Scenes come from `model.see`. */
   constructor(asking: Asking, slot: SceneSlot<SeenViews>, origin: SceneOrigin) {
@@ -94,6 +97,7 @@ export class Scene {
     this.#origin = origin
     this.info = slot.seen!.info
     this.#pictures = slot.seen!.pictures
+    this.#placed = slot.seen!.placed
     asking.keeper.watch(this, slot)
   }
 
@@ -107,8 +111,7 @@ export class Scene {
    */
   async ask(question: string, options: AskOptions = {}): Promise<Answer> {
     const settings = askSettings(options)
-    checkQuestion(question)
-    return this.answer(question, settings)
+    return this.answer(this.#plain(question, settings), settings)
   }
 
   /**
@@ -118,8 +121,8 @@ export class Scene {
    */
   stream(question: string, options: AskOptions = {}): AnswerStream {
     const settings = askSettings(options)
-    checkQuestion(question)
-    return streamAnswer(settings, (both, leave) => this.answer(question, both, leave))
+    const plain = this.#plain(question, settings)
+    return streamAnswer(settings, (both, leave) => this.answer(plain, both, leave))
   }
 
   /**
@@ -137,8 +140,7 @@ export class Scene {
     const settings = askSettings(rest)
     if (onText !== undefined && typeof onText !== 'function') askSettings({ onText })
     if (!Array.isArray(questions)) throw new ModelError('BAD_ARGUMENT', 'Expected a list of strings as questions.')
-    const list = [...questions]
-    list.forEach(checkQuestion)
+    const list = Array.from(questions, (question) => this.#plain(question, settings))
     return new AnswerBatch(async (push, leave) => {
       this.#asking.keeper.checkQueue(list.length)
       const failing = new AbortController()
@@ -165,7 +167,7 @@ export class Scene {
   /** A dialogue about this moment; its turns stay in the cache. */
   chat(): Chat {
     this.#throwIfDisposed()
-    return new Chat(this.#asking, this.#slot)
+    return new Chat(this.#asking, this.#slot, this.#placed)
   }
 
   /**
@@ -203,10 +205,9 @@ export class Scene {
    */
   async choose(question: string, choices: readonly string[], options: ChooseOptions = {}): Promise<Choice> {
     checkChooseOptions(options)
-    checkQuestion(question)
-    checkChoices(choices)
-    const list = [...choices]
-    return pick(list, await this.#score(question, list, options), options)
+    const plain = this.#plain(question, options)
+    const list = this.#answers(choices, options)
+    return pick(list, await this.#score(plain, list, options), options)
   }
 
   /**
@@ -216,9 +217,8 @@ export class Scene {
    */
   async score(question: string, answer: string, options: ScoreOptions = {}): Promise<Score> {
     checkScoreOptions(options)
-    checkQuestion(question)
-    checkChoices([answer])
-    return (await this.#score(question, [answer], options))[0]!
+    const plain = this.#plain(question, options)
+    return (await this.#score(plain, this.#answers([answer], options), options))[0]!
   }
 
   /**
@@ -231,13 +231,18 @@ export class Scene {
    */
   async locate(question: string, options: LocateOptions = {}): Promise<Located> {
     const settings = locateSettings(options)
-    checkQuestion(question)
+    const plain = this.#plain(question, settings)
     const canvas = this.info.layout === 'canvas' ? this.#origin.canvas : undefined
-    const read = locate(canvas, this.#pictures, question, options.camera)
-    return read(await this.answer(question, { ...settings, tags: 'keep' }))
+    const read = locate(canvas, this.#pictures, plain, options.camera)
+    return read(await this.answer(plain, { ...settings, tags: 'keep' }))
   }
 
-  /** {@link ask} with options that were checked before. */
+  /** {@link ask} with options that were checked before and a question whose placeholders were not. */
+  async answerAsGiven(question: string, settings: AskSettings, leave?: AbortSignal): Promise<Answer> {
+    return this.answer(this.#plain(question, settings), settings, leave)
+  }
+
+  /** {@link ask} with options that were checked before, and a plain question. */
   async answer(question: string, settings: AskSettings, leave?: AbortSignal): Promise<Answer> {
     const startedAt = performance.now()
     const { tokenizer, template, promptSuffix, keeper } = this.#asking
@@ -274,6 +279,20 @@ export class Scene {
         signal: options.signal,
       })
     return keeper.use(this.#slot, work, 1, options.signal)
+  }
+
+  /** The question as it is asked: pictures stand before it already. */
+  #plain(question: unknown, { text = 'placeholders' }: Pick<AskOptions, 'text'>): string {
+    checkQuestion(question, text)
+    return text === 'literal' ? question : withoutPlaceholders(question, this.#placed)
+  }
+
+  #answers(answers: readonly string[], { text }: ScoreOptions): string[] {
+    checkChoices(answers)
+    if (text !== 'literal') {
+      for (const answer of answers) refusePlaceholders(answer, 'An answer', 'and answers hold no pictures')
+    }
+    return [...answers]
   }
 
   #throwIfDisposed(): void {

@@ -25,6 +25,7 @@ export interface AskFlags extends LoadFlags, Partial<Record<CameraKey, string>> 
   topP?: number
   seed?: number
   stop?: string[]
+  text?: 'placeholders' | 'literal'
   timings?: boolean
   json?: boolean
 }
@@ -102,8 +103,19 @@ function timingsLine({ timings, usage }: Answer): string {
 }
 
 function askOptions(flags: AskFlags): ModelAskOptions {
-  const { missingViews, maxTiles, tileBudget, system, maxNewTokens, minNewTokens, temperature, topP, seed, stop } =
-    flags
+  const {
+    missingViews,
+    maxTiles,
+    tileBudget,
+    system,
+    maxNewTokens,
+    minNewTokens,
+    temperature,
+    topP,
+    seed,
+    stop,
+    text,
+  } = flags
   return {
     missingViews,
     maxTilesPerImage: maxTiles,
@@ -115,6 +127,7 @@ function askOptions(flags: AskFlags): ModelAskOptions {
     topP,
     seed,
     stop,
+    text,
   }
 }
 

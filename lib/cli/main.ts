@@ -56,6 +56,12 @@ function program(): Command {
     .option('--top-p <p>', 'draw from the likeliest tokens of this much probability (default: 1)', decimal)
     .option('--seed <n>', 'fixes what is drawn', integer(0))
     .option('--stop <text>', 'end the answer before this text; may be given several times', list)
+    .addOption(
+      new Option('--text <how>', '<image> in a question: a picture, or its letters (default: placeholders)').choices([
+        'placeholders',
+        'literal',
+      ]),
+    )
     .option('--timings', 'print the time of each stage on stderr')
     .option('--json', 'print one JSON object in place of streaming')
   addLoadFlags(ask).action(async (question, flags) => (await import('./ask.ts')).ask(question, flags))
