@@ -15,8 +15,9 @@ import {
   toModelError,
 } from './native.ts'
 import { checkLoadOptions, type LoadOptions, throwIfAborted } from './options.ts'
+import { loadTokenizer } from './text/load-tokenizer.ts'
 import { type Template, templateOf, withSystemMessage } from './text/templates.ts'
-import { loadTokenizer, type Tokenizer } from './text/tokenizer.ts'
+import type { Tokenizer } from './text/tokenizer.ts'
 import { cacheInfo, weightCachePlace } from './weight-cache.ts'
 
 /** The model inside this package: `street-tiny`, which knows drawn street scenes and nothing else. */

@@ -13,7 +13,7 @@ import {
   toModelError,
   type VisionDescription,
 } from '../native.ts'
-import { loadTokenizer } from '../text/tokenizer.ts'
+import { loadTokenizer } from '../text/load-tokenizer.ts'
 import { tileCount } from '../views/compose.ts'
 import { type LoadFlags, loadOptions } from './flags.ts'
 import { formatBytes, formatCount, print, printable, printFields, printJson, styled, withProgress } from './terminal.ts'

@@ -17,14 +17,6 @@ export interface AddedToken {
   special: boolean
 }
 
-/** A stretch of text, or an added token found in it. */
-export interface TextSection {
-  text: string
-  /** Offset of `text` in the input, after stripping. */
-  start: number
-  token?: AddedToken
-}
-
 /** White space as the tokenizer at hand defines it: Python's `str.isspace` or Unicode White_Space. */
 export type SpaceRule = 'python' | 'unicode'
 
@@ -54,82 +46,6 @@ export function stripPython(text: string): string {
   const end = trailingSpace(text, 'python')
   const start = leadingSpace(text, 'python')
   return start >= end ? '' : text.slice(start, end)
-}
-
-interface TrieNode {
-  next: Map<number, TrieNode>
-  token?: AddedToken
-}
-
-const wordCharacter = /[\p{L}\p{M}\p{N}\p{Pc}]/u
-
-/** Finds added tokens: leftmost first, the longest at each place. */
-export class AddedTokenSplitter {
-  readonly #root: TrieNode = { next: new Map() }
-  readonly #spaces: SpaceRule
-
-  constructor(tokens: Iterable<AddedToken>, spaces: SpaceRule) {
-    this.#spaces = spaces
-    for (const token of tokens) {
-      if (token.content === '') continue
-      let node = this.#root
-      for (let i = 0; i < token.content.length; i++) {
-        const unit = token.content.charCodeAt(i)
-        const next: TrieNode = node.next.get(unit) ?? { next: new Map() }
-        node.next.set(unit, next)
-        node = next
-      }
-      node.token = token
-    }
-  }
-
-  /** Sections in order, empty ones left out. `blocked` says that a match at [start, end) must stay ordinary text. */
-  split(text: string, blocked?: (token: AddedToken, start: number, end: number) => boolean): TextSection[] {
-    const found: { token: AddedToken; start: number; end: number }[] = []
-    for (let at = 0; at < text.length; ) {
-      let node = this.#root.next.get(text.charCodeAt(at))
-      let best: AddedToken | undefined
-      for (let end = at + 1; node; end++) {
-        const token = node.token
-        if (token && !blocked?.(token, at, end) && !(token.singleWord && touchesWord(text, at, end))) best = token
-        node = end < text.length ? node.next.get(text.charCodeAt(end)) : undefined
-      }
-      if (best) {
-        found.push({ token: best, start: at, end: at + best.content.length })
-        at += best.content.length
-      } else {
-        at++
-      }
-    }
-    const sections: TextSection[] = []
-    let from = 0
-    const addText = (end: number, left: AddedToken | undefined, right: AddedToken | undefined): void => {
-      let piece = text.slice(from, end)
-      let start = from
-      if (left?.rstrip) {
-        const cut = leadingSpace(piece, this.#spaces)
-        piece = piece.slice(cut)
-        start += cut
-      }
-      if (right?.lstrip) piece = piece.slice(0, trailingSpace(piece, this.#spaces))
-      if (piece !== '') sections.push({ text: piece, start })
-    }
-    let left: AddedToken | undefined
-    for (const { token, start, end } of found) {
-      addText(start, left, token)
-      sections.push({ text: token.content, start, token })
-      from = end
-      left = token
-    }
-    addText(text.length, left, undefined)
-    return sections
-  }
-}
-
-function touchesWord(text: string, start: number, end: number): boolean {
-  const before = /[\s\S]$/u.exec(text.slice(Math.max(0, start - 2), start))?.[0] ?? ''
-  const after = end < text.length ? String.fromCodePoint(text.codePointAt(end)!) : ''
-  return wordCharacter.test(before) || wordCharacter.test(after)
 }
 
 /** A run of prompt text. What a user or a model wrote is not trusted: control tokens inside it stay ordinary text. */
@@ -171,25 +87,20 @@ function wellFormed(text: string): string {
   return text.replace(/\p{Surrogate}/gu, '\ufffd')
 }
 
-/** The joined text of parts, made well-formed, and the stretches of it that are not trusted. */
-export function joinParts(parts: string | readonly TextPart[]): { text: string; untrusted: [number, number][] } {
-  if (typeof parts === 'string') return { text: wellFormed(parts), untrusted: [] }
-  let text = ''
+/** Stretches [from, to) of a text, ascending, that do not touch each other. */
+export type Ranges = readonly (readonly [from: number, to: number])[]
+
+/** The joined text of parts, made well-formed, behind `before`, and the stretches of it that are not trusted. */
+export function joinParts(parts: string | readonly TextPart[], before = ''): { text: string; untrusted: Ranges } {
+  let text = before
   const untrusted: [number, number][] = []
-  for (const part of parts) {
-    if (!part.trusted && part.text !== '') untrusted.push([text.length, text.length + part.text.length])
+  for (const part of typeof parts === 'string' ? [{ text: parts, trusted: true }] : parts) {
+    const from = text.length
     text += part.text
+    if (part.trusted || part.text === '') continue
+    const last = untrusted.at(-1)
+    if (last?.[1] === from) last[1] = text.length
+    else untrusted.push([from, text.length])
   }
   return { text: wellFormed(text), untrusted }
-}
-
-/** Test for {@link AddedTokenSplitter.split}: a control token that touches text that is not trusted. */
-export function blockControls(
-  untrusted: readonly [number, number][],
-  controls: ReadonlySet<number>,
-  shift: number,
-): ((token: AddedToken, start: number, end: number) => boolean) | undefined {
-  if (untrusted.length === 0) return undefined
-  return (token, start, end) =>
-    controls.has(token.id) && untrusted.some(([from, to]) => start - shift < to && end - shift > from)
 }

@@ -1,11 +1,11 @@
 /**
- * BPE as a `tokenizer.json` describes it: normaliser, pre-tokeniser and merges by @huggingface/tokenizers, added tokens, bos and
- * decoding here (a question's control tokens must be switched off, and answers are decoded id by id). A folder with `vocab.json` and
- * `merges.txt` is put into the same form with Qwen2's rules.
+ * BPE as a `tokenizer.json` describes it. Every step is ours, from a closed list, held to the compiled library by goldens; @huggingface/tokenizers
+ * reads the regular expressions. A folder with `vocab.json` and `merges.txt` is put into the same form with Qwen2's rules, and its added tokens are
+ * found as the Python tokenizer finds them, which training used.
  */
-import { Tokenizer as Library } from '@huggingface/tokenizers'
 import { ModelError } from '../errors.ts'
-import { AddedTokenSplitter, blockControls, isControl, joinParts, type TextPart } from './added-tokens.ts'
+import { type AddedTokenSearch, CompiledSearch, PythonSearch } from './added-token-search.ts'
+import { isControl, joinParts, type Ranges, type TextPart } from './added-tokens.ts'
 import { Bpe } from './bpe.ts'
 import {
   ByteLevelDecoder,
@@ -19,16 +19,23 @@ import {
   type FallbackDecoderRules,
   type IncrementalDecoder,
 } from './decoding.ts'
-import { decodeAll, type EncodeOptions, idAction, type Tokenizer } from './tokenizer.ts'
-import { describe, idFrom, type JsonObject, objectOf, type TokenizerFiles } from './tokenizer-files.ts'
-
-type Normalize = (text: string) => string
-type PreTokenize = (text: string, options: { section_index: number }) => string[]
+import { type AlignedText, alignedRanges, type Normalizer, originOf, readNormalizer } from './normalizer.ts'
+import { type PreTokenizer, readPreTokenizer } from './pre-tokenizer.ts'
+import { qwenPattern } from './split-pattern.ts'
+import { decodeAll, type EncodeOptions, idAction, idsBehind, type Tokenizer } from './tokenizer.ts'
+import { describe, type JsonObject, objectOf, type TokenizerFiles } from './tokenizer-files.ts'
+import { decoderRules, readMerges, readVocabulary, refuse, templateIds } from './tokenizer-json.ts'
 
 const utf8 = new TextEncoder()
 
-const qwenPattern =
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+/** A piece of a text: an added token, or text that is normalised and ready to be cut into words. */
+interface Piece {
+  text: string
+  /** Stretch of the input. */
+  start: number
+  end: number
+  id?: number
+}
 
 /** `vocab.json` and `merges.txt` of a Qwen2 folder as a tokenizer.json. */
 export function fastTokenizerJson(vocab: JsonObject, mergesFile: Uint8Array): JsonObject {
@@ -68,12 +75,12 @@ export class FastTokenizer implements Tokenizer {
   readonly #ids: ReadonlyMap<string, number>
   readonly #added = new Map<string, number>()
   readonly #contents: string[]
-  readonly #normalize: Normalize | undefined
-  readonly #preTokenize: PreTokenize | undefined
+  readonly #normalize: Normalizer
+  readonly #words: PreTokenizer
   readonly #bpe: Bpe
-  readonly #plain: AddedTokenSplitter
-  readonly #normalized: AddedTokenSplitter
-  readonly #controls: ReadonlySet<number>
+  /** Searches the text as it came, and what is between the tokens found there once it is normalised. */
+  readonly #inText: AddedTokenSearch | undefined
+  readonly #inNormalized: AddedTokenSearch
   readonly #decoding: FallbackDecoderRules | 'bytes'
   /** Ids that the post-processor puts around a text. */
   readonly #before: readonly number[]
@@ -95,7 +102,9 @@ export class FastTokenizer implements Tokenizer {
       vocabFile,
     )
     const merges = readMerges(model.merges, mergesFile, ids)
-    const { preTokenizer, bytes } = splitByteLevel(json.pre_tokenizer)
+    this.#normalize = readNormalizer(json.normalizer) ?? ((text) => ({ text }))
+    this.#words = readPreTokenizer(json.pre_tokenizer)
+    const { bytes } = this.#words
     if (bytes || this.#decoding === 'bytes') {
       const missing = byteCharacters.findIndex((character) => !ids.has(character))
       if (missing >= 0)
@@ -105,23 +114,6 @@ export class FastTokenizer implements Tokenizer {
     }
     files.checkContents(vocabFile, (content) => ids.get(content))
     files.checkIds(vocabFile, (id) => contents[id])
-    try {
-      // The library normalises and cuts into words; the merging is ours, which is faster and needs no copy of the vocabulary.
-      const model = { type: 'BPE', vocab: {}, merges: [] }
-      const normalizer = json.normalizer ?? null
-      const library = new Library(
-        { normalizer, pre_tokenizer: preTokenizer, post_processor: null, decoder: null, added_tokens: [], model },
-        {},
-      )
-      this.#normalize = (library.normalizer as Normalize | null) ?? undefined
-      this.#preTokenize = (library.pre_tokenizer as PreTokenize | null) ?? undefined
-    } catch (error) {
-      throw new ModelError(
-        'BAD_TOKENIZER',
-        `tokenizer.json: ${(error as Error).message}; this package cannot run such a tokenizer.`,
-        { cause: error },
-      )
-    }
     const byteIdsOf = (name: (byte: number) => string): Int32Array =>
       Int32Array.from({ length: 256 }, (_, byte) => ids.get(name(byte)) ?? -1)
     const fallback = model.byte_fallback === true ? byteIdsOf(bytePieceName) : undefined
@@ -144,21 +136,20 @@ export class FastTokenizer implements Tokenizer {
     this.#ids = ids
     this.#contents = contents
     this.size = contents.length
-    const searched = files.added.map((token) =>
-      token.normalized && this.#normalize ? { ...token, content: this.#normalize(token.content) } : token,
-    )
-    this.#plain = new AddedTokenSplitter(
-      searched.filter((token) => !(token.normalized && this.#normalize)),
-      'unicode',
-    )
-    this.#normalized = new AddedTokenSplitter(
-      searched.filter((token) => token.normalized && this.#normalize),
-      'unicode',
-    )
     this.addedIds = new Set(files.added.map((token) => token.id))
-    this.#controls = new Set(
+    const controls = new Set(
       files.added.filter((token) => isControl(token, files.listedSpecial)).map((token) => token.id),
     )
+    if (rules === 'qwen2') this.#inNormalized = new PythonSearch(files.added, controls)
+    else {
+      const plain = files.added.filter((token) => !token.normalized)
+      const normalized = files.added.filter((token) => token.normalized)
+      this.#inText = new CompiledSearch(plain, controls)
+      this.#inNormalized = new CompiledSearch(
+        normalized.map((token) => ({ ...token, content: this.#normalize(token.content).text })),
+        controls,
+      )
+    }
     const listed = [...files.listedSpecial].map((content) => this.idOf(content)).filter((id) => id !== undefined)
     // The slow tokenizers skip what the config lists; the compiled ones skip what is flagged.
     const flagged = files.added.filter((token) => token.special).map((token) => token.id)
@@ -197,44 +188,44 @@ export class FastTokenizer implements Tokenizer {
     return utf8.encode(metaspace ? text.replaceAll(metaspace.character, ' ') : text)
   }
 
-  lastAddedToken(text: string | readonly TextPart[]): { content: string; end: number } | undefined {
-    const { text: whole, untrusted } = joinParts(text)
-    const last = this.#plain
-      .split(whole, blockControls(untrusted, this.#controls, 0))
-      .findLast((section) => section.token)
-    return last && { content: last.text, end: last.start + last.text.length }
+  addedTokensIn(parts: string | readonly TextPart[]): { content: string; end: number }[] {
+    const { text, untrusted } = joinParts(parts)
+    return this.#pieces(text, untrusted).flatMap(({ id, end }) =>
+      id === undefined ? [] : [{ content: this.#contents[id]!, end }],
+    )
   }
 
   encode(parts: string | readonly TextPart[], options: EncodeOptions = {}): number[] {
-    const { text, untrusted } = joinParts(parts)
-    const before = options.after ?? ''
-    const ids = this.#encodeText(before + text, untrusted, before.length)
-    if (options.after !== undefined) return ids.slice(ids.indexOf(this.idOf(options.after)!) + 1)
+    const { text, untrusted } = joinParts(parts, options.after)
+    const ids = this.#encodeText(text, untrusted)
+    if (options.after !== undefined) return idsBehind(ids, this.idOf(options.after), options.after)
     return (options.addBos ?? true) ? [...this.#before, ...ids, ...this.#behind] : ids
   }
 
-  #encodeText(text: string, untrusted: readonly [number, number][], shift: number): number[] {
+  #encodeText(text: string, untrusted: Ranges): number[] {
     const out: number[] = []
-    const sections = this.#plain.split(text, blockControls(untrusted, this.#controls, shift))
-    for (const [index, section] of sections.entries()) {
-      if (section.token) {
-        out.push(section.token.id)
-        continue
-      }
-      const normalized = this.#normalize ? this.#normalize(section.text) : section.text
-      const from = section.start - shift
-      const touched = untrusted.some(([start, end]) => from < end && from + section.text.length > start)
-      const blocked = touched ? ({ id }: { id: number }): boolean => this.#controls.has(id) : undefined
-      for (const piece of this.#normalized.split(normalized, blocked)) {
-        if (piece.token) {
-          out.push(piece.token.id)
-          continue
-        }
-        const words = this.#preTokenize ? this.#preTokenize(piece.text, { section_index: index }) : [piece.text]
-        for (const word of words) for (const id of this.#bpe.encode(word)) out.push(id)
+    for (const { text: piece, start, id } of this.#pieces(text, untrusted)) {
+      if (id !== undefined) out.push(id)
+      else {
+        for (const word of this.#words.split(piece, start === 0))
+          for (const one of this.#bpe.encode(word)) out.push(one)
       }
     }
     return out
+  }
+
+  #pieces(text: string, untrusted: Ranges): Piece[] {
+    const sections = this.#inText?.split(text, untrusted) ?? [{ text, start: 0, end: text.length }]
+    return sections.flatMap(({ text: part, start, end, token }): Piece[] => {
+      if (token) return [{ text: part, start, end, id: token.id }]
+      const aligned: AlignedText = this.#normalize(part)
+      const shifted = untrusted.map(([from, to]): [number, number] => [from - start, to - start])
+      return this.#inNormalized.split(aligned.text, alignedRanges(aligned, shifted)).map((piece) => {
+        const [from, to] = originOf(aligned, piece.start, piece.end)
+        const place = { text: piece.text, start: start + from, end: start + to }
+        return piece.token ? { ...place, id: piece.token.id } : place
+      })
+    })
   }
 
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
@@ -251,139 +242,4 @@ export class FastTokenizer implements Tokenizer {
       ? new ByteLevelDecoder(vocabulary)
       : new FallbackDecoder(vocabulary, this.#decoding)
   }
-}
-
-/**
- * The pre-tokeniser without a closing byte-level step, which the merging then does by itself. `bytes` says that there was one.
- */
-function splitByteLevel(value: unknown): { preTokenizer: unknown; bytes: boolean } {
-  const whole = objectOf(value ?? undefined, 'tokenizer.json: pre_tokenizer')
-  const steps: unknown[] =
-    whole?.type === 'Sequence' && Array.isArray(whole.pretokenizers) ? whole.pretokenizers : [whole]
-  const last = objectOf(steps.at(-1), 'tokenizer.json: pre_tokenizer step')
-  if (last?.type !== 'ByteLevel' || last.use_regex !== false || last.add_prefix_space === true) {
-    return { preTokenizer: value ?? null, bytes: false }
-  }
-  const rest = steps.slice(0, -1)
-  return { preTokenizer: rest.length === 0 ? null : { type: 'Sequence', pretokenizers: rest }, bytes: true }
-}
-
-function refuse(message: string): never {
-  throw new ModelError('BAD_TOKENIZER', message)
-}
-
-function readVocabulary(vocab: JsonObject, file: string): { ids: Map<string, number>; contents: string[] } {
-  const ids = new Map<string, number>()
-  const contents: string[] = []
-  for (const [content, value] of Object.entries(vocab)) {
-    const id = idFrom(value, `${file}: ${JSON.stringify(content)}`)
-    if (contents[id] !== undefined)
-      refuse(
-        `${file}: id ${id} stands for ${JSON.stringify(contents[id])} and ${JSON.stringify(content)}; download the file again.`,
-      )
-    contents[id] = content
-    ids.set(content, id)
-  }
-  if (ids.size === 0) refuse(`${file}: holds no tokens; download the file again.`)
-  return { ids, contents }
-}
-
-/** Ids of left, right and both together for each merge. */
-function readMerges(value: unknown, file: string, ids: ReadonlyMap<string, number>): Int32Array {
-  if (!Array.isArray(value)) return refuse(`${file} is ${describe(value)}, expected a list.`)
-  const merges = new Int32Array(value.length * 3)
-  for (const [i, entry] of value.entries()) {
-    let left: unknown
-    let right: unknown
-    if (typeof entry === 'string') {
-      const cut = entry.indexOf(' ')
-      if (cut > 0 && entry.indexOf(' ', cut + 1) < 0) {
-        left = entry.slice(0, cut)
-        right = entry.slice(cut + 1)
-      }
-    } else if (Array.isArray(entry) && entry.length === 2) [left, right] = entry
-    if (typeof left !== 'string' || typeof right !== 'string') {
-      return refuse(`${file}: merge ${i} is ${describe(entry)}, expected two tokens.`)
-    }
-    const found = [ids.get(left), ids.get(right), ids.get(left + right)]
-    if (found.includes(undefined)) {
-      return refuse(
-        `${file}: merge ${i}, ${describe(entry)}, names a token that the vocabulary lacks; take the files from the same repository.`,
-      )
-    }
-    merges.set(found as number[], i * 3)
-  }
-  return merges
-}
-
-/** Ids around a text by a TemplateProcessing post-processor; undefined when there is none. */
-function templateIds(
-  value: unknown,
-  idOf: (content: string) => number | undefined,
-): { before: number[]; behind: number[] } | undefined {
-  const processor = objectOf(value ?? undefined, 'tokenizer.json: post_processor')
-  if (!processor || processor.type === 'ByteLevel') return undefined
-  if (processor.type === 'Sequence') {
-    const steps = Array.isArray(processor.processors) ? processor.processors : []
-    return steps.map((step) => templateIds(step, idOf)).find((found) => found !== undefined)
-  }
-  if (processor.type !== 'TemplateProcessing')
-    return refuse(`tokenizer.json: post_processor type ${describe(processor.type)} is not supported.`)
-  const single = Array.isArray(processor.single)
-    ? processor.single
-    : refuse('tokenizer.json: post_processor.single is not a list.')
-  const special = objectOf(processor.special_tokens, 'tokenizer.json: post_processor.special_tokens') ?? {}
-  const before: number[] = []
-  const behind: number[] = []
-  let sides = before
-  for (const step of single) {
-    const entry = objectOf(step, 'tokenizer.json: post_processor.single')!
-    if (entry.Sequence !== undefined) {
-      sides = behind
-      continue
-    }
-    const name = objectOf(entry.SpecialToken, 'tokenizer.json: post_processor.single')?.id
-    if (typeof name !== 'string')
-      return refuse('tokenizer.json: post_processor.single holds a step that is neither a text nor a token.')
-    const given = objectOf(special[name], `tokenizer.json: post_processor.special_tokens[${JSON.stringify(name)}]`)?.ids
-    const list = Array.isArray(given) ? given : [idOf(name)]
-    for (const id of list) sides.push(idFrom(id, `tokenizer.json: post_processor token ${JSON.stringify(name)}`))
-  }
-  return { before, behind }
-}
-
-function decoderRules(value: unknown): FallbackDecoderRules | 'bytes' {
-  const decoder =
-    objectOf(value ?? undefined, 'tokenizer.json: decoder') ?? refuse('tokenizer.json: decoder is missing.')
-  const steps = decoder.type === 'Sequence' && Array.isArray(decoder.decoders) ? decoder.decoders : [decoder]
-  const rules: FallbackDecoderRules = { replace: [], byteFallback: false }
-  let fused = false
-  for (const step of steps) {
-    const { type, content, pattern, start, stop, replacement, prepend_scheme } = objectOf(
-      step,
-      'tokenizer.json: decoder step',
-    )!
-    const from = objectOf(pattern ?? undefined, 'tokenizer.json: decoder pattern')?.String
-    if (type === 'ByteLevel' && steps.length === 1) return 'bytes'
-    if (type === 'Replace' && typeof from === 'string' && from !== '' && typeof content === 'string')
-      rules.replace.push([from, content])
-    else if (type === 'ByteFallback') rules.byteFallback = true
-    else if (type === 'Fuse') fused = true
-    else if (type === 'Metaspace')
-      rules.metaspace = {
-        character: typeof replacement === 'string' && replacement !== '' ? replacement : '\u2581',
-        dropFirst: prepend_scheme !== 'never',
-      }
-    else if (
-      type === 'Strip' &&
-      fused &&
-      typeof content === 'string' &&
-      content !== '' &&
-      typeof start === 'number' &&
-      !stop
-    )
-      rules.strip = { content, start }
-    else return refuse(`tokenizer.json: decoder step ${describe(type)} in this form is not supported.`)
-  }
-  return rules
 }

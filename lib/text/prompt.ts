@@ -193,20 +193,40 @@ export interface SceneOptions {
 /** Everything before the question. */
 export function buildScenePrompt(tokenizer: Tokenizer, template: Template, options: SceneOptions): ScenePrompt {
   const parts = [...systemParts(template, options.system), trusted(template.user), ...layoutParts(options)]
-  const last = tokenizer.lastAddedToken(textParts(parts))
-  if (!last) {
+  const cut = cutPlace(tokenizer, textParts(parts))
+  if (!cut) {
     throw new ModelError(
       'BAD_TOKENIZER',
-      `The tokenizer has none of the tokens of template ${template.name} (${template.user.trim()}); the files do not belong to this model.`,
+      `The tokenizer has none of the tokens of template ${template.name} (${template.user.trim()}), or finds them only before some texts; the files do not belong to this model.`,
     )
   }
-  const [head, carry] = cutParts(parts, last.end)
+  const [head, carry] = cutParts(parts, cut.end)
   return {
     ids: encodePrompt(tokenizer, head),
     imageSlots: [...options.imageTokens],
-    after: last.content,
+    after: cut.content,
     carry: textParts(carry),
   }
+}
+
+/** Beginnings of questions that could change what stands before them: a letter, a blank, a mark that joins the character before it. */
+const probes = ['', 'x', ' x', '\u0338x']
+
+/** The last added token behind which a prompt may be cut: whatever question follows, the ids of both halves are the ids of the whole. */
+function cutPlace(tokenizer: Tokenizer, parts: readonly TextPart[]): { content: string; end: number } | undefined {
+  const text = parts.map((part) => part.text).join('')
+  return tokenizer.addedTokensIn(parts).findLast(({ content, end }) => {
+    // A token that swallows blanks, or that is found inside of its own normalised form, may end elsewhere.
+    if (!text.slice(0, end).endsWith(content)) return false
+    const [head, carry] = cutParts(parts, end) as [TextPart[], TextPart[]]
+    const begun = tokenizer.encode(head)
+    return probes.every((question) => {
+      const asked = { text: question, trusted: false }
+      const whole = tokenizer.encode([...parts, asked])
+      const halves = [...begun, ...tokenizer.encode([...carry, asked], { after: content })]
+      return whole.length === halves.length && whole.every((id, i) => id === halves[i])
+    })
+  })
 }
 
 function layoutParts({ layout = { kind: 'plain' }, imageTokens }: SceneOptions): PromptPart[] {

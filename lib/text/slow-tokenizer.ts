@@ -7,7 +7,8 @@
  *   a listed special token is dropped. `<|user|>` and its like are not listed, so `▁` (29871) stays before them.
  * - Llama, `legacy: true`: every stretch gets the model's dummy prefix.
  */
-import { AddedTokenSplitter, blockControls, isControl, joinParts, type TextPart } from './added-tokens.ts'
+import { type AddedTokenSearch, PythonSearch, type Section } from './added-token-search.ts'
+import { isControl, joinParts, type Ranges, type TextPart } from './added-tokens.ts'
 import {
   ByteRun,
   byteOfPiece,
@@ -17,7 +18,8 @@ import {
   SpaceCleaner,
 } from './decoding.ts'
 import { pieceType, SentencePieceEncoder, type SentencePieceModel } from './sentencepiece.ts'
-import { decodeAll, type EncodeOptions, idAction, type Tokenizer, type TokenizerFiles } from './tokenizer.ts'
+import { decodeAll, type EncodeOptions, idAction, idsBehind, type Tokenizer } from './tokenizer.ts'
+import type { TokenizerFiles } from './tokenizer-files.ts'
 
 const utf8 = new TextEncoder()
 const space = '\u2581'
@@ -32,10 +34,9 @@ export class SlowTokenizer implements Tokenizer {
   readonly addedIds: ReadonlySet<number>
   readonly #legacy: boolean
   readonly #encoder: SentencePieceEncoder
-  readonly #splitter: AddedTokenSplitter
+  readonly #search: AddedTokenSearch
   readonly #addedById = new Map<number, string>()
   readonly #addedByContent = new Map<string, number>()
-  readonly #controls: ReadonlySet<number>
   readonly #ownText: ReadonlySet<number>
   /** Ids of the unknown token's own letters; the reference encodes them in front of a text to keep its first blank. */
   readonly #unkLetters: number
@@ -46,7 +47,6 @@ export class SlowTokenizer implements Tokenizer {
     const added = files.added
     const listed = files.listedSpecial
     this.#encoder = new SentencePieceEncoder(model, rules === 'llama' && !legacy ? { addDummyPrefix: false } : {})
-    this.#splitter = new AddedTokenSplitter(added, 'python')
     let top = model.pieces.length - 1
     for (const token of added) {
       this.#addedById.set(token.id, token.content)
@@ -55,7 +55,8 @@ export class SlowTokenizer implements Tokenizer {
     }
     this.size = top + 1
     this.addedIds = new Set(this.#addedById.keys())
-    this.#controls = new Set(added.filter((token) => isControl(token, listed)).map((token) => token.id))
+    const controls = new Set(added.filter((token) => isControl(token, listed)).map((token) => token.id))
+    this.#search = new PythonSearch(added, controls)
     this.specialIds = new Set([...listed].map((content) => this.idOf(content)).filter((id) => id !== undefined))
     this.bosId = files.bos === undefined ? undefined : this.idOf(files.bos)
     this.paddingId = files.pad === undefined ? undefined : this.idOf(files.pad)
@@ -91,36 +92,40 @@ export class SlowTokenizer implements Tokenizer {
     return utf8.encode(piece.replaceAll(space, ' '))
   }
 
-  lastAddedToken(text: string | readonly TextPart[]): { content: string; end: number } | undefined {
-    const { text: whole, untrusted } = joinParts(text)
-    const last = this.#splitter
-      .split(whole, blockControls(untrusted, this.#controls, 0))
-      .findLast((section) => section.token)
-    return last && { content: last.text, end: last.start + last.text.length }
+  addedTokensIn(parts: string | readonly TextPart[]): { content: string; end: number }[] {
+    const { text, untrusted } = joinParts(parts)
+    return this.#sections(text, untrusted).flatMap(({ token, end }) =>
+      token ? [{ content: token.content, end: end - (this.#leads(text) ? 1 : 0) }] : [],
+    )
   }
 
   encode(parts: string | readonly TextPart[], options: EncodeOptions = {}): number[] {
-    const { text, untrusted } = joinParts(parts)
-    const before = options.after ?? ''
-    const ids = this.#encodeText(before + text, untrusted, before.length)
-    if (options.after !== undefined) return ids.slice(ids.indexOf(this.idOf(options.after)!) + 1)
+    const { text, untrusted } = joinParts(parts, options.after)
+    const ids = this.#encodeText(text, untrusted)
+    if (options.after !== undefined) return idsBehind(ids, this.idOf(options.after), options.after)
     return this.addsBos && (options.addBos ?? true) ? [this.bosId!, ...ids] : ids
   }
 
-  #encodeText(text: string, untrusted: readonly [number, number][], shift: number): number[] {
-    const llama = this.rules === 'llama' && !this.#legacy && text !== ''
-    const whole = llama ? space + text.replaceAll(space, ' ') : text
+  #encodeText(text: string, untrusted: Ranges): number[] {
     const out: number[] = []
-    for (const section of this.#splitter.split(
-      whole,
-      blockControls(untrusted, this.#controls, shift + (llama ? 1 : 0)),
-    )) {
+    for (const section of this.#sections(text, untrusted)) {
       if (section.token) out.push(section.token.id)
       else for (const id of this.#encodeStretch(section.text)) out.push(id)
     }
     const alone = this.#encoder.ids.get(space)
-    if (llama && out.length > 1 && out[0] === alone && this.specialIds.has(out[1]!)) out.shift()
+    if (this.#leads(text) && out.length > 1 && out[0] === alone && this.specialIds.has(out[1]!)) out.shift()
     return out
+  }
+
+  /** Whether the reference puts a `▁` before the whole text. */
+  #leads(text: string): boolean {
+    return this.rules === 'llama' && !this.#legacy && text !== ''
+  }
+
+  #sections(text: string, untrusted: Ranges): Section[] {
+    if (!this.#leads(text)) return this.#search.split(text, untrusted)
+    const shifted = untrusted.map(([from, to]): [number, number] => [from + 1, to + 1])
+    return this.#search.split(space + text.replaceAll(space, ' '), shifted)
   }
 
   #encodeStretch(text: string): number[] {

@@ -9,7 +9,7 @@ import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs
 import path from 'node:path'
 import { readCheckpoint } from '../../dist/checkpoint/load-checkpoint.js'
 import { loadAddon, packageRoot } from '../../dist/native.js'
-import { loadTokenizer } from '../../dist/text/tokenizer.js'
+import { loadTokenizer } from '../../dist/text/load-tokenizer.js'
 
 /** Bounds of golden/README.md. Sums are compared with the tensor's own rms, single values with rtol and atol. */
 const bounds = {

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { gunzipSync } from 'node:zlib'
 import { fillPlaceholders, promptText, renderConversation } from '../../dist/text/prompt.js'
 import { templateOf, templates } from '../../dist/text/templates.js'
-import { loadTokenizer } from '../../dist/text/tokenizer.js'
+import { loadTokenizer } from '../../dist/text/load-tokenizer.js'
 
 const readJson = (...parts) => JSON.parse(readFileSync(path.join(...parts), 'utf8'))
 

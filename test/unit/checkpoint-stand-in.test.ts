@@ -13,7 +13,7 @@ import {
   tokenizerFiles,
 } from '../../lib/checkpoint/stand-in/tokenizer.ts'
 import { WeightSource } from '../../lib/checkpoint/stand-in/weights.ts'
-import { loadTokenizer } from '../../lib/text/tokenizer.ts'
+import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import { modelError, root, shared, temporaryFolder } from './checkpoint-folder.ts'
 
 /** A published family with small layers; the vocabulary stays as it is. */

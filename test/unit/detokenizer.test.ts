@@ -3,8 +3,9 @@ import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
 import { SpaceCleaner } from '../../lib/text/decoding.ts'
 import { answerText, Detokenizer, detokenize } from '../../lib/text/detokenizer.ts'
+import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import { templateOf } from '../../lib/text/templates.ts'
-import { loadTokenizer, type Tokenizer } from '../../lib/text/tokenizer.ts'
+import type { Tokenizer } from '../../lib/text/tokenizer.ts'
 import { fixtures, json, missing, realFolder } from './tokenizer-shared.ts'
 
 // Two shared cores may be slow; a hang is still found.

@@ -4,6 +4,7 @@ import { describe, expect, test, vi } from 'vitest'
 import { findSystemMessage } from '../../lib/checkpoint/conversation.ts'
 import { ModelError } from '../../lib/errors.ts'
 import { recogniseChatTemplate } from '../../lib/text/chat-template.ts'
+import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import {
   buildQuestion,
   buildScenePrompt,
@@ -19,7 +20,7 @@ import {
   type Turn,
 } from '../../lib/text/prompt.ts'
 import { type Template, templateOf, templates, withSystemMessage } from '../../lib/text/templates.ts'
-import { loadTokenizer, type Tokenizer } from '../../lib/text/tokenizer.ts'
+import type { Tokenizer } from '../../lib/text/tokenizer.ts'
 import { fixtures, json, missing, realFolder, shared } from './tokenizer-shared.ts'
 
 // Two shared cores may be slow; a hang is still found.

@@ -7,7 +7,7 @@ import { compile, maxStates } from '../../lib/structured/automaton.ts'
 import { integers, numbers } from '../../lib/structured/numbers.ts'
 import { choice, literal, oneOf, optional, type Pattern, repeat, sequence } from '../../lib/structured/pattern.ts'
 import { type JsonSchema, schemaPattern } from '../../lib/structured/schema.ts'
-import { loadTokenizer } from '../../lib/text/tokenizer.ts'
+import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import { streetTiny } from './street-tiny.ts'
 
 const fixtures = path.resolve(import.meta.dirname, '../fixtures/tokenizer')

@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
+import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import { parseSentencePiece } from '../../lib/text/sentencepiece.ts'
-import { loadTokenizer } from '../../lib/text/tokenizer.ts'
 import { folder, json, missing, readIds, realFolder, shared } from './tokenizer-shared.ts'
 
 // Two shared cores may be slow; a hang is still found.

@@ -2,7 +2,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
 import { ModelError } from '../../lib/errors.ts'
-import { loadTokenizer, type Tokenizer } from '../../lib/text/tokenizer.ts'
+import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
+import type { Tokenizer } from '../../lib/text/tokenizer.ts'
 import { fixtures, folder, json } from './tokenizer-shared.ts'
 
 // Two shared cores may be slow; a hang is still found.

@@ -1,0 +1,124 @@
+/** Parts of a `tokenizer.json` that become tables: vocabulary, merges, the ids around a text, the rules of decoding. */
+import { ModelError } from '../errors.ts'
+import type { FallbackDecoderRules } from './decoding.ts'
+import { describe, idFrom, type JsonObject, objectOf } from './tokenizer-files.ts'
+
+export function refuse(message: string): never {
+  throw new ModelError('BAD_TOKENIZER', message)
+}
+
+export function readVocabulary(vocab: JsonObject, file: string): { ids: Map<string, number>; contents: string[] } {
+  const ids = new Map<string, number>()
+  const contents: string[] = []
+  for (const [content, value] of Object.entries(vocab)) {
+    const id = idFrom(value, `${file}: ${JSON.stringify(content)}`)
+    if (contents[id] !== undefined)
+      refuse(
+        `${file}: id ${id} stands for ${JSON.stringify(contents[id])} and ${JSON.stringify(content)}; download the file again.`,
+      )
+    contents[id] = content
+    ids.set(content, id)
+  }
+  if (ids.size === 0) refuse(`${file}: holds no tokens; download the file again.`)
+  return { ids, contents }
+}
+
+/** Ids of left, right and both together for each merge. */
+export function readMerges(value: unknown, file: string, ids: ReadonlyMap<string, number>): Int32Array {
+  if (!Array.isArray(value)) return refuse(`${file} is ${describe(value)}, expected a list.`)
+  const merges = new Int32Array(value.length * 3)
+  for (const [i, entry] of value.entries()) {
+    let left: unknown
+    let right: unknown
+    if (typeof entry === 'string') {
+      const cut = entry.indexOf(' ')
+      if (cut > 0 && entry.indexOf(' ', cut + 1) < 0) {
+        left = entry.slice(0, cut)
+        right = entry.slice(cut + 1)
+      }
+    } else if (Array.isArray(entry) && entry.length === 2) [left, right] = entry
+    if (typeof left !== 'string' || typeof right !== 'string') {
+      return refuse(`${file}: merge ${i} is ${describe(entry)}, expected two tokens.`)
+    }
+    const found = [ids.get(left), ids.get(right), ids.get(left + right)]
+    if (found.includes(undefined)) {
+      return refuse(
+        `${file}: merge ${i}, ${describe(entry)}, names a token that the vocabulary lacks; take the files from the same repository.`,
+      )
+    }
+    merges.set(found as number[], i * 3)
+  }
+  return merges
+}
+
+/** Ids around a text by a TemplateProcessing post-processor; undefined when there is none. */
+export function templateIds(
+  value: unknown,
+  idOf: (content: string) => number | undefined,
+): { before: number[]; behind: number[] } | undefined {
+  const processor = objectOf(value ?? undefined, 'tokenizer.json: post_processor')
+  if (!processor || processor.type === 'ByteLevel') return undefined
+  if (processor.type === 'Sequence') {
+    const steps = Array.isArray(processor.processors) ? processor.processors : []
+    return steps.map((step) => templateIds(step, idOf)).find((found) => found !== undefined)
+  }
+  if (processor.type !== 'TemplateProcessing')
+    return refuse(`tokenizer.json: post_processor type ${describe(processor.type)} is not supported.`)
+  const single = Array.isArray(processor.single)
+    ? processor.single
+    : refuse('tokenizer.json: post_processor.single is not a list.')
+  const special = objectOf(processor.special_tokens, 'tokenizer.json: post_processor.special_tokens') ?? {}
+  const before: number[] = []
+  const behind: number[] = []
+  let sides = before
+  for (const step of single) {
+    const entry = objectOf(step, 'tokenizer.json: post_processor.single')!
+    if (entry.Sequence !== undefined) {
+      sides = behind
+      continue
+    }
+    const name = objectOf(entry.SpecialToken, 'tokenizer.json: post_processor.single')?.id
+    if (typeof name !== 'string')
+      return refuse('tokenizer.json: post_processor.single holds a step that is neither a text nor a token.')
+    const given = objectOf(special[name], `tokenizer.json: post_processor.special_tokens[${JSON.stringify(name)}]`)?.ids
+    const list = Array.isArray(given) ? given : [idOf(name)]
+    for (const id of list) sides.push(idFrom(id, `tokenizer.json: post_processor token ${JSON.stringify(name)}`))
+  }
+  return { before, behind }
+}
+
+export function decoderRules(value: unknown): FallbackDecoderRules | 'bytes' {
+  const decoder =
+    objectOf(value ?? undefined, 'tokenizer.json: decoder') ?? refuse('tokenizer.json: decoder is missing.')
+  const steps = decoder.type === 'Sequence' && Array.isArray(decoder.decoders) ? decoder.decoders : [decoder]
+  const rules: FallbackDecoderRules = { replace: [], byteFallback: false }
+  let fused = false
+  for (const step of steps) {
+    const { type, content, pattern, start, stop, replacement, prepend_scheme } = objectOf(
+      step,
+      'tokenizer.json: decoder step',
+    )!
+    const from = objectOf(pattern ?? undefined, 'tokenizer.json: decoder pattern')?.String
+    if (type === 'ByteLevel' && steps.length === 1) return 'bytes'
+    if (type === 'Replace' && typeof from === 'string' && from !== '' && typeof content === 'string')
+      rules.replace.push([from, content])
+    else if (type === 'ByteFallback') rules.byteFallback = true
+    else if (type === 'Fuse') fused = true
+    else if (type === 'Metaspace')
+      rules.metaspace = {
+        character: typeof replacement === 'string' && replacement !== '' ? replacement : '\u2581',
+        dropFirst: prepend_scheme !== 'never',
+      }
+    else if (
+      type === 'Strip' &&
+      fused &&
+      typeof content === 'string' &&
+      content !== '' &&
+      typeof start === 'number' &&
+      !stop
+    )
+      rules.strip = { content, start }
+    else return refuse(`tokenizer.json: decoder step ${describe(type)} in this form is not supported.`)
+  }
+  return rules
+}
