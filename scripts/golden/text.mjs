@@ -5,9 +5,9 @@ import os from 'node:os'
 import path from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { gunzipSync } from 'node:zlib'
+import { loadTokenizer } from '../../dist/text/load-tokenizer.js'
 import { fillPlaceholders, promptText, renderConversation } from '../../dist/text/prompt.js'
 import { templateOf, templates } from '../../dist/text/templates.js'
-import { loadTokenizer } from '../../dist/text/load-tokenizer.js'
 
 const readJson = (...parts) => JSON.parse(readFileSync(path.join(...parts), 'utf8'))
 
