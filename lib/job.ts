@@ -37,9 +37,30 @@ export async function runJob<T>(
 /** Listens to a signal until what it returns is called. Many questions may share one signal: Node's warning of a leak is of no use. */
 export function whenAborted(signal: AbortSignal | undefined, listener: () => void): () => void {
   if (signal === undefined) return () => {}
-  setMaxListeners(0, signal)
+  if (signal instanceof EventTarget) setMaxListeners(0, signal)
   signal.addEventListener('abort', listener)
   return () => signal.removeEventListener('abort', listener)
+}
+
+/** Aborted as soon as one of these is. */
+export function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal | undefined {
+  const given = signals.filter((signal) => signal !== undefined)
+  return given.length < 2 ? given[0] : AbortSignal.any(given.map(ownSignal))
+}
+
+// Test environments and polyfills bring a class of their own, which `AbortSignal.any` refuses.
+const followers = new WeakMap<AbortSignal, AbortSignal>()
+
+function ownSignal(signal: AbortSignal): AbortSignal {
+  if ((signal as object) instanceof AbortSignal) return signal
+  const known = followers.get(signal)
+  if (known !== undefined) return known
+  const follower = new AbortController()
+  const follow = () => follower.abort(signal.reason)
+  if (signal.aborted) follow()
+  else signal.addEventListener('abort', follow)
+  followers.set(signal, follower.signal)
+  return follower.signal
 }
 
 /** The error of a job; one that the signal brought about says why. */

@@ -1,10 +1,12 @@
 /** From a model folder to a model. */
 import os from 'node:os'
 import path from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { bundledAdvice, isBundled } from './addon-file.ts'
 import { type Checkpoint, readCheckpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
 import { runJob } from './job.ts'
+import { describeValue, isRecord } from './messages.ts'
 import { Model } from './model.ts'
 import {
   loadAddon,
@@ -18,6 +20,7 @@ import { checkLoadOptions, type LoadOptions, throwIfAborted } from './options.ts
 import { loadTokenizer } from './text/load-tokenizer.ts'
 import { type Template, templateOf, withSystemMessage } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
+import { isUrl } from './views/sources.ts'
 import { cacheInfo, weightCachePlace } from './weight-cache.ts'
 
 /** The model inside this package: `street-tiny`, which knows drawn street scenes and nothing else. */
@@ -35,14 +38,10 @@ export const bundledModel: string = path.join(packageRoot, 'models', 'street-tin
  *   onProgress: ({ doneBytes, totalBytes }) => console.error(`${Math.round((100 * doneBytes) / totalBytes)} %`),
  * })
  */
-export async function loadModel(dir?: string, options?: LoadOptions): Promise<Model>
+export async function loadModel(dir?: string | URL, options?: LoadOptions): Promise<Model>
 export async function loadModel(options: LoadOptions): Promise<Model>
-export async function loadModel(first?: string | LoadOptions, second: LoadOptions = {}): Promise<Model> {
-  const [dir, options] =
-    typeof first === 'object' && first !== null ? [bundledModel, first] : [first ?? bundledModel, second]
-  if (typeof dir !== 'string' || dir === '') {
-    throw new ModelError('BAD_ARGUMENT', 'Expected the path of a model folder; leave it out for the bundled model.')
-  }
+export async function loadModel(first?: string | URL | LoadOptions, second: LoadOptions = {}): Promise<Model> {
+  const [dir, options] = isRecord(first) ? [bundledModel, first as LoadOptions] : [folderOf(first), second]
   checkLoadOptions(options)
   throwIfAborted(options.signal)
   const addon = loadAddon()
@@ -212,4 +211,14 @@ function checkVocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer): void {
       `The tokenizer has ids up to ${tokenizer.size - 1}, the embedding has ${checkpoint.vocab} rows; the files belong to different models.`,
     )
   }
+}
+
+function folderOf(given: unknown): string {
+  if (given === undefined || given === null) return bundledModel
+  if (isUrl(given) && given.protocol === 'file:') return fileURLToPath(given.href)
+  if (typeof given === 'string' && given !== '') return given
+  throw new ModelError(
+    'BAD_ARGUMENT',
+    `Expected the path of a model folder, received ${describeValue(given)}; leave it out for the bundled model.`,
+  )
 }

@@ -4,7 +4,8 @@ import { type AnswerStream, streamAnswer } from './answer-stream.ts'
 import type { Asking } from './asking.ts'
 import type { Checkpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
-import { runJob } from './job.ts'
+import { anySignal, runJob } from './job.ts'
+import { isRecord } from './messages.ts'
 import { type NativeAddon, type NativeMemoryPlan, type NativeModel, type NativeStats, toModelError } from './native.ts'
 import {
   type AskSettings,
@@ -24,7 +25,7 @@ import { buildScenePrompt, type ImageLayout, stopIds } from './text/prompt.ts'
 import type { Template } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 import { type ComposedImages, imagesFor, tileCount, type Views } from './views/compose.ts'
-import { isPictureSource } from './views/decode.ts'
+import { adviceFor, isPictureSource } from './views/sources.ts'
 import type { CacheInfo } from './weight-cache.ts'
 
 /** What a loaded model is. */
@@ -223,10 +224,7 @@ export class Model {
   }
 
   async #see(views: Views, options: SeeOptions, leave?: AbortSignal): Promise<Scene> {
-    const signal =
-      leave === undefined || options.signal === undefined
-        ? (leave ?? options.signal)
-        : AbortSignal.any([leave, options.signal])
+    const signal = anySignal(leave, options.signal)
     throwIfAborted(signal)
     this.#throwIfDisposed()
     this.#asking.keeper.checkQueue(0, 1)
@@ -361,7 +359,7 @@ export class Model {
 /** The caller's list or record may change; what stands in it is not copied. */
 function copyOf(views: Views): Views {
   if (Array.isArray(views)) return [...views]
-  return isPictureSource(views) || typeof views !== 'object' || views === null ? views : { ...views }
+  return isPictureSource(views) || !isRecord(views) || adviceFor(views) !== undefined ? views : { ...views }
 }
 
 function pictureCount(views: Views): number {

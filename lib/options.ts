@@ -1,5 +1,6 @@
 /** What callers may ask for, and the checks of it: every value a caller passes is looked at here, before any work. */
 import { ModelError } from './errors.ts'
+import { describeValue, isRecord } from './messages.ts'
 import type { AnswerFormat } from './structured/answer-format.ts'
 import { pictureHead, refusePlaceholders, type TextReading } from './text/placeholders.ts'
 import type { ViewOptions } from './views/compose.ts'
@@ -231,7 +232,7 @@ const usualDraft = 4
 export function checkLoadOptions(options: LoadOptions): void {
   checkKeys(options, loadKeys)
   const { device, precision } = options
-  if (device !== undefined && !/^(auto|cpu|cuda|cuda:\d{1,3})$/.test(String(device))) {
+  if (device !== undefined && !(typeof device === 'string' && /^(auto|cpu|cuda|cuda:\d{1,3})$/.test(device))) {
     throw bad("'auto', 'cpu', 'cuda' or 'cuda:N'", 'device', device)
   }
   if (precision !== undefined && precision !== 'bf16' && precision !== 'f32') {
@@ -263,10 +264,7 @@ export function checkLoadOptions(options: LoadOptions): void {
     throw bad("true, false, 'resee' or 'throw'", 'evict', options.evict)
   }
   checkInteger('tileSize', options.tileSize, 1, 8192)
-  if (
-    options.layout !== undefined &&
-    (typeof options.layout !== 'object' || options.layout === null || Array.isArray(options.layout))
-  ) {
+  if (options.layout !== undefined && !isRecord(options.layout)) {
     throw bad('an object with the keys of drivlm.json', 'layout', options.layout)
   }
   checkSignal(options.signal)
@@ -327,7 +325,7 @@ export function seePart(options: ModelAskOptions): SeeOptions {
 /** @throws {@link ModelError} `BAD_ARGUMENT` unless it is a question: a string that says something, with placeholders in front only. */
 export function checkQuestion(question: unknown, text: TextReading = 'placeholders'): asserts question is string {
   if (typeof question !== 'string') {
-    throw new ModelError('BAD_ARGUMENT', `Expected a string for the question, received ${show(question)}.`)
+    throw new ModelError('BAD_ARGUMENT', `Expected a string for the question, received ${describeValue(question)}.`)
   }
   if (question.trim() === '') {
     throw new ModelError('BAD_ARGUMENT', 'The question is empty; ask something about the views.')
@@ -339,7 +337,9 @@ export function checkQuestion(question: unknown, text: TextReading = 'placeholde
 export function abortError(signal: AbortSignal): ModelError {
   const { reason } = signal
   const why =
-    reason instanceof Error && reason.name === 'TimeoutError' ? 'its time limit passed' : 'its signal was aborted'
+    (reason as { name?: unknown } | null | undefined)?.name === 'TimeoutError'
+      ? 'its time limit passed'
+      : 'its signal was aborted'
   return new ModelError('ABORTED', `Given up, because ${why}.`, { cause: reason })
 }
 
@@ -428,8 +428,8 @@ function stopStrings(stop: unknown): readonly string[] {
 }
 
 function checkKeys(options: unknown, known: readonly string[]): void {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw new ModelError('BAD_ARGUMENT', `Expected an object for options, received ${show(options)}.`)
+  if (!isRecord(options)) {
+    throw new ModelError('BAD_ARGUMENT', `Expected an object for options, received ${describeValue(options)}.`)
   }
   const unknown = Object.keys(options).find((key) => !known.includes(key))
   if (unknown === undefined) return
@@ -461,8 +461,15 @@ function checkText(text: unknown): void {
 }
 
 function checkSignal(signal: unknown): void {
-  if (signal === undefined || signal instanceof AbortSignal) return
+  if (signal === undefined || isSignal(signal)) return
   throw bad('an AbortSignal', 'signal', signal)
+}
+
+function isSignal(signal: unknown): signal is AbortSignal {
+  const { aborted, addEventListener, removeEventListener } = Object(signal) as Partial<AbortSignal>
+  return (
+    typeof aborted === 'boolean' && typeof addEventListener === 'function' && typeof removeEventListener === 'function'
+  )
 }
 
 function checkFunction(name: string, value: unknown): void {
@@ -471,11 +478,5 @@ function checkFunction(name: string, value: unknown): void {
 }
 
 function bad(expected: string, name: string, value: unknown): ModelError {
-  return new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${name}, received ${show(value)}.`)
-}
-
-function show(value: unknown): string {
-  if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 60)}…'` : `'${value}'`
-  if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'a list' : 'an object'
-  return typeof value === 'function' ? 'a function' : String(value)
+  return new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${name}, received ${describeValue(value)}.`)
 }

@@ -7,6 +7,7 @@ import { Chat } from './chat.ts'
 import type { CanvasLayout } from './checkpoint/layout.ts'
 import { type Choice, checkChoices, pick, type Score, score } from './choices.ts'
 import { ModelError } from './errors.ts'
+import { anySignal } from './job.ts'
 import { type Located, locate } from './locating.ts'
 import {
   type AskAllOptions,
@@ -144,8 +145,7 @@ export class Scene {
     return new AnswerBatch(async (push, leave) => {
       this.#asking.keeper.checkQueue(list.length)
       const failing = new AbortController()
-      const { signal } = settings
-      const either = signal === undefined ? failing.signal : AbortSignal.any([signal, failing.signal])
+      const either = anySignal(settings.signal, failing.signal)
       const running = list.map(async (question, index) => {
         const both = (text: string) => {
           onText?.(text, index)

@@ -1,5 +1,6 @@
 /** The views of the next moment, from those of the last and what changed. */
 import { ModelError } from '../errors.ts'
+import { isRecord } from '../messages.ts'
 import type { NamedViews, Views } from './compose.ts'
 import { isPictureSource, type PictureSource } from './decode.ts'
 
@@ -15,7 +16,7 @@ export function changeViews(views: Views, changed: ChangedViews): { views: Views
     if (isPictureSource(changed)) return { views: changed, names: [] }
     throw new ModelError('BAD_VIEW', 'This scene was seen from one picture; give the picture that takes its place.')
   }
-  if (typeof changed !== 'object' || changed === null || isPictureSource(changed)) {
+  if (!isRecord(changed) || isPictureSource(changed)) {
     throw new ModelError(
       'BAD_VIEW',
       'This scene was seen from several views; say which of them changed, such as { CAM_FRONT: picture }.',

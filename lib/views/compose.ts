@@ -2,10 +2,12 @@
 import type { TilingLimits } from '../checkpoint/config.ts'
 import type { CanvasLayout, ViewLayout } from '../checkpoint/layout.ts'
 import { ModelError } from '../errors.ts'
+import { describeValue, isRecord } from '../messages.ts'
 import type { NativeAddon, NativeImage, NativePicture } from '../native.ts'
 import { type Camera, cameras } from './cameras.ts'
 import { type DecodedPicture, decodePicture, isPictureSource, type PictureSource } from './decode.ts'
 import { labelFor } from './labels.ts'
+import { adviceFor } from './sources.ts'
 
 /**
  * What a model is shown: pictures by camera name, a list of pictures, or one picture.
@@ -100,13 +102,7 @@ function listOfArray(views: readonly PictureSource[]): NamedSource[] {
 
 function listOfOther(views: PictureSource | NamedViews): NamedSource[] {
   if (isPictureSource(views)) return [{ name: 'the picture', source: views }]
-  if (typeof views !== 'object' || views === null) {
-    const found = views === null ? 'null' : typeof views
-    throw new ModelError(
-      'BAD_VIEW',
-      `Expected views by camera name, a list of pictures or one picture, found ${found}.`,
-    )
-  }
+  if (!isRecord(views) || adviceFor(views) !== undefined) throw notViews(views)
   const known = cameras.filter((camera) => Object.hasOwn(views, camera)) as string[]
   const others = Object.keys(views).filter((key) => !known.includes(key))
   const named = views as Readonly<Record<string, PictureSource | undefined>>
@@ -114,6 +110,12 @@ function listOfOther(views: PictureSource | NamedViews): NamedSource[] {
     const source = named[camera]
     return source === undefined ? [] : [{ camera, name: camera, source }]
   })
+}
+
+function notViews(found: unknown): ModelError {
+  const what = `Expected views by camera name, a list of pictures or one picture, found ${describeValue(found)}.`
+  const advice = adviceFor(found)
+  return new ModelError('BAD_VIEW', advice === undefined ? what : `${what} ${advice}`)
 }
 
 function byCamera(given: readonly NamedSource[], expected: readonly string[]): Map<string, NamedSource> {

@@ -6,16 +6,10 @@
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { ModelError } from '../errors.ts'
+import { describeValue } from '../messages.ts'
+import { bytesOf, isBlob, isRaw, notASource, type PictureSource, pathOf, type RawPicture } from './sources.ts'
 
-/** Pixels that are decoded already: interleaved RGB, `width · height · 3` bytes. */
-export interface RawPicture {
-  data: Uint8Array | Uint8ClampedArray
-  width: number
-  height: number
-}
-
-/** A picture: a path, the bytes of a JPEG, PNG, WebP, TIFF, GIF or AVIF file, or raw RGB. */
-export type PictureSource = string | Uint8Array | ArrayBuffer | RawPicture
+export { isPictureSource, type PictureSource, type RawPicture } from './sources.ts'
 
 /** Interleaved RGB, `width · height · 3` bytes. */
 export interface DecodedPicture {
@@ -43,41 +37,50 @@ const formats = ['jpeg', 'png', 'webp', 'tiff', 'gif', 'heif']
  * @throws {@link ModelError} `BAD_VIEW` if there is no such file or it is not a picture, is damaged, or too large.
  */
 export async function decodePicture(source: PictureSource, name: string): Promise<DecodedPicture> {
-  if (typeof source === 'string') return decodeBytes(await readPicture(source, name), name, source)
-  if (source instanceof Uint8Array) return decodeBytes(Buffer.from(source), name)
-  if (source instanceof ArrayBuffer) return decodeBytes(Buffer.from(source.slice(0)), name)
+  const file = pathOf(source, name)
+  if (file !== undefined) return decodeBytes(await readPicture(file, name), name, file)
+  const bytes = bytesOf(source, name)
+  if (bytes !== undefined) return decodeBytes(Buffer.from(bytes), name)
+  if (isBlob(source)) return decodeBytes(await readBlob(source, name), name)
   if (isRaw(source)) return copyRaw(source, name)
-  throw bad(name, 'expected a path, the bytes of a picture file or { data, width, height }', `found ${kindOf(source)}`)
-}
-
-/** Whether this is one picture, not several. */
-export function isPictureSource(source: unknown): source is PictureSource {
-  return typeof source === 'string' || ArrayBuffer.isView(source) || source instanceof ArrayBuffer || isRaw(source)
-}
-
-function isRaw(source: unknown): source is RawPicture {
-  return typeof source === 'object' && source !== null && 'data' in source && 'width' in source && 'height' in source
+  throw notASource(source, name)
 }
 
 function copyRaw({ data, width, height }: RawPicture, name: string): DecodedPicture {
-  if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) {
-    throw bad(name, 'expected data to be a Uint8Array of interleaved RGB', `found ${kindOf(data)}`)
+  const bytes = bytesOf(data, name)
+  if (bytes === undefined) {
+    throw bad(name, 'expected data to be a Uint8Array of interleaved RGB', `found ${describeValue(data)}`)
   }
   for (const edge of [width, height]) {
     if (!Number.isSafeInteger(edge) || edge < 1) {
-      throw bad(name, 'expected width and height to be positive integers', `found ${String(width)} x ${String(height)}`)
+      throw bad(
+        name,
+        'expected width and height to be positive integers',
+        `found ${describeValue(width)} x ${describeValue(height)}`,
+      )
     }
   }
   checkSize(width, height, name)
-  if (data.length !== width * height * 3) {
-    const rgba = data.length === width * height * 4 ? '; drop the fourth channel' : ''
+  if (bytes.length !== width * height * 3) {
+    const rgba = bytes.length === width * height * 4 ? '; drop the fourth channel' : ''
     throw bad(
       name,
       `expected ${width * height * 3} bytes of interleaved RGB for ${width} x ${height} pixels`,
-      `found ${data.length}${rgba}`,
+      `found ${bytes.length}${rgba}`,
     )
   }
-  return { rgb: new Uint8Array(data), width, height }
+  return { rgb: new Uint8Array(bytes), width, height }
+}
+
+async function readBlob(blob: Blob, name: string): Promise<Buffer> {
+  if (blob.size > maxFileBytes) {
+    throw bad(name, `the Blob given has ${blob.size} bytes`, `a picture file may have up to ${maxFileBytes}`)
+  }
+  try {
+    return Buffer.from(await blob.arrayBuffer())
+  } catch (error) {
+    throw bad(name, 'the Blob given cannot be read', reasonOf(error), error)
+  }
 }
 
 async function readPicture(file: string, name: string): Promise<Buffer> {
@@ -192,13 +195,6 @@ function checkSize(width: number, height: number, name: string): void {
 
 function bad(name: string, what: string, advice: string, cause?: unknown): ModelError {
   return new ModelError('BAD_VIEW', `${name}: ${what}; ${advice}.`, cause === undefined ? undefined : { cause })
-}
-
-function kindOf(value: unknown): string {
-  if (value === null) return 'null'
-  if (Array.isArray(value)) return 'an array'
-  if (typeof value !== 'object') return typeof value
-  return `an object of class ${value.constructor?.name ?? 'null'}`
 }
 
 function reasonOf(error: unknown): string {
