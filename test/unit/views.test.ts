@@ -133,11 +133,7 @@ describe('decodePicture', () => {
     ['raw of no size', () => ({ data: new Uint8Array(0), width: 0, height: 4 }), /positive integers; found 0 x 4/],
     ['raw of NaN', () => ({ data: new Uint8Array(0), width: Number.NaN, height: 4 }), /found NaN x 4/],
     ['raw of 100 megapixels', () => ({ data: new Uint8Array(3), width: 10_000, height: 10_000 }), /100 megapixels/],
-    [
-      'raw floats',
-      () => ({ data: new Float32Array(48), width: 4, height: 4 }),
-      /found a Float32Array/,
-    ],
+    ['raw floats', () => ({ data: new Float32Array(48), width: 4, height: 4 }), /found a Float32Array/],
     ['a number', () => 7, /expected a path, .*; found 7/],
     ['null', () => null, /found null/],
     ['an array', () => [1, 2], /found a list/],
