@@ -21,7 +21,7 @@ import {
 } from './decoding.ts'
 import { type AlignedText, alignedRanges, type Normalizer, originOf, readNormalizer } from './normalizer.ts'
 import { type PreTokenizer, readPreTokenizer } from './pre-tokenizer.ts'
-import { qwenPattern } from './split-pattern.ts'
+import { hasUnknownPattern, qwenPattern, runWatched } from './split-pattern.ts'
 import { decodeAll, type EncodeOptions, idAction, idsBehind, type Tokenizer } from './tokenizer.ts'
 import { describe, type JsonObject, objectOf, type TokenizerFiles } from './tokenizer-files.ts'
 import { decoderRules, readMerges, readVocabulary, refuse, templateIds } from './tokenizer-json.ts'
@@ -77,6 +77,8 @@ export class FastTokenizer implements Tokenizer {
   readonly #contents: string[]
   readonly #normalize: Normalizer
   readonly #words: PreTokenizer
+  /** A regular expression of the file may take for ever. */
+  readonly #watched: boolean
   readonly #bpe: Bpe
   /** Searches the text as it came, and what is between the tokens found there once it is normalised. */
   readonly #inText: AddedTokenSearch | undefined
@@ -104,6 +106,7 @@ export class FastTokenizer implements Tokenizer {
     const merges = readMerges(model.merges, mergesFile, ids)
     this.#normalize = readNormalizer(json.normalizer) ?? ((text) => ({ text }))
     this.#words = readPreTokenizer(json.pre_tokenizer)
+    this.#watched = hasUnknownPattern(json.normalizer) || hasUnknownPattern(json.pre_tokenizer)
     const { bytes } = this.#words
     if (bytes || this.#decoding === 'bytes') {
       const missing = byteCharacters.findIndex((character) => !ids.has(character))
@@ -190,16 +193,20 @@ export class FastTokenizer implements Tokenizer {
 
   addedTokensIn(parts: string | readonly TextPart[]): { content: string; end: number }[] {
     const { text, untrusted } = joinParts(parts)
-    return this.#pieces(text, untrusted).flatMap(({ id, end }) =>
-      id === undefined ? [] : [{ content: this.#contents[id]!, end }],
-    )
+    const pieces = this.#guard(text, () => this.#pieces(text, untrusted))
+    return pieces.flatMap(({ id, end }) => (id === undefined ? [] : [{ content: this.#contents[id]!, end }]))
   }
 
   encode(parts: string | readonly TextPart[], options: EncodeOptions = {}): number[] {
     const { text, untrusted } = joinParts(parts, options.after)
-    const ids = this.#encodeText(text, untrusted)
+    const ids = this.#guard(text, () => this.#encodeText(text, untrusted))
     if (options.after !== undefined) return idsBehind(ids, this.idOf(options.after), options.after)
     return (options.addBos ?? true) ? [...this.#before, ...ids, ...this.#behind] : ids
+  }
+
+  /** 2 s, and a second more for each 50 000 characters, far above what known patterns take. */
+  #guard<T>(text: string, run: () => T): T {
+    return this.#watched ? runWatched(run, 2000 + Math.ceil(text.length / 50)) : run()
   }
 
   #encodeText(text: string, untrusted: Ranges): number[] {

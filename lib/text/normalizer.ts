@@ -4,7 +4,7 @@
  */
 import { ModelError } from '../errors.ts'
 import { leadingSpace, type Ranges, trailingSpace } from './added-tokens.ts'
-import { type GuardedPattern, patternOf } from './split-pattern.ts'
+import { patternOf, type SplitPattern } from './split-pattern.ts'
 import { describe, type JsonObject, objectOf } from './tokenizer-files.ts'
 
 /** A text and the stretch of the input that each unit of it came from; without `starts` and `ends` it is the input. */
@@ -171,7 +171,7 @@ function insertFirst(text: string, prepend: string): AlignedText {
   return builder.finish()
 }
 
-function replace(text: string, pattern: GuardedPattern, by: string): AlignedText {
+function replace(text: string, pattern: SplitPattern, by: string): AlignedText {
   const found = pattern.find(text)
   if (found.length === 0) return { text }
   const builder = new AlignedBuilder(text.length)

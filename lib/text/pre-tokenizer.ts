@@ -3,7 +3,7 @@
  * writes bytes as characters (`ByteLevel`) is the last one, and the merging does it by itself.
  */
 import { ModelError } from '../errors.ts'
-import { type GuardedPattern, patternOf, regexPattern } from './split-pattern.ts'
+import { patternOf, regexPattern, type SplitPattern } from './split-pattern.ts'
 import { describe, type JsonObject, objectOf } from './tokenizer-files.ts'
 
 export interface PreTokenizer {
@@ -149,7 +149,7 @@ interface Piece {
 }
 
 /** `NormalizedString::split`: cuts at matches, or with `invert` at what lies between them. */
-function cut(pattern: GuardedPattern, behavior: Behavior, invert = false): Step {
+function cut(pattern: SplitPattern, behavior: Behavior, invert = false): Step {
   return ({ text, first }) => {
     const pieces: Piece[] = []
     let from = 0

@@ -4,7 +4,7 @@ import { Tokenizer as Library } from '@huggingface/tokenizers'
 import { ModelError } from '../errors.ts'
 import { describe, objectOf } from './tokenizer-files.ts'
 
-export interface GuardedPattern {
+export interface SplitPattern {
   /** Matches from left to right, as [start, end). */
   find(text: string): [number, number][]
 }
@@ -12,19 +12,18 @@ export interface GuardedPattern {
 export const qwenPattern =
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-/** Patterns of published vocabularies. They need no watch; an unknown one may take exponential time. */
+/** Patterns of published vocabularies. An unknown one may take exponential time and is watched. */
 const knownPatterns = new Set([qwenPattern, qwenPattern.replace('|\\p{N}|', '|\\p{N}{1,3}|')])
 
 const maxPatternLength = 8192
-const maxMatchMs = 1000
 
 /** A `pattern` of a step: `{ "String": … }` or `{ "Regex": … }`. */
-export function patternOf(value: unknown, name: string): GuardedPattern {
+export function patternOf(value: unknown, name: string): SplitPattern {
   const pattern = objectOf(value, name) ?? {}
   const [text, regex] = [pattern.String, pattern.Regex]
   if (typeof text === 'string' && text !== '' && regex === undefined) return textPattern(text)
   if (typeof regex === 'string' && regex !== '' && regex.length <= maxPatternLength && text === undefined) {
-    return regexPattern(translate(regex, name), knownPatterns.has(regex) ? undefined : name)
+    return regexPattern(translate(regex, name))
   }
   throw new ModelError(
     'BAD_TOKENIZER',
@@ -32,7 +31,7 @@ export function patternOf(value: unknown, name: string): GuardedPattern {
   )
 }
 
-function textPattern(wanted: string): GuardedPattern {
+function textPattern(wanted: string): SplitPattern {
   return {
     find(text) {
       const found: [number, number][] = []
@@ -43,49 +42,55 @@ function textPattern(wanted: string): GuardedPattern {
   }
 }
 
-/** A pattern that this package wrote, or, with `watched`, one of that name which may not take more than {@link maxMatchMs}. */
-export function regexPattern(pattern: RegExp, watched?: string): GuardedPattern {
+export function regexPattern(pattern: RegExp): SplitPattern {
   return {
     find(text) {
       const found: [number, number][] = []
-      const run = (): void => {
-        let last = -1
-        for (const { 0: piece, index } of text.matchAll(pattern)) {
-          const end = index + piece.length
-          // An empty match right behind another is none.
-          if (end === last) continue
-          found.push([index, end])
-          last = end
-        }
+      let last = -1
+      for (const { 0: piece, index } of text.matchAll(pattern)) {
+        const end = index + piece.length
+        // An empty match right behind another is none.
+        if (end === last) continue
+        found.push([index, end])
+        last = end
       }
-      if (watched === undefined) run()
-      else runWatched(run, watched)
       return found
     },
   }
 }
 
+/** Whether a step, or one in a list of steps, has a regular expression that this package does not know. */
+export function hasUnknownPattern(value: unknown): boolean {
+  if (Array.isArray(value)) return value.some((one) => hasUnknownPattern(one))
+  if (typeof value !== 'object' || value === null) return false
+  const { pattern, normalizers, pretokenizers } = value as Record<string, unknown>
+  const regex = typeof pattern === 'object' && pattern !== null ? (pattern as Record<string, unknown>).Regex : undefined
+  return (
+    (regex !== undefined && !(typeof regex === 'string' && knownPatterns.has(regex))) ||
+    hasUnknownPattern(normalizers) ||
+    hasUnknownPattern(pretokenizers)
+  )
+}
+
 let watch: { context: vm.Context; script: vm.Script } | undefined
 
-/** Node ends code that was begun in `vm` after a time, regular expressions too. */
-function runWatched(run: () => void, name: string): void {
+/** Runs what may not end. Node ends code that was begun in `vm` after a time, regular expressions too. */
+export function runWatched<T>(run: () => T, limitMs: number): T {
   watch ??= { context: vm.createContext({}), script: new vm.Script('run()') }
   watch.context.run = run
   try {
-    watch.script.runInContext(watch.context, { timeout: maxMatchMs })
+    return watch.script.runInContext(watch.context, { timeout: limitMs }) as T
   } catch (error) {
+    if (error instanceof ModelError) throw error
+    const late = (error as NodeJS.ErrnoException | undefined)?.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
     throw new ModelError(
       'BAD_TOKENIZER',
-      `${name}: the pattern ${timedOut(error) ? `took more than ${maxMatchMs} ms on a text` : `failed (${String(error)})`}; take the file from the model's repository.`,
+      `tokenizer.json: a pattern ${late ? `took more than ${limitMs} ms on a text` : `failed on a text (${(error as Error).message})`}; take the file from the model's repository.`,
       { cause: error },
     )
   } finally {
     watch.context.run = undefined
   }
-}
-
-function timedOut(error: unknown): boolean {
-  return (error as NodeJS.ErrnoException | undefined)?.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
 }
 
 /** The library makes the regular expression of a Split step; its own way of splitting is not used. */

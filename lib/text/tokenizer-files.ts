@@ -34,6 +34,8 @@ export interface TokenizerFiles {
 const maxSideBytes = 16 << 20
 /** Larger than any vocabulary, small enough for a table. */
 export const maxId = 4_194_304
+/** Far above any added token; texts are searched for these. */
+const maxContentLength = 1024
 const namedTokens = [
   'bos_token',
   'eos_token',
@@ -290,8 +292,11 @@ export async function readTokenizerFiles(
 }
 
 function contentFrom(value: unknown, what: string): string {
-  if (typeof value !== 'string' || value === '')
-    throw new ModelError('BAD_TOKENIZER', `${what}: content is ${describe(value)}, expected a text.`)
+  if (typeof value !== 'string' || value === '' || value.length > maxContentLength)
+    throw new ModelError(
+      'BAD_TOKENIZER',
+      `${what}: content is ${describe(value)}, expected a text of 1 to ${maxContentLength} characters.`,
+    )
   return value
 }
 

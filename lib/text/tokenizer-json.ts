@@ -3,6 +3,11 @@ import { ModelError } from '../errors.ts'
 import type { FallbackDecoderRules } from './decoding.ts'
 import { describe, idFrom, type JsonObject, objectOf } from './tokenizer-files.ts'
 
+/** Far above any token of the family; what decoding makes of one stays small. */
+const maxTokenLength = 4096
+const maxTemplateIds = 16
+const maxReplacement = 64
+
 export function refuse(message: string): never {
   throw new ModelError('BAD_TOKENIZER', message)
 }
@@ -12,6 +17,8 @@ export function readVocabulary(vocab: JsonObject, file: string): { ids: Map<stri
   const contents: string[] = []
   for (const [content, value] of Object.entries(vocab)) {
     const id = idFrom(value, `${file}: ${JSON.stringify(content)}`)
+    if (content.length > maxTokenLength)
+      refuse(`${file}: id ${id} is a text of ${content.length} characters; at most ${maxTokenLength} are read.`)
     if (contents[id] !== undefined)
       refuse(
         `${file}: id ${id} stands for ${JSON.stringify(contents[id])} and ${JSON.stringify(content)}; download the file again.`,
@@ -57,13 +64,25 @@ export function templateIds(
   idOf: (content: string) => number | undefined,
 ): { before: number[]; behind: number[] } | undefined {
   const processor = objectOf(value ?? undefined, 'tokenizer.json: post_processor')
-  if (!processor || processor.type === 'ByteLevel') return undefined
-  if (processor.type === 'Sequence') {
-    const steps = Array.isArray(processor.processors) ? processor.processors : []
-    return steps.map((step) => templateIds(step, idOf)).find((found) => found !== undefined)
+  const steps: unknown[] =
+    processor?.type === 'Sequence' && Array.isArray(processor.processors) ? processor.processors : [processor]
+  let found: { before: number[]; behind: number[] } | undefined
+  for (const one of steps) {
+    const step = objectOf(one, 'tokenizer.json: post_processor step')
+    // ByteLevel changes offsets only.
+    if (!step || step.type === 'ByteLevel') continue
+    if (step.type !== 'TemplateProcessing')
+      refuse(`tokenizer.json: post_processor type ${describe(step.type)} is not supported.`)
+    if (found) refuse('tokenizer.json: post_processor: TemplateProcessing stands there twice; this is not supported.')
+    found = templateOfStep(step, idOf)
   }
-  if (processor.type !== 'TemplateProcessing')
-    return refuse(`tokenizer.json: post_processor type ${describe(processor.type)} is not supported.`)
+  return found
+}
+
+function templateOfStep(
+  processor: JsonObject,
+  idOf: (content: string) => number | undefined,
+): { before: number[]; behind: number[] } {
   const single = Array.isArray(processor.single)
     ? processor.single
     : refuse('tokenizer.json: post_processor.single is not a list.')
@@ -72,17 +91,27 @@ export function templateIds(
   const behind: number[] = []
   let sides = before
   for (const step of single) {
-    const entry = objectOf(step, 'tokenizer.json: post_processor.single')!
+    const entry = objectOf(step, 'tokenizer.json: post_processor.single') ?? {}
     if (entry.Sequence !== undefined) {
+      if (sides === behind) refuse('tokenizer.json: post_processor.single has the text twice; this is not supported.')
       sides = behind
       continue
     }
     const name = objectOf(entry.SpecialToken, 'tokenizer.json: post_processor.single')?.id
     if (typeof name !== 'string')
       return refuse('tokenizer.json: post_processor.single holds a step that is neither a text nor a token.')
-    const given = objectOf(special[name], `tokenizer.json: post_processor.special_tokens[${JSON.stringify(name)}]`)?.ids
+    const given = objectOf(
+      Object.hasOwn(special, name) ? special[name] : undefined,
+      `tokenizer.json: post_processor.special_tokens[${JSON.stringify(name)}]`,
+    )?.ids
     const list = Array.isArray(given) ? given : [idOf(name)]
-    for (const id of list) sides.push(idFrom(id, `tokenizer.json: post_processor token ${JSON.stringify(name)}`))
+    for (const id of list) {
+      if (before.length + behind.length >= maxTemplateIds)
+        refuse(
+          `tokenizer.json: post_processor puts more than ${maxTemplateIds} tokens around a text; this is not supported.`,
+        )
+      sides.push(idFrom(id, `tokenizer.json: post_processor token ${JSON.stringify(name)}`))
+    }
   }
   return { before, behind }
 }
@@ -93,14 +122,24 @@ export function decoderRules(value: unknown): FallbackDecoderRules | 'bytes' {
   const steps = decoder.type === 'Sequence' && Array.isArray(decoder.decoders) ? decoder.decoders : [decoder]
   const rules: FallbackDecoderRules = { replace: [], byteFallback: false }
   let fused = false
+  const seen = new Set<unknown>()
   for (const step of steps) {
     const { type, content, pattern, start, stop, replacement, prepend_scheme } = objectOf(
       step,
       'tokenizer.json: decoder step',
     )!
+    if (seen.has(type))
+      refuse(`tokenizer.json: decoder step ${describe(type)} stands there twice; this is not supported.`)
+    seen.add(type)
     const from = objectOf(pattern ?? undefined, 'tokenizer.json: decoder pattern')?.String
     if (type === 'ByteLevel' && steps.length === 1) return 'bytes'
-    if (type === 'Replace' && typeof from === 'string' && from !== '' && typeof content === 'string')
+    if (
+      type === 'Replace' &&
+      typeof from === 'string' &&
+      from !== '' &&
+      typeof content === 'string' &&
+      content.length <= maxReplacement
+    )
       rules.replace.push([from, content])
     else if (type === 'ByteFallback') rules.byteFallback = true
     else if (type === 'Fuse') fused = true
