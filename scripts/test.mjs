@@ -3,7 +3,7 @@
 // packs and installs the package. Prints what each phase took, and ends with `N passed, N failed`.
 //
 //   node scripts/test.mjs              all of it
-//   node scripts/test.mjs native       only the phases whose names are given: native emulator typescript unit threads package
+//   node scripts/test.mjs native       only the phases whose names are given: native emulator typescript network unit threads package
 //
 // DRIVLM_SANITIZE=address,undefined makes it a sanitizer build in a folder of its own; of vitest's tests it runs those that drive the
 // addon hard. DRIVLM_SANITIZE=thread (`npm run test:threads`) runs random operations on scenes in their place, without vitest, whose
@@ -55,8 +55,8 @@ function phase(name, body) {
 }
 
 // Counts of a C++ test program, from its last line.
-function program(file, env = {}) {
-  const { status, stdout } = run(file, [], env, true)
+function program(file, env = {}, args = []) {
+  const { status, stdout } = run(file, args, env, true)
   const counts = stdout.match(/(\d+) (passed|cases), (\d+) failed\s*$/)
   if (!counts) return false
   const [, first, kind, failed] = counts
@@ -135,6 +135,18 @@ if (totals.failed === 0) {
   phase('typescript', () => {
     const bin = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
     return [root, path.join(root, 'test')].every((project) => run(process.execPath, [bin, '-p', project]).status === 0)
+  })
+  // The network without engine, addon and Node, over the fixtures that have goldens.
+  phase('network', () => {
+    const goldens = path.join(root, 'test', 'fixtures', 'golden')
+    const folders = readdirSync(goldens).map((name) => path.join(goldens, name))
+    const dumps = run(process.execPath, [path.join(root, 'scripts', 'dump-network.mjs'), ...folders, scratch], {}, true)
+    if (dumps.status !== 0) return false
+    return program(
+      path.join(out, 'drivlm_network_test'),
+      { ASAN_OPTIONS: 'detect_leaks=1' },
+      dumps.stdout.trim().split('\n'),
+    )
   })
   const files =
     sanitizer === '' ? ['--exclude=test/package.test.ts'] : ['test/unit/addon', 'test/unit/model', 'test/unit/worker']

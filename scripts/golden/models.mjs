@@ -24,7 +24,7 @@ const elementTypes = {
 }
 
 /** Tensors of a golden.safetensors, read one at a time. */
-class GoldenTensors {
+export class GoldenTensors {
   constructor(file) {
     this.fd = openSync(file, 'r')
     const length = Buffer.alloc(8)
@@ -53,7 +53,7 @@ class GoldenTensors {
 }
 
 /** [tiles, 3, size, size] to [tiles, size, size, 3]. */
-function channelsLast({ shape, data }) {
+export function channelsLast({ shape, data }) {
   const [tiles, channels, height, width] = shape
   const out = new Uint8Array(data.length)
   for (let tile = 0; tile < tiles; tile++) {
