@@ -16,6 +16,7 @@ import { quantile } from './statistics.mjs'
 import { imagesOf, pictures, promptOf, randomIds } from './workload.mjs'
 
 const options = JSON.parse(process.argv[2])
+const addon = loadAddon()
 const mode = modes.find(({ name }) => name === options.mode)
 const mostRuns = options.quick ? 3 : 9
 const stageSeconds = options.quick ? 2 : 8
@@ -53,7 +54,6 @@ process.off('disconnect', orphaned)
 process.disconnect()
 
 async function bench() {
-  const addon = loadAddon()
   const load = { ...mode.load, device: options.device, threads: options.threads, maxBatch: 8 }
   // A build that does not know an option refuses it here; the addon would take no notice.
   checkLoadOptions(load)
@@ -118,10 +118,11 @@ async function repeat(run) {
 
 /** Pixels of so many tiles to the first token of an answer. */
 async function seeing(model, network, views, tiles) {
-  const images = imagesOf(views, tiles, network.vision.tileSize)
   const { ids, question } = promptOf(tiles, network, 11)
   const seconds = await repeat(async () => {
     const started = performance.now()
+    const images = await imagesOf(addon, views, tiles, network.vision.tileSize)
+    const prepared = performance.now() - started
     const scene = await model.see({ job: nextJob(), ids, images })
     const plain = plainRequest(network.language.vocab)
     const answer = await model.generate({
@@ -136,7 +137,7 @@ async function seeing(model, network, views, tiles) {
     if (scene.cachedTiles > 0 || scene.sharedTokens > 0)
       throw new Error('a run was answered from the cache of the one before')
     return {
-      preprocess: scene.preprocessMs / 1000,
+      preprocess: (prepared + scene.preprocessMs) / 1000,
       vit: scene.visionMs / 1000,
       prefill: (scene.prefillMs + answer.prefillMs) / 1000,
       first_token: first / 1000,

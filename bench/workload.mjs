@@ -44,15 +44,15 @@ function picture(seed) {
   return { rgb, width, height }
 }
 
-/** `count` tiles as the addon is asked for them: one view, six views of a tile each, or the DriveLM canvas with its thumbnail. */
-export function imagesOf(views, count, tileSize) {
+/** `count` tiles, prepared by the addon: one view, six views of a tile each, or the DriveLM canvas with its thumbnail. */
+export async function imagesOf(addon, views, count, tileSize) {
   const single = { columns: 1, rows: 1, thumbnail: false }
-  if (count === 1) return [{ pictures: views.slice(0, 1), grid: single }]
-  if (count === views.length) return views.map((one) => ({ pictures: [one], grid: single }))
-  const cell = { width: 2 * tileSize, height: tileSize }
-  const grid = { columns: 6, rows: 2, thumbnail: true }
+  if (count === 1) return [await addon.prepareTiles(views[0], single, tileSize)]
+  if (count === views.length) return Promise.all(views.map((one) => addon.prepareTiles(one, single, tileSize)))
   if (count !== 13) throw new Error(`no way to make ${count} tiles`)
-  return [{ pictures: views, cell, canvasColumns: 3, grid }]
+  const cell = { width: 2 * tileSize, height: tileSize }
+  const cells = await Promise.all(views.map((one) => addon.prepareCell(one, cell)))
+  return [await addon.prepareTiles({ cells, columns: 3 }, { columns: 6, rows: 2, thumbnail: true }, tileSize)]
 }
 
 /** A prompt around the image slots of so many tiles, and a question about them. */

@@ -25,7 +25,8 @@ import { buildScenePrompt, type ImageLayout, stopIds } from './text/prompt.ts'
 import type { Template } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 import { type ComposedImages, imagesFor, tileCount, type Views } from './views/compose.ts'
-import { adviceFor, isPictureSource } from './views/sources.ts'
+import { isViewSource, type ViewSources } from './views/prepared.ts'
+import { adviceFor } from './views/sources.ts'
 import type { CacheInfo } from './weight-cache.ts'
 
 /** What a loaded model is. */
@@ -223,7 +224,7 @@ export class Model {
     await this.dispose()
   }
 
-  async #see(views: Views, options: SeeOptions, leave?: AbortSignal): Promise<Scene> {
+  async #see(views: ViewSources, options: SeeOptions, leave?: AbortSignal): Promise<Scene> {
     const signal = anySignal(leave, options.signal)
     throwIfAborted(signal)
     this.#throwIfDisposed()
@@ -232,56 +233,58 @@ export class Model {
     const look = this.#look(views, kept)
     const slot = await this.#asking.keeper.see(look, signal)
     return new Scene(this.#asking, slot, {
-      views: copyOf(views),
       options: kept,
       canvas: this.#parts.checkpoint.layout.canvas,
       see: async (next, nextOptions) => this.#see(next, nextOptions),
     })
   }
 
-  /** Reads the views at once, as the caller may reuse a buffer; sees them as often as it takes to find room. */
-  #look(views: Views, options: SeeOptions): Look<SeenViews> {
+  /** Prepares the views at once, so that the caller has the buffers back soon; sees them as often as it takes to find room. */
+  #look(views: ViewSources, options: SeeOptions): Look<SeenViews> {
     const { addon, native, checkpoint, tokenizer, template } = this.#parts
-    const sources = copyOf(views)
-    const decode = async () => {
-      const startedAt = performance.now()
+    let sources = copyOf(views)
+    const prepare = async () => {
       const { tiling, layout } = checkpoint
-      const composed = await imagesFor(layout, sources, { ...options, tiling, chooseGrid: addon.chooseGrid })
-      const decodeMs = performance.now() - startedAt
+      const composed = await imagesFor(layout, sources, { ...options, tiling, addon })
+      sources = composed.lasting // from now on buffers are the caller's again
       const prompt = buildScenePrompt(tokenizer, template, {
         system: options.systemMessage,
         layout: this.#imageLayout(composed),
-        imageTokens: composed.images.map((image) => tileCount(image) * this.info.tileTokens),
+        imageTokens: composed.images.map(({ grid }) => tileCount(grid) * this.info.tileTokens),
       })
       this.#checkRoom(prompt.ids.length, composed)
-      return { composed, prompt, decodeMs }
+      return { composed, prompt }
     }
     let begunAt = performance.now() // of the decoding, with which the caller's time begins
-    let decoded: ReturnType<typeof decode> | undefined = decode()
-    decoded.catch(() => undefined) // told where it is awaited
+    let ready: ReturnType<typeof prepare> | undefined = prepare()
+    ready.catch(() => undefined) // told where it is awaited
     const look: Look<SeenViews> = {
       tokens: 0,
       see: async (signal) => {
-        if (decoded === undefined) {
+        if (ready === undefined) {
           begunAt = performance.now()
-          decoded = decode()
+          ready = prepare()
         }
-        const { composed, prompt, decodeMs } = await decoded
+        const { composed, prompt } = await ready
         throwIfAborted(signal)
         this.#throwIfDisposed()
         look.tokens = prompt.ids.length
-        const start = (job: number) => native.see({ job, ids: prompt.ids, images: composed.images })
+        const images = composed.images.map((image) => image.tiles)
+        const start = (job: number) => native.see({ job, ids: prompt.ids, images })
         const result = await runJob(signal, start, (job) => native.cancel(job))
         const { tokens, imageTokens, tiles, cachedTiles, sharedTokens } = result
-        const { queueMs, preprocessMs, visionMs, prefillMs } = result
+        const { queueMs, visionMs, prefillMs } = result
+        const preprocessMs = composed.preprocessMs + result.preprocessMs
+        const { decodeMs } = composed
         const totalMs = performance.now() - begunAt
         const timings = { decodeMs, queueMs, preprocessMs, visionMs, prefillMs, totalMs }
-        const { layout, pictures } = composed
+        const { layout, pictures, prepared, lasting } = composed
         const info = { tokens, imageTokens, tiles, cachedTiles, sharedTokens, layout, timings }
-        return { prompt, result, info, pictures, placed: this.#placed(composed, sources) }
+        const placed = this.#placed(composed, sources)
+        return { prompt, result, info, pictures, placed, prepared, lasting }
       },
       end: () => {
-        decoded = undefined
+        ready = undefined
       },
     }
     return look
@@ -322,7 +325,7 @@ export class Model {
     return { kind: format === 'hf' ? 'plain' : 'numbered' }
   }
 
-  #placed(composed: ComposedImages, views: Views): PlacedPictures {
+  #placed(composed: ComposedImages, views: ViewSources): PlacedPictures {
     const layout = this.#imageLayout(composed)
     const { canvas } = this.#parts.checkpoint.layout
     return {
@@ -341,7 +344,7 @@ export class Model {
   #checkRoom(tokens: number, { images }: ComposedImages): void {
     const { maxContext } = this.#parts
     if (tokens < maxContext) return
-    const tiles = images.reduce((sum, image) => sum + tileCount(image), 0)
+    const tiles = images.reduce((sum, { grid }) => sum + tileCount(grid), 0)
     throw new ModelError(
       'CONTEXT_OVERFLOW',
       `The views make ${tiles} tiles and ${tokens} tokens, and the context holds ${maxContext}. Give fewer views or a smaller tileBudget, ` +
@@ -357,14 +360,14 @@ export class Model {
 }
 
 /** The caller's list or record may change; what stands in it is not copied. */
-function copyOf(views: Views): Views {
+function copyOf(views: ViewSources): ViewSources {
   if (Array.isArray(views)) return [...views]
-  return isPictureSource(views) || !isRecord(views) || adviceFor(views) !== undefined ? views : { ...views }
+  return isViewSource(views) || !isRecord(views) || adviceFor(views) !== undefined ? views : { ...views }
 }
 
-function pictureCount(views: Views): number {
+function pictureCount(views: ViewSources): number {
   if (Array.isArray(views)) return views.length
-  return isPictureSource(views) ? 1 : Object.values(views).filter((view) => view !== undefined).length
+  return isViewSource(views) ? 1 : Object.values(views).filter((view) => view !== undefined).length
 }
 
 function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {

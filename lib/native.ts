@@ -231,12 +231,15 @@ export interface NativeLabel {
   ink: [number, number, number]
 }
 
-/** Interleaved RGB, `height · width · 3` bytes. */
+/**
+ * Interleaved RGB, `height · width · 3` bytes, which are read in place on the pool. A buffer that is not `owned` by the package may be taken
+ * away or change meanwhile, which rejects with `BAD_VIEW`.
+ */
 export interface NativePicture {
   rgb: Uint8Array
   width: number
   height: number
-  label?: NativeLabel
+  owned?: boolean
 }
 
 /** How an image is cut: resized to `columns × rows` tiles, plus the whole squeezed into one more tile. */
@@ -246,18 +249,30 @@ export interface NativeGrid {
   thumbnail: boolean
 }
 
-/**
- * One `<image>` of the prompt. With `cell`, the pictures are resized to that size each, labelled and stitched row by row into
- * `canvasColumns` columns; without, there is exactly one picture. `tiles` instead gives finished tiles [tiles, size, size, 3].
- */
-export type NativeImage =
-  | {
-      pictures: NativePicture[]
-      cell?: { width: number; height: number }
-      canvasColumns?: number
-      grid: NativeGrid
-    }
-  | { tiles: Uint8Array; tileCount: number; tileSize: number }
+declare const kind: unique symbol
+
+/** A view resized to its cell of a canvas, and labelled. Its pixels stay in the addon. */
+export interface NativeCell {
+  readonly [kind]: 'cell'
+}
+
+/** The tiles of one `<image>`. Their pixels stay in the addon. */
+export interface NativeTiles {
+  readonly [kind]: 'tiles'
+}
+
+/** Cells stitched row by row; rows are full. */
+export interface NativeCanvas {
+  cells: readonly NativeCell[]
+  columns: number
+}
+
+/** Tiles that come from elsewhere, [tileCount, tileSize, tileSize, 3]; they are copied. */
+export interface FinishedTiles {
+  tiles: Uint8Array
+  tileCount: number
+  tileSize: number
+}
 
 /** Intermediate tensors by name, as f32. Names are listed in `native/network/probe.h`. */
 export type NativeProbes = Record<string, { shape: number[]; data: Float32Array }>
@@ -267,7 +282,8 @@ export interface NativeSceneRequest {
   job: number
   /** Prompt ids up to and including the image span; −1 marks an image slot. */
   ids: Int32Array
-  images: NativeImage[]
+  /** In the order of their slots. */
+  images: (NativeTiles | FinishedTiles)[]
   probe?: string[]
 }
 
@@ -282,7 +298,7 @@ export interface NativeSceneResult {
   /** Leading tokens taken over from a living scene: same ids, same pixels. */
   sharedTokens: number
   queueMs: number
-  /** Resize, compose, tile. */
+  /** Looking the tiles up in the caches. */
   preprocessMs: number
   visionMs: number
   prefillMs: number
@@ -441,10 +457,14 @@ export interface NativeAddon {
     maxTiles: number,
     thumbnail: boolean,
   ): NativeGrid
-  /** The tiles [tiles, size, size, 3] the engine would see; for tests and for showing what a model sees. */
-  cutTiles(image: NativeImage, tileSize: number): Promise<Uint8Array>
-  /** Canvas of an image with cells: RGB bytes. */
-  composeCanvas(image: NativeImage): Promise<{ rgb: Uint8Array; width: number; height: number }>
+  /** Resizes a view to its cell and paints the label, on the pool. */
+  prepareCell(picture: NativePicture, cell: { width: number; height: number }, label?: NativeLabel): Promise<NativeCell>
+  /** Cuts a canvas or a picture along a grid, on the pool: resized to it if need be, then the thumbnail. */
+  prepareTiles(image: NativeCanvas | NativePicture, grid: NativeGrid, tileSize: number): Promise<NativeTiles>
+  /** A copy of the pixels [tiles, size, size, 3]; for tests and for showing what a model sees. */
+  tileBytes(tiles: NativeTiles): Uint8Array
+  /** A copy of a canvas; for the same. */
+  canvasBytes(canvas: NativeCanvas): { rgb: Uint8Array; width: number; height: number }
   /** Sanitizer builds and tests: what was compiled in. */
   build: { cuda: boolean; sanitizer: string; compiler: string }
 }

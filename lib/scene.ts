@@ -29,7 +29,8 @@ import type { SceneSlot, Seen } from './scene-keeper.ts'
 import { type PlacedPictures, refusePlaceholders, withoutPlaceholders } from './text/placeholders.ts'
 import { buildQuestion } from './text/prompt.ts'
 import { type ChangedViews, changeViews } from './views/change.ts'
-import type { ComposedImages, Views } from './views/compose.ts'
+import type { ComposedImages } from './views/compose.ts'
+import type { ViewSources } from './views/prepared.ts'
 
 /** What a scene is, and what seeing it cost. */
 export interface SceneInfo {
@@ -60,22 +61,24 @@ export interface SeenViews extends Seen {
   info: SceneInfo
   pictures: ComposedImages['pictures']
   placed: PlacedPictures
+  /** What {@link Scene.update} goes on from, while the scene is in the cache and after it was evicted. */
+  prepared: ViewSources
+  lasting: ViewSources
 }
 
 /** What a scene was seen from, and how another one is. */
 export interface SceneOrigin {
-  views: Views
   options: SeeOptions
   canvas: CanvasLayout | undefined
-  see: (views: Views, options: SeeOptions) => Promise<Scene>
+  see: (views: ViewSources, options: SeeOptions) => Promise<Scene>
 }
 
 /**
  * A moment seen by the vehicle's cameras. Asking about it costs only the question's own tokens. Its pages of the KV cache are given back
  * by {@link dispose}, or some time after the last reference is gone.
  *
- * A scene keeps what it was given as views, not a copy: the same paths, buffers or pixels are read again by {@link update} and after an
- * eviction, so leave them as they are for as long.
+ * A scene keeps the views as they were resized for the model, 7 MiB for DriveLM's canvas, and none of the caller's buffers: once `see` has
+ * settled they may change. Files are read again after an eviction.
  *
  * @example
  * const scene = await model.see(views)
@@ -90,6 +93,7 @@ export class Scene {
   readonly #origin: SceneOrigin
   readonly #pictures: ComposedImages['pictures']
   readonly #placed: PlacedPictures
+  readonly #lasting: ViewSources
 
   /** Scenes come from `model.see`. */
   constructor(asking: Asking, slot: SceneSlot<SeenViews>, origin: SceneOrigin) {
@@ -99,6 +103,7 @@ export class Scene {
     this.info = slot.seen!.info
     this.#pictures = slot.seen!.pictures
     this.#placed = slot.seen!.placed
+    this.#lasting = slot.seen!.lasting
     asking.keeper.watch(this, slot)
   }
 
@@ -171,8 +176,8 @@ export class Scene {
   }
 
   /**
-   * Sees the next moment: these views in place of the ones they replace, all others as they were. Only tiles whose pixels changed are
-   * encoded, and only tokens from the first change on are computed. This scene stays as it is.
+   * Sees the next moment: these views in place of the ones they replace, all others as they were seen. Only what changed is decoded and
+   * resized, only tiles whose pixels changed are encoded, and only tokens from the first change on are computed. This scene stays as it is.
    *
    * @param changed - By camera name for a scene that was seen by names; by number (`{ 2: picture }`) for one seen as a list; the picture
    *   for one of a single picture.
@@ -185,8 +190,8 @@ export class Scene {
   async update(changed: ChangedViews, options: UpdateOptions = {}): Promise<Scene> {
     checkUpdateOptions(options)
     this.#throwIfDisposed()
-    const { views, options: before, see } = this.#origin
-    const next = changeViews(views, changed)
+    const { options: before, see } = this.#origin
+    const next = changeViews(this.#slot.seen?.prepared ?? this.#lasting, changed)
     const lastViews =
       options.order === 'changing-last'
         ? [...(before.lastViews ?? []).filter((name) => !next.names.includes(name)), ...next.names]

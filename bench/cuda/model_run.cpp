@@ -1,6 +1,7 @@
 #include "model_run.h"
 
 #include <algorithm>
+#include <future>
 
 namespace drivlm::gpu {
 
@@ -14,12 +15,11 @@ ModelRun::ModelRun(const RandomWeights& weights, const DeviceOptions& device) : 
   const bool small = network_.vision.tile_size < 448;
   const int64_t width = small ? 200 : 1600, height = small ? 112 : 900;
   for (uint32_t view = 0; view < 6; ++view) {
-    Picture picture;
-    picture.pixels = {std::vector<uint8_t>(static_cast<size_t>(width * height * 3)), width, height};
+    Pixels picture{std::vector<uint8_t>(static_cast<size_t>(width * height * 3)), width, height};
     uint32_t state = view + 1;
-    for (size_t i = 0; i < picture.pixels.rgb.size(); ++i) {
+    for (size_t i = 0; i < picture.rgb.size(); ++i) {
       state = state * 1664525u + 1013904223u;
-      picture.pixels.rgb[i] = static_cast<uint8_t>((i / 300 + 40 * view + (i % 2 ? state >> 28 : 0)) & 0xff);
+      picture.rgb[i] = static_cast<uint8_t>((i / 300 + 40 * view + (i % 2 ? state >> 28 : 0)) & 0xff);
     }
     pictures_.push_back(std::move(picture));
   }
@@ -40,11 +40,25 @@ SceneRequest ModelRun::scene() const {
   SceneRequest request;
   request.ids = ids(kSystemTokens, 1);
   request.ids.insert(request.ids.end(), static_cast<size_t>(kTiles * network_.vision.tile_tokens()), -1);
-  Image image;
-  image.pictures = pictures_;
-  image.cell_width = 2 * network_.vision.tile_size, image.cell_height = network_.vision.tile_size, image.canvas_columns = 3;
-  image.grid = {6, 2, true};
-  request.images.push_back(std::move(image));
+  const int64_t size = network_.vision.tile_size;
+  const Grid grid{6, 2, true};
+  const auto side_by_side = [](int64_t count, const auto& work) {
+    std::vector<std::future<void>> parts;
+    for (int64_t i = 0; i < count; ++i) parts.push_back(std::async(std::launch::async, [&work, i] { work(i); }));
+    for (std::future<void>& part : parts) part.get();
+  };
+  Canvas canvas;
+  canvas.columns = 3;
+  canvas.cells.resize(pictures_.size());
+  side_by_side(static_cast<int64_t>(pictures_.size()), [&](int64_t i) {
+    PixelRows rows(pictures_[static_cast<size_t>(i)]);
+    canvas.cells[static_cast<size_t>(i)] = std::make_shared<const Pixels>(make_cell(rows, 2 * size, size, nullptr));
+  });
+  std::vector<std::unique_ptr<Rows>> readers;
+  for (int64_t i = 0; i < TileCutter::parts(grid, true); ++i) readers.push_back(std::make_unique<CanvasRows>(canvas));
+  TileCutter cutter(std::move(readers), grid, size);
+  side_by_side(cutter.parts(), [&](int64_t i) { cutter.part(i); });
+  request.images.push_back(cutter.tiles());
   return request;
 }
 

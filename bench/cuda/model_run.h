@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "image/canvas.h"
 #include "serve/engine.h"
 #include "network.h"
 
@@ -12,7 +13,7 @@ class ModelRun {
  public:
   ModelRun(const RandomWeights& weights, const DeviceOptions& device);
 
-  // The views as the DriveLM canvas, 3 x 2, in 6 x 2 tiles and a thumbnail.
+  // The views as the DriveLM canvas, 3 x 2, in 6 x 2 tiles and a thumbnail, prepared on as many threads as the addon does it on.
   SceneRequest scene() const;
   // A question of `tokens` after a scene, answered by `answer` ids that are given.
   GenerateRequest question(int64_t scene, int64_t tokens, int64_t answer) const;
@@ -30,7 +31,7 @@ class ModelRun {
 
   const NetworkDescription network_;
   std::unique_ptr<Engine> engine_;
-  std::vector<Picture> pictures_;
+  std::vector<Pixels> pictures_;
 };
 
 constexpr int64_t kTiles = 13, kSystemTokens = 40, kQuestionTokens = 24;

@@ -140,7 +140,7 @@ function canvasTokensOf({ layout: { canvas }, tiling, network: { vision } }: Che
   const { tileSize, minTiles } = tiling
   const least = Math.min(minTiles, maxTiles)
   const grid = addon.chooseGrid(columns * cellWidth, rows * cellHeight, tileSize, least, maxTiles, thumbnail)
-  return tileCount({ pictures: [], grid }) * tileTokensOf(vision)
+  return tileCount(grid) * tileTokensOf(vision)
 }
 
 /** What a folder may hold, and what each file is for. */

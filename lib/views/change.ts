@@ -1,8 +1,9 @@
 /** The views of the next moment, from those of the last and what changed. */
 import { ModelError } from '../errors.ts'
 import { isRecord } from '../messages.ts'
-import type { NamedViews, Views } from './compose.ts'
+import type { NamedViews } from './compose.ts'
 import { isPictureSource, type PictureSource } from './decode.ts'
+import { isViewSource, type ViewSources } from './prepared.ts'
 
 /** Views that changed: by camera name, by number in the list, or the one picture there is. */
 export type ChangedViews = NamedViews | Readonly<Record<number, PictureSource>> | PictureSource
@@ -11,8 +12,8 @@ export type ChangedViews = NamedViews | Readonly<Record<number, PictureSource>> 
  * @returns All views, and the names of those that changed where they have names.
  * @throws {@link ModelError} `BAD_VIEW` if what changed is none of the views there were.
  */
-export function changeViews(views: Views, changed: ChangedViews): { views: Views; names: string[] } {
-  if (isPictureSource(views)) {
+export function changeViews(views: ViewSources, changed: ChangedViews): { views: ViewSources; names: string[] } {
+  if (isViewSource(views)) {
     if (isPictureSource(changed)) return { views: changed, names: [] }
     throw new ModelError('BAD_VIEW', 'This scene was seen from one picture; give the picture that takes its place.')
   }

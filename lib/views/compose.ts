@@ -1,13 +1,23 @@
-/** From the views a caller passes to the images of the prompt: canvas, separate images or one image. */
+/** From the views a caller passes to the images of the prompt: canvas, separate images or one image; decoded, resized and cut. */
 import type { TilingLimits } from '../checkpoint/config.ts'
 import type { CanvasLayout, ViewLayout } from '../checkpoint/layout.ts'
 import { ModelError } from '../errors.ts'
 import { describeValue, isRecord } from '../messages.ts'
-import type { NativeAddon, NativeImage, NativePicture } from '../native.ts'
+import { type NativeAddon, type NativeCell, type NativeGrid, toModelError } from '../native.ts'
 import { type Camera, cameras } from './cameras.ts'
-import { type DecodedPicture, decodePicture, isPictureSource, type PictureSource } from './decode.ts'
+import { type DecodedPicture, decodePicture, type PictureSource, rawPicture } from './decode.ts'
 import { labelFor } from './labels.ts'
-import { adviceFor } from './sources.ts'
+import {
+  isViewSource,
+  mapViews,
+  type NamedViewSources,
+  type PreparedImage,
+  PreparedView,
+  type ViewKey,
+  type ViewSource,
+  type ViewSources,
+} from './prepared.ts'
+import { adviceFor, isBlob, isRaw, isUrl } from './sources.ts'
 
 /**
  * What a model is shown: pictures by camera name, a list of pictures, or one picture.
@@ -36,18 +46,25 @@ export interface ViewOptions {
 
 export interface ComposeOptions extends ViewOptions {
   tiling: TilingLimits
-  chooseGrid: NativeAddon['chooseGrid']
+  addon: Pick<NativeAddon, 'chooseGrid' | 'prepareCell' | 'prepareTiles'>
 }
 
 /** The images of a prompt, in its order. */
 export interface ComposedImages {
   /** What was made: one stitched picture, several images, or one image. */
   layout: 'canvas' | 'separate' | 'single'
-  images: NativeImage[]
+  images: PreparedImage[]
   /** The camera of each image; `undefined` for a canvas and for pictures that came without a name. */
   cameras: (string | undefined)[]
   /** The camera of each picture that was decoded, and its size: cells of the canvas row by row, or images in order. */
   pictures: { camera: string | undefined; width: number; height: number }[]
+  /** The views as they were given, each as it was prepared: to be given again. */
+  prepared: ViewSources
+  /** The same for later: files and Blobs as they are, which take less room. */
+  lasting: ViewSources
+  /** Milliseconds until the last picture was decoded, and from there until the tiles were cut. Views are resized while others are decoded. */
+  decodeMs: number
+  preprocessMs: number
 }
 
 /** Most pictures of one moment. */
@@ -57,15 +74,41 @@ interface NamedSource {
   camera?: string
   /** In messages. */
   name: string
-  source: PictureSource
+  key: ViewKey
+  source: ViewSource
+}
+
+/** Options, and when the last picture was decoded. */
+interface Preparing extends ComposeOptions {
+  decodedAt: number
+}
+
+type Composed = Omit<ComposedImages, 'prepared' | 'lasting' | 'decodeMs' | 'preprocessMs'> & {
+  made: Map<ViewKey, PreparedView>
 }
 
 /**
- * Decodes the views and arranges them as the model's layout wants them.
+ * Decodes the views and makes of them what the model's layout wants. Raw pixels are read from the caller's buffer; reading begins before
+ * the first `await`.
  *
  * @throws {@link ModelError} `BAD_VIEW` if a camera is missing or unknown, or a picture cannot be used; it names the camera.
  */
-export async function imagesFor(layout: ViewLayout, views: Views, options: ComposeOptions): Promise<ComposedImages> {
+export async function imagesFor(
+  layout: ViewLayout,
+  views: ViewSources,
+  options: ComposeOptions,
+): Promise<ComposedImages> {
+  const startedAt = performance.now()
+  const preparing = { ...options, decodedAt: startedAt }
+  const { made, ...composed } = await compose(layout, views, preparing)
+  const { decodedAt } = preparing
+  const prepared = mapViews(views, (source, key) => made.get(key) ?? source)
+  const lasting = mapViews(views, (source, key) => made.get(key)?.source ?? made.get(key) ?? source)
+  const decodeMs = decodedAt - startedAt
+  return { ...composed, prepared, lasting, decodeMs, preprocessMs: performance.now() - decodedAt }
+}
+
+async function compose(layout: ViewLayout, views: ViewSources, options: Preparing): Promise<Composed> {
   const given = listViews(views)
   const canvas = layout.canvas
   if (canvas !== undefined) {
@@ -82,13 +125,12 @@ export async function imagesFor(layout: ViewLayout, views: Views, options: Compo
 }
 
 /** Tiles of an image, the thumbnail counted. */
-export function tileCount(image: NativeImage): number {
-  if ('tiles' in image) return image.tileCount
-  return image.grid.columns * image.grid.rows + (image.grid.thumbnail ? 1 : 0)
+export function tileCount({ columns, rows, thumbnail }: NativeGrid): number {
+  return columns * rows + (thumbnail ? 1 : 0)
 }
 
-function listViews(views: Views): NamedSource[] {
-  const list = Array.isArray(views) ? listOfArray(views) : listOfOther(views as PictureSource | NamedViews)
+function listViews(views: ViewSources): NamedSource[] {
+  const list = Array.isArray(views) ? listOfArray(views) : listOfOther(views as ViewSource | NamedViewSources)
   if (list.length === 0) throw new ModelError('BAD_VIEW', 'There are no views; give at least one picture.')
   if (list.length > maxViews) {
     throw new ModelError('BAD_VIEW', `Expected up to ${maxViews} views, found ${list.length}.`)
@@ -96,19 +138,19 @@ function listViews(views: Views): NamedSource[] {
   return list
 }
 
-function listOfArray(views: readonly PictureSource[]): NamedSource[] {
-  return Array.from(views, (source, i) => ({ name: `view ${i + 1}`, source }))
+function listOfArray(views: readonly ViewSource[]): NamedSource[] {
+  return Array.from(views, (source, i) => ({ name: `view ${i + 1}`, key: i, source }))
 }
 
-function listOfOther(views: PictureSource | NamedViews): NamedSource[] {
-  if (isPictureSource(views)) return [{ name: 'the picture', source: views }]
+function listOfOther(views: ViewSource | NamedViewSources): NamedSource[] {
+  if (isViewSource(views)) return [{ name: 'the picture', key: undefined, source: views }]
   if (!isRecord(views) || adviceFor(views) !== undefined) throw notViews(views)
   const known = cameras.filter((camera) => Object.hasOwn(views, camera)) as string[]
   const others = Object.keys(views).filter((key) => !known.includes(key))
-  const named = views as Readonly<Record<string, PictureSource | undefined>>
+  const named = views as Readonly<Record<string, ViewSource | undefined>>
   return [...known, ...others].flatMap((camera) => {
     const source = named[camera]
-    return source === undefined ? [] : [{ camera, name: camera, source }]
+    return source === undefined ? [] : [{ camera, name: camera, key: camera, source }]
   })
 }
 
@@ -132,8 +174,8 @@ function byCamera(given: readonly NamedSource[], expected: readonly string[]): M
 async function composeCanvas(
   canvas: CanvasLayout,
   given: ReadonlyMap<string, NamedSource>,
-  options: ComposeOptions,
-): Promise<ComposedImages> {
+  options: Preparing,
+): Promise<Composed> {
   const missing = canvas.cameras.filter((camera) => !given.has(camera))
   if (missing.length > 0 && options.missingViews !== 'black') {
     throw new ModelError(
@@ -143,37 +185,46 @@ async function composeCanvas(
         "missingViews: 'black' (--missing-views black).",
     )
   }
-  const pictures = await Promise.all(
-    canvas.cameras.map(async (camera): Promise<NativePicture> => {
+  const { columns, rows, cellWidth, cellHeight, maxTiles, thumbnail } = canvas
+  const { addon } = options
+  const { tileSize, minTiles } = options.tiling
+  const cell = { width: cellWidth, height: cellHeight }
+  const made = new Map<ViewKey, PreparedView>()
+  const views = await Promise.all(
+    canvas.cameras.map(async (camera) => {
       const view = given.get(camera)
-      const picture = view === undefined ? black() : await decodeView(view)
-      return canvas.labels ? { ...picture, label: await labelFor(camera) } : picture
+      const prepare = (picture: DecodedPicture) =>
+        addon.prepareCell(picture, cell, canvas.labels ? labelFor(camera) : undefined)
+      if (view === undefined) return new PreparedView(await prepare(black()), black())
+      const prepared = await prepareView(view, prepare, options)
+      made.set(view.key, prepared)
+      return prepared
     }),
   )
-  const { columns, rows, cellWidth, cellHeight, maxTiles, thumbnail } = canvas
-  const { tileSize, minTiles } = options.tiling
   const least = Math.min(minTiles, maxTiles)
-  const grid = options.chooseGrid(columns * cellWidth, rows * cellHeight, tileSize, least, maxTiles, thumbnail)
-  const cell = { width: cellWidth, height: cellHeight }
+  const grid = addon.chooseGrid(columns * cellWidth, rows * cellHeight, tileSize, least, maxTiles, thumbnail)
+  const cells = views.map((view) => view.made as NativeCell)
+  const tiles = await addon.prepareTiles({ cells, columns }, grid, tileSize).catch(rethrow)
   return {
     layout: 'canvas',
-    images: [{ pictures, cell, canvasColumns: columns, grid }],
+    images: [{ tiles, grid }],
     cameras: [undefined],
-    pictures: pictures.map(({ width, height }, i) => ({ camera: canvas.cameras[i], width, height })),
+    pictures: views.map(({ width, height }, i) => ({ camera: canvas.cameras[i], width, height })),
+    made,
   }
 }
 
 // Resized to a cell it stays black.
 function black(): DecodedPicture {
-  return { rgb: new Uint8Array(3), width: 1, height: 1 }
+  return { rgb: new Uint8Array(3), width: 1, height: 1, owned: true }
 }
 
 async function separateImages(
   layout: ViewLayout,
   given: readonly NamedSource[],
-  options: ComposeOptions,
-): Promise<ComposedImages> {
-  const { tiling, chooseGrid } = options
+  options: Preparing,
+): Promise<Composed> {
+  const { tiling, addon } = options
   const most = limit('maxTilesPerImage', options.maxTilesPerImage ?? layout.maxTilesPerImage)
   const budget = limit('tileBudget', options.tileBudget ?? layout.tileBudget)
   // The rule of training and of the multi-image evaluations.
@@ -181,20 +232,26 @@ async function separateImages(
   const maxTiles = tiling.dynamic ? share : 1
   const minTiles = Math.min(tiling.minTiles, maxTiles)
   const views = inOrder(given, options.lastViews ?? [])
-  const pictures = await Promise.all(views.map(decodeView))
-  const images = pictures.map((picture): NativeImage => {
+  const made = new Map<ViewKey, PreparedView>()
+  const prepare = async (picture: DecodedPicture): Promise<PreparedImage> => {
     const { width, height } = picture
-    return {
-      pictures: [picture],
-      grid: chooseGrid(width, height, tiling.tileSize, minTiles, maxTiles, tiling.useThumbnail),
-    }
-  })
+    const grid = addon.chooseGrid(width, height, tiling.tileSize, minTiles, maxTiles, tiling.useThumbnail)
+    return { tiles: await addon.prepareTiles(picture, grid, tiling.tileSize), grid }
+  }
+  const prepared = await Promise.all(
+    views.map(async (view) => {
+      const one = await prepareView(view, prepare, options)
+      made.set(view.key, one)
+      return one
+    }),
+  )
   const cameras = views.map((view) => view.camera)
   return {
     layout: given.length === 1 ? 'single' : 'separate',
-    images,
+    images: prepared.map((view) => view.made as PreparedImage),
     cameras,
-    pictures: pictures.map(({ width, height }, i) => ({ camera: cameras[i], width, height })),
+    pictures: prepared.map(({ width, height }, i) => ({ camera: cameras[i], width, height })),
+    made,
   }
 }
 
@@ -203,15 +260,36 @@ function inOrder(given: readonly NamedSource[], last: readonly string[]): NamedS
   return [...given].sort((a, b) => rank(a) - rank(b)) // stable: the others, all -1, stay as they were
 }
 
-async function decodeView({ source, name }: NamedSource): Promise<DecodedPicture> {
-  const picture = await decodePicture(source, name)
-  if (picture.width === 1 || picture.height === 1) {
+/**
+ * Decodes a view and prepares it; one that was prepared before is taken as it is. No `await` stands before raw pixels are handed over:
+ * what the caller does to them from then on is noticed.
+ */
+async function prepareView(
+  { source, name }: NamedSource,
+  prepare: (picture: DecodedPicture) => Promise<NativeCell | PreparedImage>,
+  options: Preparing,
+): Promise<PreparedView> {
+  if (source instanceof PreparedView) return source
+  const picture = isRaw(source) ? rawPicture(source, name) : await decodePicture(source, name)
+  const { width, height } = picture
+  if (width === 1 || height === 1) {
     throw new ModelError(
       'BAD_VIEW',
-      `${name}: the picture has ${picture.width} x ${picture.height} pixels, which shows nothing; check that it is the right one.`,
+      `${name}: the picture has ${width} x ${height} pixels, which shows nothing; check that it is the right one.`,
     )
   }
-  return picture
+  options.decodedAt = performance.now()
+  try {
+    const lasts = typeof source === 'string' || isUrl(source) || isBlob(source)
+    return new PreparedView(await prepare(picture), picture, lasts ? source : undefined)
+  } catch (error) {
+    const { code, message } = toModelError(error)
+    throw new ModelError(code, code === 'BAD_VIEW' ? `${name}: ${message}.` : message, { cause: error })
+  }
+}
+
+function rethrow(error: unknown): never {
+  throw toModelError(error)
 }
 
 function limit(name: string, value: number): number {

@@ -16,6 +16,8 @@ export interface DecodedPicture {
   rgb: Uint8Array
   width: number
   height: number
+  /** The bytes are nobody else's: not the caller's, who might change them. */
+  owned: boolean
 }
 
 /** Most pixels of one picture, as in the addon. */
@@ -30,7 +32,7 @@ const maxFileBytes = 256 * 1024 * 1024
 const formats = ['jpeg', 'png', 'webp', 'tiff', 'gif', 'heif']
 
 /**
- * Decodes one picture. What the source refers to is copied before the first `await`, so a caller may reuse a buffer at once.
+ * Decodes one picture. The bytes of a file are copied before the first `await`; raw pixels are not copied at all.
  *
  * @param source - See {@link PictureSource}.
  * @param name - What messages call the picture: its camera, or `image 2`.
@@ -42,11 +44,16 @@ export async function decodePicture(source: PictureSource, name: string): Promis
   const bytes = bytesOf(source, name)
   if (bytes !== undefined) return decodeBytes(Buffer.from(bytes), name)
   if (isBlob(source)) return decodeBytes(await readBlob(source, name), name)
-  if (isRaw(source)) return copyRaw(source, name)
+  if (isRaw(source)) return rawPicture(source, name)
   throw notASource(source, name)
 }
 
-function copyRaw({ data, width, height }: RawPicture, name: string): DecodedPicture {
+/**
+ * Raw pixels, checked and not copied.
+ *
+ * @throws {@link ModelError} `BAD_VIEW` if they are not interleaved RGB of that size.
+ */
+export function rawPicture({ data, width, height }: RawPicture, name: string): DecodedPicture {
   const bytes = bytesOf(data, name)
   if (bytes === undefined) {
     throw bad(name, 'expected data to be a Uint8Array of interleaved RGB', `found ${describeValue(data)}`)
@@ -69,7 +76,7 @@ function copyRaw({ data, width, height }: RawPicture, name: string): DecodedPict
       `found ${bytes.length}${rgba}`,
     )
   }
-  return { rgb: new Uint8Array(bytes), width, height }
+  return { rgb: bytes, width, height, owned: false }
 }
 
 async function readBlob(blob: Blob, name: string): Promise<Buffer> {
@@ -143,11 +150,12 @@ async function decodeBytes(bytes: Buffer, name: string, file?: string): Promise<
         .toColourspace('cmyk')
         .raw()
         .toBuffer({ resolveWithObject: true })
-      return { rgb: fromCmyk(data, info.channels, info.width * info.height), width: info.width, height: info.height }
+      const { channels, width, height } = info
+      return { rgb: fromCmyk(data, channels, width * height), width, height, owned: true }
     }
     const { data, info } = await image.toColourspace('srgb').removeAlpha().raw().toBuffer({ resolveWithObject: true })
     if (info.channels !== 3) throw new Error(`it decodes to ${info.channels} channels`)
-    return { rgb: data, width: info.width, height: info.height }
+    return { rgb: data, width: info.width, height: info.height, owned: true }
   } catch (error) {
     throw notPicture(error)
   }

@@ -7,7 +7,13 @@ import { types } from 'node:util'
 import { ModelError } from '../errors.ts'
 import { className, describeValue } from '../messages.ts'
 
-/** Pixels that are decoded already: interleaved RGB, `width · height · 3` bytes. */
+/**
+ * Pixels that are decoded already: interleaved RGB, `width · height · 3` bytes.
+ *
+ * They are read in place, on other threads, while the call that they are given to is under way: leave the buffer as it is until its promise
+ * settles, or give a copy. A buffer that is transferred, resized or filled with another frame before it was read makes the call reject with
+ * `BAD_VIEW`; a change of few pixels may go unnoticed.
+ */
 export interface RawPicture {
   data: Uint8Array | Uint8ClampedArray | ArrayBuffer
   width: number

@@ -6,7 +6,7 @@
 #include "addon/addon_data.h"
 #include "addon/convert.h"
 #include "addon/model_wrap.h"
-#include "addon/pool_work.h"
+#include "addon/pictures.h"
 #include "device/registry.h"
 
 namespace drivlm {
@@ -65,25 +65,6 @@ Napi::Value js_choose_grid(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value js_cut_tiles(const Napi::CallbackInfo& info) {
-  return guarded_promise(info.Env(), [&]() -> Napi::Value {
-    const auto image = std::make_shared<Image>(to_image(info[0]));
-    const int64_t tile_size = to_integer(info[1], "tileSize", 1, 16384);
-    if (image->grid.tiles() * tile_size * tile_size > 16 * kMaxPixels) {
-      throw Error(Code::bad_argument, "Expected fewer or smaller tiles.");
-    }
-    return run_in_pool(info.Env(), "drivlm.cutTiles",
-                       [image, tile_size] { return make_bytes(cut_tiles(*image, tile_size)); });
-  });
-}
-
-Napi::Value js_compose_canvas(const Napi::CallbackInfo& info) {
-  return guarded_promise(info.Env(), [&]() -> Napi::Value {
-    const auto image = std::make_shared<Image>(to_image(info[0]));
-    return run_in_pool(info.Env(), "drivlm.composeCanvas", [image] { return make_pixels(compose(*image)); });
-  });
-}
-
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   auto* data = new AddonData(env);  // freed by the environment
   env.SetInstanceData(data);
@@ -105,8 +86,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports["memoryPlan"] = Napi::Function::New(env, js_memory_plan, "memoryPlan");
   exports["parameters"] = Napi::Function::New(env, js_parameters, "parameters");
   exports["chooseGrid"] = Napi::Function::New(env, js_choose_grid, "chooseGrid");
-  exports["cutTiles"] = Napi::Function::New(env, js_cut_tiles, "cutTiles");
-  exports["composeCanvas"] = Napi::Function::New(env, js_compose_canvas, "composeCanvas");
+  define_pictures(env, exports);
   return exports;
 }
 

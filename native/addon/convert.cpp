@@ -5,139 +5,14 @@
 #include <memory>
 #include <utility>
 
+#include "addon/fields.h"
+#include "addon/pictures.h"
+
 namespace drivlm {
 namespace {
 
-constexpr int64_t kMaxInteger = int64_t{1} << 53;  // what a JS number holds exactly
 constexpr int64_t kMaxDim = int64_t{1} << 24;
 constexpr int64_t kMaxImages = 1024;
-constexpr int64_t kMaxTileCount = 4096;
-constexpr int64_t kMaxTokens = int64_t{1} << 24;
-
-[[noreturn]] void fail(const std::string& name, const char* expected) {
-  throw Error(Code::bad_argument, text("Expected %s for %s.", expected, name.c_str()));
-}
-
-// One of `names`; its index.
-template <size_t kCount>
-size_t to_choice(Napi::Value value, const std::string& name, const char* const (&names)[kCount]) {
-  const std::string found = value.IsString() ? value.As<Napi::String>().Utf8Value() : std::string();
-  std::string list;
-  for (size_t i = 0; i < kCount; ++i) {
-    if (found == names[i]) return i;
-    list += (i == 0 ? "'" : ", '") + std::string(names[i]) + "'";
-  }
-  fail(name, ("one of " + list).c_str());
-}
-
-// An object with its name in messages.
-// A copy of a typed array's elements.
-template <class T>
-std::vector<T> to_vector(Napi::Value value, const std::string& name, napi_typedarray_type type, const char* expected) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) fail(name, expected);
-  const auto array = value.As<Napi::TypedArrayOf<T>>();
-  const size_t length = array.ElementLength();
-  if (length > static_cast<size_t>(kMaxTokens)) fail(name, "a shorter array");
-  const T* data = array.Data();
-  return {data, data + length};
-}
-
-std::vector<int32_t> to_ids(Napi::Value value, const std::string& name) {
-  return to_vector<int32_t>(value, name, napi_int32_array, "an Int32Array");
-}
-
-class Fields {
- public:
-  Fields(Napi::Value value, std::string name) : name_(std::move(name)) {
-    if (!value.IsObject()) fail(name_, "an object");
-    object_ = value.As<Napi::Object>();
-  }
-
-  std::string path(const char* key) const { return name_ + "." + key; }
-  Napi::Value get(const char* key) const { return object_.Get(key); }
-  bool has(const char* key) const { return !get(key).IsUndefined(); }
-
-  int64_t integer(const char* key, int64_t low, int64_t high) const {
-    return to_integer(get(key), path(key), low, high);
-  }
-  int64_t integer_or(const char* key, int64_t absent, int64_t low, int64_t high) const {
-    return has(key) ? integer(key, low, high) : absent;
-  }
-  double number(const char* key) const {
-    const Napi::Value value = get(key);
-    if (!value.IsNumber()) fail(path(key), "a number");
-    const double number = value.As<Napi::Number>().DoubleValue();
-    if (!std::isfinite(number)) fail(path(key), "a finite number");
-    return number;
-  }
-  bool boolean(const char* key) const { return to_boolean(get(key), path(key)); }
-  bool boolean_or(const char* key, bool absent) const { return has(key) ? boolean(key) : absent; }
-  std::string string(const char* key) const {
-    const Napi::Value value = get(key);
-    if (!value.IsString()) fail(path(key), "a string");
-    return value.As<Napi::String>().Utf8Value();
-  }
-  template <size_t kCount>
-  size_t choice(const char* key, const char* const (&names)[kCount]) const {
-    return to_choice(get(key), path(key), names);
-  }
-  Fields fields(const char* key) const { return {get(key), path(key)}; }
-
-  // Calls visit(value, path) for every entry of an array.
-  template <class Visit>
-  void each(const char* key, int64_t max_length, Visit visit) const {
-    const Napi::Value value = get(key);
-    if (!value.IsArray()) fail(path(key), "an array");
-    const auto array = value.As<Napi::Array>();
-    const uint32_t length = array.Length();
-    if (length > max_length) fail(path(key), text("at most %lld entries", static_cast<long long>(max_length)).c_str());
-    for (uint32_t i = 0; i < length; ++i) {
-      Napi::HandleScope scope(array.Env());
-      visit(array.Get(i), path(key) + "[" + std::to_string(i) + "]");
-    }
-  }
-  std::vector<double> numbers(const char* key, int64_t max_length) const {
-    std::vector<double> result;
-    each(key, max_length, [&](Napi::Value value, const std::string& where) {
-      if (!value.IsNumber()) fail(where, "a number");
-      result.push_back(value.As<Napi::Number>().DoubleValue());
-      if (!std::isfinite(result.back())) fail(where, "a finite number");
-    });
-    return result;
-  }
-  std::array<float, 3> triple(const char* key) const {
-    const std::vector<double> values = numbers(key, 3);
-    if (values.size() != 3) fail(path(key), "three numbers");
-    return {static_cast<float>(values[0]), static_cast<float>(values[1]), static_cast<float>(values[2])};
-  }
-  std::vector<uint8_t> bytes(const char* key, int64_t expected) const {
-    const Napi::Value value = get(key);
-    if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-      fail(path(key), "a Uint8Array");
-    }
-    const auto array = value.As<Napi::Uint8Array>();
-    const size_t length = array.ByteLength();
-    if (length != static_cast<size_t>(expected)) {
-      throw Error(Code::bad_view, text("%s: expected %lld bytes, found %zu.", path(key).c_str(),
-                                       static_cast<long long>(expected), length));
-    }
-    const uint8_t* data = array.Data();
-    return {data, data + length};
-  }
-  std::vector<int32_t> ids(const char* key) const { return to_ids(get(key), path(key)); }
-  std::vector<std::string> strings(const char* key, int64_t max_length) const {
-    std::vector<std::string> result;
-    each(key, max_length, [&](Napi::Value value, const std::string& where) {
-      if (!value.IsString()) fail(where, "a string");
-      result.push_back(value.As<Napi::String>().Utf8Value());
-    });
-    return result;
-  }
-
- private:
-  std::string name_;
-  Napi::Object object_;
-};
 
 VisionConfig to_vision(const Fields& fields) {
   VisionConfig config;
@@ -209,59 +84,6 @@ TensorSource to_tensor(const Fields& fields, int64_t files) {
                             span.integer("rows", 1, kMaxInteger)});
   });
   return tensor;
-}
-
-Picture to_picture(const Fields& fields) {
-  Picture picture;
-  const int64_t width = fields.integer("width", 1, kMaxPixels), height = fields.integer("height", 1, kMaxPixels);
-  if (width > kMaxPixels / height) {
-    throw Error(Code::bad_view, text("%s: %lld x %lld pixels are more than the %lld a picture may have.",
-                                     fields.path("rgb").c_str(), static_cast<long long>(width),
-                                     static_cast<long long>(height), static_cast<long long>(kMaxPixels)));
-  }
-  picture.pixels = {fields.bytes("rgb", width * height * 3), width, height};
-  if (fields.has("label")) {
-    const Fields label = fields.fields("label");
-    picture.has_label = true;
-    picture.label.width = label.integer("width", 1, 16384);
-    picture.label.height = label.integer("height", 1, 16384);
-    picture.label.left = label.integer("left", -16384, 16384);
-    picture.label.top = label.integer("top", -16384, 16384);
-    picture.label.mask = label.bytes("mask", picture.label.width * picture.label.height);
-    int i = 0;
-    label.each("ink", 3, [&](Napi::Value value, const std::string& where) {
-      picture.label.ink[i++] = static_cast<uint8_t>(to_integer(value, where, 0, 255));
-    });
-    if (i != 3) fail(label.path("ink"), "three numbers");
-  }
-  return picture;
-}
-
-Image to_image(const Fields& fields) {
-  Image image;
-  if (fields.has("tiles")) {
-    image.tile_count = fields.integer("tileCount", 1, kMaxTileCount);
-    image.tile_size = fields.integer("tileSize", 1, 16384);
-    if (image.tile_count * image.tile_size * image.tile_size > 16 * kMaxPixels) fail(fields.path("tileCount"), "fewer tiles");
-    image.tiles = fields.bytes("tiles", image.tile_count * image.tile_size * image.tile_size * 3);
-    return image;
-  }
-  fields.each("pictures", kMaxImages, [&](Napi::Value value, const std::string& where) {
-    image.pictures.push_back(to_picture(Fields(value, where)));
-  });
-  if (fields.has("cell")) {
-    const Fields cell = fields.fields("cell");
-    image.cell_width = cell.integer("width", 1, 16384);
-    image.cell_height = cell.integer("height", 1, 16384);
-    image.canvas_columns = fields.integer_or("canvasColumns", 1, 1, kMaxImages);
-  }
-  const Fields grid = fields.fields("grid");
-  image.grid.columns = grid.integer("columns", 1, kMaxTileCount);
-  image.grid.rows = grid.integer("rows", 1, kMaxTileCount);
-  image.grid.thumbnail = grid.boolean("thumbnail");
-  if (image.grid.tiles() > kMaxTileCount) fail(fields.path("grid"), "fewer tiles");
-  validate(image);
-  return image;
 }
 
 std::vector<std::string> to_probe(const Fields& fields) {
@@ -391,16 +213,12 @@ DType to_stored_type(Napi::Value value, const std::string& name) {
   return kValues[to_choice(value, name, kTypes)];
 }
 
-Image to_image(Napi::Value value) { return to_image(Fields(value, "image")); }
-
 SceneRequest to_scene_request(Napi::Value value, int64_t* job) {
   const Fields fields(value, "request");
   SceneRequest request;
   *job = fields.integer("job", 0, kMaxInteger);
   request.ids = fields.ids("ids");
-  fields.each("images", kMaxImages, [&](Napi::Value image, const std::string& where) {
-    request.images.push_back(to_image(Fields(image, where)));
-  });
+  fields.each("images", kMaxImages, [&](Napi::Value image, const std::string& where) { request.images.push_back(to_tiles(image, where)); });
   request.probe = to_probe(fields);
   return request;
 }
@@ -571,24 +389,6 @@ MakeValue make_float_arrays(std::vector<std::vector<float>> moved) {
       if (array == nullptr || napi_set_element(env, list, static_cast<uint32_t>(i), array) != napi_ok) return nullptr;
     }
     return list;
-  };
-}
-
-MakeValue make_bytes(std::vector<uint8_t> moved) {
-  return [bytes = std::make_shared<std::vector<uint8_t>>(std::move(moved))](napi_env env) {
-    return typed_array(env, napi_uint8_array, bytes->data(), bytes->size(), 1);
-  };
-}
-
-MakeValue make_pixels(Pixels moved) {
-  return [pixels = std::make_shared<Pixels>(std::move(moved))](napi_env env) -> napi_value {
-    napi_value object;
-    const bool made =
-        napi_create_object(env, &object) == napi_ok &&
-        set(env, object, "rgb", typed_array(env, napi_uint8_array, pixels->rgb.data(), pixels->rgb.size(), 1)) &&
-        set_number(env, object, "width", static_cast<double>(pixels->width)) &&
-        set_number(env, object, "height", static_cast<double>(pixels->height));
-    return made ? object : nullptr;
   };
 }
 

@@ -1,5 +1,4 @@
-// JS values -> plain structs, and results -> JS values. Every type and range is checked again, whatever lib/ has checked; user
-// pixels are copied, since their owner may move or change them while the engine works.
+// JS values -> plain structs, and results -> JS values. Every type and range is checked again, whatever lib/ has checked.
 #pragma once
 
 #include <string>
@@ -16,7 +15,6 @@ ModelSource to_model_source(Napi::Value value);
 NetworkDescription to_network(Napi::Value value);
 EngineOptions to_engine_options(Napi::Value value);
 DType to_stored_type(Napi::Value value, const std::string& name);
-Image to_image(Napi::Value value);
 SceneRequest to_scene_request(Napi::Value value, int64_t* job);
 GenerateRequest to_generate_request(Napi::Value value, int64_t* job);
 ScoreRequest to_score_request(Napi::Value value, int64_t* job);
@@ -37,8 +35,6 @@ Napi::Object from_grid(Napi::Env env, const Grid& grid);
 MakeValue make_scene_result(SceneResult result);
 MakeValue make_generate_result(GenerateResult result);
 MakeValue make_float_arrays(std::vector<std::vector<float>> arrays);
-MakeValue make_bytes(std::vector<uint8_t> bytes);
-MakeValue make_pixels(Pixels pixels);
 MakeValue make_undefined();
 
 }  // namespace drivlm

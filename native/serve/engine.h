@@ -1,6 +1,6 @@
 // The engine: scenes, questions, steps. One thread owns an engine and calls everything but the marked parts.
 //
-//   submit(SceneRequest)     pictures -> tiles -> vision -> prefill -> pages of the KV cache: a scene
+//   submit(SceneRequest)     tiles -> vision -> prefill -> pages of the KV cache: a scene
 //   submit(GenerateRequest)  forks a scene, prefills the question, joins the running batch
 //   step()                   one unit of work: part of a scene or of a question's prefill, and one token for every
 //                            running question
@@ -19,7 +19,7 @@
 #include "device/device.h"
 #include "network/description.h"
 #include "network/probe.h"
-#include "image/image.h"
+#include "image/tiles.h"
 #include "packed/packed_file.h"
 
 namespace drivlm {
@@ -54,8 +54,8 @@ struct SceneResult {
 };
 
 struct SceneRequest {
-  std::vector<int32_t> ids;   // -1: image slot
-  std::vector<Image> images;  // pixels are moved in
+  std::vector<int32_t> ids;                          // -1: image slot
+  std::vector<std::shared_ptr<const Tiles>> images;  // in the order of their slots
   std::vector<std::string> probe;
   std::shared_ptr<JobControl> control;
   std::function<void(SceneResult)> on_done;

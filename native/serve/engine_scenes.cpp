@@ -1,4 +1,4 @@
-// Scenes: pictures to tiles, tiles to image tokens, prompt and image tokens to pages of the KV cache. One unit at a time, so that running
+// Scenes: tiles to image tokens, prompt and image tokens to pages of the KV cache. One unit at a time, so that running
 // questions go on between them.
 
 #include "serve/engine_impl.h"
@@ -12,13 +12,12 @@ void EngineImpl::check(const SceneRequest& request) const {
     if (id < -1 || id >= network_.language.vocab) throw Error(Code::bad_argument, text("Token id %d is outside the vocabulary.", id));
     slots += id == -1;
   }
-  for (const Image& image : request.images) {
-    validate(image);
-    if (image.tile_count > 0 && image.tile_size != network_.vision.tile_size) {
+  for (const auto& image : request.images) {
+    if (image->size != network_.vision.tile_size) {
       throw Error(Code::bad_argument, text("Expected tiles of %lld pixels, received %lld.", static_cast<long long>(network_.vision.tile_size),
-                                           static_cast<long long>(image.tile_size)));
+                                           static_cast<long long>(image->size)));
     }
-    tiles += image.tile_total();
+    tiles += image->count;
   }
   if (request.ids.empty()) throw Error(Code::bad_argument, "A scene needs at least one token.");
   if (slots != tiles * network_.vision.tile_tokens()) {
@@ -110,23 +109,19 @@ bool EngineImpl::advance(SceneJob& job) {
   return true;
 }
 
-// Pictures to tiles, and which of them must be encoded.
+// Which tiles are known, and which must be encoded.
 void EngineImpl::start(SceneJob& job) {
   job.started = true;
   job.result.queue_ms = ms_since(job.submitted);
   job.result.tokens = static_cast<int64_t>(job.request.ids.size());
   const Clock::time_point begin = Clock::now();
-  const int64_t tile_bytes = network_.vision.tile_size * network_.vision.tile_size * 3;
   const int64_t tile_tokens = network_.vision.tile_tokens();
-  for (const Image& image : job.request.images) {
-    if (job.request.control->cancel) throw aborted();
-    const std::vector<uint8_t> cut = image.tile_count > 0 ? image.tiles : cut_tiles(image, network_.vision.tile_size);
-    job.tiles.insert(job.tiles.end(), cut.begin(), cut.end());
-    job.result.tiles += image.tile_total();
+  for (const auto& image : job.request.images) {
+    for (int64_t tile = 0; tile < image->count; ++tile) job.tiles.push_back(image->tile(tile));
+    job.hashes.insert(job.hashes.end(), image->hashes.begin(), image->hashes.end());
   }
-  job.request.images.clear();
+  job.result.tiles = static_cast<int64_t>(job.tiles.size());
   job.result.image_tokens = job.result.tiles * tile_tokens;
-  for (int64_t tile = 0; tile < job.result.tiles; ++tile) job.hashes.push_back(hash_bytes(job.tiles.data() + tile * tile_bytes, tile_bytes));
   job.prompt.ids = job.request.ids;
   job.prompt.rope_regime = space_.language.rope().regime(job.result.tokens);
   if (job.request.probe.empty()) share_prefix(job);
@@ -177,14 +172,13 @@ void EngineImpl::share_prefix(SceneJob& job) {
 
 // The next tiles that are in no cache; neighbours of to_encode need not be neighbours in the scene.
 void EngineImpl::encode_tiles(SceneJob& job) {
-  const VisionConfig& c = network_.vision;
-  const int64_t tile_bytes = c.tile_size * c.tile_size * 3, tile_tokens = c.tile_tokens();
+  const int64_t tile_tokens = network_.vision.tile_tokens();
   int64_t count = 1;  // a run of consecutive tiles, so that their tokens are written in place
   const int64_t first = job.to_encode[job.encoded];
   while (count < space_.vision.max_tiles() && job.encoded + count < job.to_encode.size() && job.to_encode[job.encoded + count] == first + count) ++count;
   device_->begin_stage();
   Tensor tiles = space_.tiles.rows(0, count);
-  device_->upload(tiles, job.tiles.data() + first * tile_bytes);
+  for (int64_t i = 0; i < count; ++i) device_->upload(tiles.rows(i, 1), job.tiles[first + i]);
   Probe probe(*device_, job.request.probe, job.result.probes);
   Tensor tokens = space_.image_tokens.rows(first * tile_tokens, count * tile_tokens);
   space_.vision.encode(tokens, tiles, job.request.probe.empty() ? nullptr : &probe, [&] {

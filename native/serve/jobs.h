@@ -48,7 +48,7 @@ struct SceneJob {
   SceneResult result;
   Clock::time_point submitted = Clock::now();
   bool started = false, reserved = false;
-  std::vector<uint8_t> tiles;      // u8 [tiles, size, size, 3]
+  std::vector<const uint8_t*> tiles;  // each u8 [size, size, 3], in the request's images
   std::vector<Hash128> hashes;     // [tiles]
   std::vector<int64_t> to_encode;  // tiles that are in no cache, in order
   size_t encoded = 0;              // of to_encode

@@ -65,8 +65,8 @@ export async function runPreprocessGolden(dir) {
       const what = `${size} px, ${min} to ${max}${thumbnail ? ', thumbnail' : ''}`
       const grid = addon.chooseGrid(picture.width, picture.height, size, min, max, thumbnail)
       checks.grid.push([what, [grid.columns, grid.rows], setting.ratio])
-      checks.tiles.push([`${what}: tiles`, tileCount({ pictures: [], grid }), setting.tiles])
-      const tiles = await addon.cutTiles({ pictures: [picture], grid }, size)
+      checks.tiles.push([`${what}: tiles`, tileCount(grid), setting.tiles])
+      const tiles = addon.tileBytes(await addon.prepareTiles(picture, grid, size))
       setting.tile_crc32_u8_hwc.forEach((crc, tile) => {
         checks.tiles.push([`${what}: tile ${tile}`, crc32(tileOf(tiles, tile, size)), crc])
       })
@@ -154,17 +154,16 @@ export async function runCanvasGolden(dir) {
   const rows = []
   for (const camera of golden.order) {
     const picture = await decodePicture(path.join(dir, `${camera}.png`), camera)
-    const label = await labelFor(camera)
+    const label = labelFor(camera)
     const expected = golden.views[camera]
-    const compose = async (view) =>
-      crc32((await addon.composeCanvas({ pictures: [view], cell, canvasColumns: 1, grid })).rgb)
-    const grid = { columns: 1, rows: 1, thumbnail: false }
+    const crcOfCell = async (...given) =>
+      crc32(addon.canvasBytes({ cells: [await addon.prepareCell(picture, cell, ...given)], columns: 1 }).rgb)
     rows.push(
       count(camera, 'view', [
         ['as read', crc32(picture.rgb), expected.crc32],
         ['label mask', crc32(label.mask), golden.labels[camera].crc32],
-        ['resized', await compose(picture), expected.resized_crc32],
-        ['labelled', await compose({ ...picture, label }), expected.labelled_crc32],
+        ['resized', await crcOfCell(), expected.resized_crc32],
+        ['labelled', await crcOfCell(label), expected.labelled_crc32],
       ]),
     )
   }
@@ -187,13 +186,14 @@ export async function runCanvasGolden(dir) {
   }
   const tiling = { tileSize, minTiles: 1, maxTiles: 12, dynamic: true, useThumbnail: true }
   const views = Object.fromEntries(golden.order.map((camera) => [camera, path.join(dir, `${camera}.png`)]))
-  const { images } = await imagesFor(layout, views, { tiling, chooseGrid: addon.chooseGrid })
-  const canvas = await addon.composeCanvas(images[0])
+  const { images, prepared } = await imagesFor(layout, views, { tiling, addon })
+  const cells = golden.order.map((camera) => prepared[camera].made)
+  const canvas = addon.canvasBytes({ cells, columns: 3 })
   rows.push(count('canvas', 'stitched', [['crc', crc32(canvas.rgb), golden.canvas_crc32]]))
-  const tiles = await addon.cutTiles(images[0], tileSize)
+  const tiles = addon.tileBytes(images[0].tiles)
   rows.push(
     count('canvas', 'tiles', [
-      ['count', tileCount(images[0]), golden.tile_crc32.length],
+      ['count', tileCount(images[0].grid), golden.tile_crc32.length],
       ...golden.tile_crc32.map((crc, tile) => [`tile ${tile}`, crc32(tileOf(tiles, tile, tileSize)), crc]),
     ]),
   )

@@ -1,10 +1,18 @@
 // Pictures to tiles. The goldens (npm run golden) hold the bytes to Pillow's; here are the rules, the edges and the
 // refusals.
-#include "image/image.h"
+#include "image/borrowed_rows.h"
+#include "image/canvas.h"
+#include "image/resize.h"
+#include "image/tiles.h"
+
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "check.h"
 
@@ -61,12 +69,16 @@ Pixels plain_resize(const Pixels& in, int64_t width, int64_t height) {
   return plain_pass(plain_pass(in, width, true), height, false);
 }
 
-Image single(Pixels pixels, Grid grid) {
-  Image image;
-  image.pictures.push_back({std::move(pixels), false, {}});
-  image.grid = grid;
-  return image;
+// All tiles of a picture, its parts one after the other.
+std::shared_ptr<Tiles> cut(const Pixels& picture, const Grid& grid, int64_t tile_size, bool cheap) {
+  std::vector<std::unique_ptr<Rows>> readers;
+  for (int64_t i = 0; i < TileCutter::parts(grid, cheap); ++i) readers.push_back(std::make_unique<PixelRows>(picture));
+  TileCutter cutter(std::move(readers), grid, tile_size);
+  for (int64_t i = cutter.parts() - 1; i >= 0; --i) cutter.part(i);
+  return cutter.tiles();
 }
+
+std::shared_ptr<const Pixels> shared(Pixels pixels) { return std::make_shared<const Pixels>(std::move(pixels)); }
 
 }  // namespace
 
@@ -167,91 +179,141 @@ TEST(paint_blends_and_clips) {
   CHECK(same.rgb == picture.rgb);
 }
 
-TEST(compose_stitches_row_by_row) {
-  Image image;
-  for (uint8_t i = 0; i < 6; ++i) image.pictures.push_back({{std::vector<uint8_t>(3, i), 1, 1}, false, {}});
-  image.cell_width = 4;
-  image.cell_height = 2;
-  image.canvas_columns = 3;
-  image.pictures[4].has_label = true;
-  image.pictures[4].label = {{255}, 1, 1, 1, 1, {200, 201, 202}};
-  const Pixels canvas = compose(image);
-  CHECK_EQ(canvas.width, 12);
-  CHECK_EQ(canvas.height, 4);
-  for (int64_t y = 0; y < 4; ++y) {
-    for (int64_t x = 0; x < 12; ++x) {
-      const bool painted = x == 5 && y == 3;
-      CHECK_EQ(int(canvas.rgb[(y * 12 + x) * 3]), painted ? 200 : int(y / 2 * 3 + x / 4));
+TEST(bands_give_the_bytes_of_the_whole) {
+  const Pixels picture = noise(61, 47, 21);
+  for (const auto& [width, height] : {std::pair<int64_t, int64_t>{20, 31}, {61, 31}, {20, 47}, {61, 47}, {90, 101}}) {
+    const Pixels whole = resize(picture, width, height);
+    for (int64_t bands : {1, 2, 3, 7}) {
+      Pixels found{std::vector<uint8_t>(whole.rgb.size()), width, height};
+      for (int64_t band = 0; band < bands; ++band) {
+        PixelRows rows(picture);
+        int64_t expected = height * band / bands;
+        resize_band(rows, width, height, height * band / bands, height * (band + 1) / bands, [&](int64_t y, const uint8_t* row) {
+          CHECK_EQ(y, expected++);
+          std::copy(row, row + width * 3, &found.rgb[y * width * 3]);
+        });
+      }
+      CHECK(found.rgb == whole.rgb);
     }
   }
 }
 
-TEST(cut_tiles_cuts_and_adds_the_thumbnail) {
+TEST(borrowed_rows_are_the_pixels) {
+  const Pixels picture = noise(70, 53, 23);
+  const auto rows = BorrowedRows::open(picture.rgb.data(), picture.width, picture.height);
+  CHECK(rows != nullptr);
+  CHECK(resize(*rows, 31, 90).rgb == resize(picture, 31, 90).rgb);
+  CHECK(resize(*rows, 70, 53).rgb == picture.rgb);
+}
+
+TEST(borrowed_rows_survive_memory_that_is_gone) {
+  const int64_t width = 1600, height = 900, bytes = width * height * 3;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(memory != MAP_FAILED);
+  const auto rows = BorrowedRows::open(static_cast<const uint8_t*>(memory), width, height);
+  CHECK(rows != nullptr);
+  rows->read(884, 16);
+  mprotect(static_cast<char*>(memory) + (1 << 20), bytes - (1 << 20), PROT_NONE);  // as V8 shrinks a resizable buffer
+  rows->read(0, 16);
+  CHECK_ERROR(Code::bad_view, rows->read(884, 16));
+  CHECK_ERROR(Code::bad_view, resize(*rows, 896, 448));
+  munmap(memory, bytes);
+  CHECK_ERROR(Code::bad_view, rows->read(0, 1));
+}
+
+TEST(canvas_stitches_row_by_row) {
+  Canvas canvas;
+  canvas.columns = 3;
+  for (uint8_t i = 0; i < 6; ++i) {
+    const Pixels view{std::vector<uint8_t>(3, i), 1, 1};
+    const Label label{{255}, 1, 1, 1, 1, {200, 201, 202}};
+    PixelRows rows(view);
+    canvas.cells.push_back(shared(make_cell(rows, 4, 2, i == 4 ? &label : nullptr)));
+  }
+  validate(canvas);
+  CanvasRows rows(canvas);
+  CHECK_EQ(rows.width, 12);
+  CHECK_EQ(rows.height, 4);
+  for (const auto& [first, count] : {std::pair<int64_t, int>{0, 4}, {1, 2}, {3, 1}}) {
+    const uint8_t* block = rows.read(first, count);
+    for (int64_t y = first; y < first + count; ++y) {
+      for (int64_t x = 0; x < 12; ++x) {
+        const bool painted = x == 5 && y == 3;
+        CHECK_EQ(int(block[((y - first) * 12 + x) * 3]), painted ? 200 : int(y / 2 * 3 + x / 4));
+      }
+    }
+  }
+}
+
+TEST(tiles_are_cut_and_hashed_and_the_thumbnail_added) {
   const Pixels picture = noise(50, 30, 9);
-  const std::vector<uint8_t> tiles = cut_tiles(single(picture, {3, 2, true}), 8);
-  CHECK_EQ(tiles.size(), size_t(7 * 8 * 8 * 3));
   const Pixels whole = plain_resize(picture, 24, 16), thumbnail = plain_resize(picture, 8, 8);
+  for (bool cheap : {false, true}) {
+    const auto tiles = cut(picture, {3, 2, true}, 8, cheap);
+    CHECK_EQ(tiles->count, 7);
+    CHECK_EQ(tiles->tile_bytes(), 192);
+    bool equal = true;
+    for (int64_t y = 0; y < 16; ++y) {
+      for (int64_t x = 0; x < 24 * 3; ++x) {
+        equal = equal && tiles->tile(y / 8 * 3 + x / 24)[y % 8 * 24 + x % 24] == whole.rgb[y * 72 + x];
+      }
+    }
+    CHECK(equal);
+    CHECK(std::equal(thumbnail.rgb.begin(), thumbnail.rgb.end(), tiles->tile(6)));
+    for (int64_t i = 0; i < 7; ++i) CHECK(tiles->hashes[i] == hash_bytes(tiles->tile(i), 192));
+  }
+}
+
+TEST(a_canvas_of_whole_tiles_is_cut_as_it_is) {
+  Canvas canvas;
+  canvas.columns = 2;
+  for (uint32_t i = 0; i < 4; ++i) canvas.cells.push_back(shared(noise(16, 8, i + 31)));
+  std::vector<std::unique_ptr<Rows>> readers;
+  const Grid grid{4, 2, true};
+  for (int64_t i = 0; i < TileCutter::parts(grid, true); ++i) readers.push_back(std::make_unique<CanvasRows>(canvas));
+  TileCutter cutter(std::move(readers), grid, 8);
+  for (int64_t i = 0; i < cutter.parts(); ++i) cutter.part(i);
   bool equal = true;
   for (int64_t y = 0; y < 16; ++y) {
-    for (int64_t x = 0; x < 24 * 3; ++x) {
-      const int64_t tile = y / 8 * 3 + x / 24;
-      equal = equal && tiles[tile * 192 + y % 8 * 24 + x % 24] == whole.rgb[y * 72 + x];
+    for (int64_t x = 0; x < 32 * 3; ++x) {
+      const uint8_t expected = canvas.cells[y / 8 * 2 + x / 48]->rgb[y % 8 * 48 + x % 48];
+      equal = equal && cutter.tiles()->tile(y / 8 * 4 + x / 24)[y % 8 * 24 + x % 24] == expected;
     }
   }
   CHECK(equal);
-  CHECK(std::equal(thumbnail.rgb.begin(), thumbnail.rgb.end(), tiles.begin() + 6 * 192));
 }
 
-TEST(cut_tiles_hands_out_finished_tiles) {
-  Image image;
-  image.tile_count = 2;
-  image.tile_size = 4;
-  image.tiles = noise(8, 4, 11).rgb;
-  CHECK(cut_tiles(image, 4) == image.tiles);
-  CHECK_ERROR(Code::bad_argument, cut_tiles(image, 8));
-  CHECK_ERROR(Code::bad_argument, compose(image));
-  image.tiles.pop_back();
-  CHECK_ERROR(Code::bad_argument, cut_tiles(image, 4));
-}
+TEST(what_does_not_fit_is_refused) {
+  const Pixels picture = noise(4, 4, 7);
+  CHECK_ERROR(Code::bad_argument, Tiles(0, 4));
+  CHECK_ERROR(Code::bad_argument, Tiles(kMaxTiles + 1, 4));
+  CHECK_ERROR(Code::bad_argument, Tiles(INT64_MAX, INT64_MAX));
+  CHECK_ERROR(Code::bad_argument, Tiles(1, 0));
+  CHECK_ERROR(Code::bad_argument, Tiles(1000, 10000));
+  CHECK_ERROR(Code::bad_argument, cut(picture, {0, 1, false}, 4, false));
+  CHECK_ERROR(Code::bad_argument, cut(picture, {1, INT64_MAX, false}, 4, false));
+  CHECK_ERROR(Code::bad_argument, cut(picture, {kMaxTiles, 1, true}, 4, false));
+  CHECK_ERROR(Code::bad_argument, cut(picture, {1024, 1, false}, 448, false));
 
-TEST(validate_refuses_what_does_not_fit) {
-  const Image good = single(noise(4, 4, 7), {1, 1, false});
-  validate(good);
-  auto refuses = [&](Code code, auto change) {
-    Image image = good;
-    change(image);
-    CHECK_ERROR(code, validate(image));
-  };
-  refuses(Code::bad_argument, [](Image& image) { image.pictures.clear(); });
-  refuses(Code::bad_argument, [](Image& image) { image.pictures.push_back(image.pictures[0]); });
-  refuses(Code::bad_argument, [](Image& image) { image.tile_count = 1; });
-  refuses(Code::bad_argument, [](Image& image) { image.tile_count = -1; });
-  refuses(Code::bad_view, [](Image& image) { image.pictures[0].pixels.rgb.pop_back(); });
-  refuses(Code::bad_view, [](Image& image) { image.pictures[0].pixels.width = 0; });
-  refuses(Code::bad_view, [](Image& image) { image.pictures[0].pixels.width = INT64_MAX; });
-  refuses(Code::bad_view, [](Image& image) { image.pictures[0].pixels = {{}, 10000, 10000}; });
-  refuses(Code::bad_argument, [](Image& image) { image.grid.columns = 0; });
-  refuses(Code::bad_argument, [](Image& image) { image.grid.rows = INT64_MAX; });
-  refuses(Code::bad_argument, [](Image& image) { image.grid = {kMaxTiles, 1, true}; });
-  refuses(Code::bad_argument, [](Image& image) { image.cell_width = 4; });
-  refuses(Code::bad_argument, [](Image& image) { image.cell_width = image.cell_height = INT64_MAX; });
-  refuses(Code::bad_argument, [](Image& image) {
-    image.cell_width = image.cell_height = 4;
-    image.canvas_columns = 2;  // one picture does not fill a row of two
-  });
-  refuses(Code::bad_argument, [](Image& image) {
-    image.cell_width = image.cell_height = 8000;
-    image.pictures.resize(4, image.pictures[0]);
-    image.canvas_columns = 2;  // 256 megapixels
-  });
-  auto with_label = [](Label label) {
-    return [label](Image& image) {
-      image.pictures[0].has_label = true;
-      image.pictures[0].label = label;
-    };
-  };
-  refuses(Code::bad_argument, with_label({{1, 2}, 1, 1, 0, 0, {}}));
-  refuses(Code::bad_argument, with_label({{1}, 1, 1, INT64_MIN, 0, {}}));
-  refuses(Code::bad_argument, with_label({{1}, INT64_MAX, INT64_MAX, 0, 0, {}}));
-  CHECK_ERROR(Code::bad_argument, cut_tiles(single(noise(4, 4, 7), {1024, 1, false}), 448));
+  Canvas canvas;
+  CHECK_ERROR(Code::bad_argument, validate(canvas));
+  canvas.cells = {shared(noise(4, 4, 1)), shared(noise(4, 4, 2)), shared(noise(4, 4, 3))};
+  validate(canvas);
+  canvas.columns = 2;
+  CHECK_ERROR(Code::bad_argument, validate(canvas));
+  canvas.columns = 0;
+  CHECK_ERROR(Code::bad_argument, validate(canvas));
+  canvas.columns = 3;
+  canvas.cells[1] = shared(noise(4, 5, 2));
+  CHECK_ERROR(Code::bad_argument, validate(canvas));
+  canvas.cells.assign(4, shared({{}, 8000, 8000}));  // 256 megapixels
+  canvas.columns = 2;
+  CHECK_ERROR(Code::bad_argument, validate(canvas));
+
+  for (const Label& label : {Label{{1, 2}, 1, 1, 0, 0, {}}, Label{{1}, 1, 1, INT64_MIN, 0, {}}, Label{{1}, INT64_MAX, INT64_MAX, 0, 0, {}},
+                             Label{{}, 0, 0, 0, 0, {}}}) {
+    CHECK_ERROR(Code::bad_argument, validate(label));
+    PixelRows rows(picture);
+    CHECK_ERROR(Code::bad_argument, make_cell(rows, 2, 2, &label));
+  }
 }

@@ -78,9 +78,11 @@ beforeAll(async () => {
   const { vocab } = checkpoint.network.language
   let job = 0
   for (const { views, questions } of moments) {
-    const { images } = await imagesFor(checkpoint.layout, views, { ...checkpoint, chooseGrid: addon.chooseGrid })
-    const prompt = buildScenePrompt(tokenizer, template, { imageTokens: images.map((image) => tileCount(image) * 16) })
-    const { scene } = await native.see({ job: ++job, ids: prompt.ids, images })
+    const { images } = await imagesFor(checkpoint.layout, views, { ...checkpoint, addon })
+    const prompt = buildScenePrompt(tokenizer, template, {
+      imageTokens: images.map((image) => tileCount(image.grid) * 16),
+    })
+    const { scene } = await native.see({ job: ++job, ids: prompt.ids, images: images.map(({ tiles }) => tiles) })
     const row: Plain[] = []
     for (const question of questions) {
       const { text, logprobs, finishReason } = await single.ask(views, question, { ...answers, ...plainly })

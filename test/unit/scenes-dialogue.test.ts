@@ -117,10 +117,14 @@ describe('chat', () => {
     const tokenizer = await loadTokenizer(streetTiny)
     const template = templateFor(checkpoint)
     const native = await addon.load(checkpoint, resolveOptions(addon, checkpoint, { precision: 'f32' }))
-    const { images } = await imagesFor(checkpoint.layout, day, { ...checkpoint, chooseGrid: addon.chooseGrid })
+    const { images } = await imagesFor(checkpoint.layout, day, { ...checkpoint, addon })
     const turns = [{ user: [{ imageTokens: 96 }, { text: `\n${first}` }], assistant: said[0]!.text }, { user: second }]
     const ids = encodePrompt(tokenizer, renderConversation(template, { turns }))
-    const { scene: whole } = await native.see({ job: 1, ids: ids.subarray(0, -1), images })
+    const { scene: whole } = await native.see({
+      job: 1,
+      ids: ids.subarray(0, -1),
+      images: images.map(({ tiles }) => tiles),
+    })
     const { ids: answer } = await native.generate({
       job: 2,
       scene: whole,

@@ -7,11 +7,12 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { TilingLimits } from '../../lib/checkpoint/config.ts'
 import type { ViewLayout } from '../../lib/checkpoint/layout.ts'
 import { ModelError } from '../../lib/errors.ts'
-import type { NativeImage } from '../../lib/native.ts'
+import type { NativeCell } from '../../lib/native.ts'
 import { loadAddon } from '../../lib/native.ts'
 import { cameras, isCamera } from '../../lib/views/cameras.ts'
 import { type ComposeOptions, imagesFor, tileCount, type Views } from '../../lib/views/compose.ts'
 import { decodePicture, type PictureSource } from '../../lib/views/decode.ts'
+import { mapViews, PreparedView, type ViewSources } from '../../lib/views/prepared.ts'
 
 const images = 'test/fixtures/preprocess/images'
 let dir: string
@@ -73,11 +74,11 @@ describe('decodePicture', () => {
     }
   })
 
-  it('copies raw pixels at once', async () => {
+  it('does not copy raw pixels', async () => {
     const source = raw(2, 2)
-    const decoding = decodePicture(source, 'CAM_FRONT')
-    source.data.fill(9)
-    expect([...(await decoding).rgb]).toEqual(Array(12).fill(7))
+    const { rgb, owned } = await decodePicture(source, 'CAM_FRONT')
+    expect(rgb.buffer).toBe(source.data.buffer)
+    expect(owned).toBe(false)
   })
 
   it('copies encoded bytes at once', async () => {
@@ -193,10 +194,21 @@ const separateLayout: ViewLayout = { ...common, layout: 'separate' }
 const singleLayout: ViewLayout = { ...common, layout: 'single' }
 
 const composed = (layout: ViewLayout, views: unknown, options: Partial<ComposeOptions> = {}) =>
-  imagesFor(layout, views as Views, { tiling, chooseGrid: loadAddon().chooseGrid, ...options })
+  imagesFor(layout, views as Views, { tiling, addon: loadAddon(), ...options })
 
 const six = () => Object.fromEntries(cameras.map((camera, i) => [camera, raw(4, 3, i)]))
-const pictured = (image: NativeImage) => ('pictures' in image ? image.pictures : [])
+
+/** The stitched canvas, from the cells that its views became. */
+function canvasOf(prepared: unknown, names: readonly (string | number)[], columns = 3) {
+  const views = prepared as Record<string | number, PreparedView>
+  return loadAddon().canvasBytes({ cells: names.map((name) => views[name]!.made as NativeCell), columns })
+}
+/** The red of the pixel in the middle of each cell of 112 x 112. */
+function middles({ rgb, width, height }: { rgb: Uint8Array; width: number; height: number }) {
+  const found: number[] = []
+  for (let y = 56; y < height; y += 112) for (let x = 56; x < width; x += 112) found.push(rgb[(y * width + x) * 3]!)
+  return found
+}
 
 describe('imagesFor', () => {
   it('knows the cameras', () => {
@@ -208,22 +220,26 @@ describe('imagesFor', () => {
   it('puts each camera into its cell, whatever the order of the keys', async () => {
     const reversed = Object.fromEntries(Object.entries(six()).reverse())
     for (const views of [six(), reversed]) {
-      const { images, layout } = await composed(canvasLayout, views)
+      const { images, layout, prepared } = await composed(canvasLayout, views)
       expect(layout).toBe('canvas')
       expect(images).toHaveLength(1)
-      expect(pictured(images[0]!).map(({ rgb }) => cameras[rgb[0]!])).toEqual(order)
-      expect(images[0]).toMatchObject({ cell: { width: 112, height: 112 }, canvasColumns: 3 })
+      expect(middles(canvasOf(prepared, order)).map((value) => cameras[value])).toEqual(order)
       expect(images[0]).toMatchObject({ grid: { columns: 3, rows: 2, thumbnail: false } })
-      expect(tileCount(images[0]!)).toBe(6)
+      expect(tileCount(images[0]!.grid)).toBe(6)
+      // The canvas is whole tiles: cut row by row as it is.
+      const tiles = loadAddon().tileBytes(images[0]!.tiles)
+      const tileBytes = 112 * 112 * 3
+      expect(order.map((_, i) => cameras[tiles[i * tileBytes + tileBytes / 2]!])).toEqual(order)
     }
   })
 
   it('takes a list as long as the canvas row by row', async () => {
-    const { images } = await composed(
+    const list = [0, 1, 2, 3, 4, 5]
+    const { prepared } = await composed(
       canvasLayout,
-      [0, 1, 2, 3, 4, 5].map((value) => raw(4, 3, value)),
+      list.map((value) => raw(4, 3, value)),
     )
-    expect(pictured(images[0]!).map(({ rgb }) => rgb[0])).toEqual([0, 1, 2, 3, 4, 5])
+    expect(middles(canvasOf(prepared, list))).toEqual(list)
   })
 
   it('labels the cells of the DriveLM canvas and cuts it into 6 x 2 tiles and a thumbnail', async () => {
@@ -236,12 +252,21 @@ describe('imagesFor', () => {
       maxTiles: 12,
     }
     const drivelm = { ...tiling, tileSize: 448, maxTiles: 12 }
-    const { images } = await composed({ ...canvasLayout, canvas }, six(), { tiling: drivelm })
+    const { images, prepared } = await composed({ ...canvasLayout, canvas }, six(), { tiling: drivelm })
     expect(images[0]).toMatchObject({ grid: { columns: 6, rows: 2, thumbnail: true } })
-    expect(tileCount(images[0]!)).toBe(13)
-    for (const { label } of pictured(images[0]!)) {
-      expect(label).toMatchObject({ left: 2, top: 10, height: 49, ink: [255, 0, 255] })
-      expect(label!.mask).toHaveLength(label!.width * 49)
+    expect(tileCount(images[0]!.grid)).toBe(13)
+    expect(loadAddon().tileBytes(images[0]!.tiles)).toHaveLength(13 * 448 * 448 * 3)
+    const { rgb, width } = canvasOf(prepared, order)
+    for (const [i] of order.entries()) {
+      const [left, top] = [(i % 3) * 896, Math.floor(i / 3) * 448]
+      let ink = 0
+      for (let y = top + 10; y < top + 59; y++) {
+        for (let x = left + 2; x < left + 340; x++) {
+          const at = (y * width + x) * 3
+          if (rgb[at] === 255 && rgb[at + 1] === 0 && rgb[at + 2] === 255) ink++
+        }
+      }
+      expect(ink).toBeGreaterThan(1000) // the letters
     }
   })
 
@@ -253,10 +278,11 @@ describe('imagesFor', () => {
     expect(await refusal(composed(canvasLayout, { ...six(), CAM_BACK: undefined, CAM_FRONT: undefined }))).toMatch(
       /CAM_FRONT, CAM_BACK are missing/,
     )
-    const { images } = await composed(canvasLayout, five, { missingViews: 'black' })
-    const { rgb } = await loadAddon().composeCanvas(images[0]!)
-    expect(rgb[(150 * 336 + 150) * 3]).toBe(0)
-    expect(rgb[(150 * 336 + 20) * 3]).toBe(4)
+    const { images, prepared } = await composed(canvasLayout, five, { missingViews: 'black' })
+    expect(Object.keys(prepared)).toEqual(Object.keys(five))
+    const tiles = loadAddon().tileBytes(images[0]!.tiles)
+    const tileBytes = 112 * 112 * 3
+    expect(order.map((_, i) => tiles[i * tileBytes])).toEqual([1, 0, 2, 4, 0, 5])
   })
 
   it('names unknown cameras', async () => {
@@ -278,7 +304,7 @@ describe('imagesFor', () => {
   it('shares the tile budget out among separate images', async () => {
     const wide = () => raw(60, 10)
     const tiles = async (views: unknown, options: Partial<ComposeOptions> = {}) =>
-      (await composed(separateLayout, views, options)).images.map(tileCount)
+      (await composed(separateLayout, views, options)).images.map(({ grid }) => tileCount(grid))
     expect(await tiles(wide())).toEqual([7])
     expect(await tiles([wide(), wide()])).toEqual([4, 4]) // 6 / 2 = 3, and a thumbnail
     expect(await tiles([wide(), wide(), wide(), wide()])).toEqual([1, 1, 1, 1])
@@ -300,7 +326,7 @@ describe('imagesFor', () => {
     })
     expect(layout).toBe('separate')
     expect(names).toEqual(['CAM_FRONT', 'CAM_BACK'])
-    expect(images.map((image) => pictured(image)[0]!.rgb[0])).toEqual([2, 1])
+    expect(images.map(({ tiles }) => loadAddon().tileBytes(tiles)[0])).toEqual([2, 1])
   })
 
   it('takes one picture for every layout', async () => {
@@ -310,6 +336,53 @@ describe('imagesFor', () => {
       expect(found.images).toHaveLength(1)
     }
     expect(await refusal(composed(singleLayout, [raw(4, 3), raw(4, 3)]))).toMatch(/one picture at a time, found 2/)
+  })
+
+  it('takes what it prepared before as it is, and prepares only the others', async () => {
+    const addon = loadAddon()
+    for (const layout of [canvasLayout, separateLayout]) {
+      const calls: number[] = []
+      const counting = {
+        chooseGrid: addon.chooseGrid,
+        prepareCell: ((picture, ...rest) => {
+          calls.push(picture.rgb[0]!)
+          return addon.prepareCell(picture, ...rest)
+        }) as typeof addon.prepareCell,
+        prepareTiles: ((image, ...rest) => {
+          if ('rgb' in image) calls.push(image.rgb[0]!)
+          return addon.prepareTiles(image, ...rest)
+        }) as typeof addon.prepareTiles,
+      }
+      const views = { ...six(), CAM_BACK_LEFT: `${images}/tiny_13x7.png` }
+      const first = await composed(layout, views, { addon: counting })
+      expect(calls).toHaveLength(6)
+      calls.length = 0
+      const next = { ...(first.prepared as object), CAM_BACK: raw(4, 3, 99) }
+      const second = await composed(layout, next, { addon: counting })
+      expect(calls).toEqual([99])
+      expect(second.pictures).toEqual(first.pictures)
+      const whole = await composed(layout, { ...views, CAM_BACK: raw(4, 3, 99) })
+      const bytes = (list: typeof whole.images) =>
+        list.map(({ tiles }) => Buffer.from(addon.tileBytes(tiles)).toString('base64'))
+      expect(bytes(second.images)).toEqual(bytes(whole.images))
+      // For later: a file by its path, pixels as they were prepared.
+      expect((second.lasting as Record<string, unknown>).CAM_BACK_LEFT).toBe(views.CAM_BACK_LEFT)
+      expect((second.lasting as Record<string, unknown>).CAM_BACK).toBeInstanceOf(PreparedView)
+    }
+  })
+
+  it('puts others in the places of views, whatever form they have', () => {
+    const keys: unknown[] = []
+    const note = (source: unknown, key: unknown) => {
+      keys.push(key)
+      return `new ${source}`
+    }
+    expect(mapViews('a', note)).toBe('new a')
+    expect(mapViews(['a', 'b'], note)).toEqual(['new a', 'new b'])
+    expect(mapViews({ CAM_FRONT: 'a', CAM_BACK: undefined } as unknown as ViewSources, note)).toEqual({
+      CAM_FRONT: 'new a',
+    })
+    expect(keys).toEqual([undefined, 0, 1, 'CAM_FRONT'])
   })
 
   it('refuses what is no view at all', async () => {

@@ -50,8 +50,8 @@ const tasks = {
   },
   async tiles() {
     const rgb = new Uint8Array(800 * 600 * 3)
-    const image = { pictures: [{ rgb, width: 800, height: 600 }], grid: { columns: 4, rows: 3, thumbnail: true } }
-    const cut = Array.from({ length: 4 }, () => loadAddon().cutTiles(image, 448))
+    const grid = { columns: 4, rows: 3, thumbnail: true }
+    const cut = Array.from({ length: 4 }, () => loadAddon().prepareTiles({ rgb, width: 800, height: 600 }, grid, 448))
     say('begun')
     await Promise.all(cut)
   },

@@ -1,5 +1,3 @@
-// Pillow's bicubic resize and dynamic tiling's choice of a grid, bit for bit.
-//
 // A resize is two passes, across and then down, each a weighted sum of neighbouring pixels with 22-bit fixed-point
 // weights, rounded to 8 bits after each. They run interleaved: rows are resized across in blocks of kBlockRows into a
 // ring that holds just the rows the next output row needs, so scratch memory is bounded by the filter's height and
@@ -10,12 +8,11 @@
 // Numerics  Integers throughout, so every form gives the same bytes. |sum| < 2^31: weights add up to 2^22, and their
 //           absolute values to less than 1.3 times that.
 
-#include "image/image.h"
+#include "image/resize.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "base/error.h"
 
@@ -27,7 +24,6 @@ namespace drivlm {
 namespace {
 
 constexpr int kWeightBits = 22;
-constexpr int kBlockRows = 16;
 constexpr int kBlockBytes = kBlockRows * 3;
 
 // The taps of one axis: output i is the sum of inputs first[i].. with weights[offset[i]]..weights[offset[i + 1]].
@@ -194,111 +190,106 @@ const Passes& passes() {
 }
 
 void expect_size(const char* what, int64_t width, int64_t height) {
-  if (width < 1 || height < 1 || width > kMaxEdge || height > kMaxEdge || width * height > kMaxPixels) {
-    throw Error(Code::bad_argument,
-                text("%s: expected 1 to %lld pixels with edges of up to %lld, found %lld x %lld.", what,
-                     (long long)kMaxPixels, (long long)kMaxEdge, (long long)width, (long long)height));
-  }
+  if (fits(width, height)) return;
+  throw Error(Code::bad_argument,
+              text("%s: expected 1 to %lld pixels with edges of up to %lld, found %lld x %lld.", what,
+                   (long long)kMaxPixels, (long long)kMaxEdge, (long long)width, (long long)height));
 }
+
+// Rows of a picture at the width of the result, a block at a time.
+class AcrossRows {
+ public:
+  AcrossRows(Rows& picture, int64_t width) : picture_(picture), width_(width), changes_(picture.width != width) {
+    if (!changes_) return;
+    axis_ = make_axis(picture.width, width);
+    block_.resize(picture.width * kBlockBytes);
+  }
+
+  // Puts row first + i where row_at(first + i) says.
+  template <class RowAt>
+  void read(int64_t first, int count, RowAt row_at) {
+    const uint8_t* rows = picture_.read(first, count);
+    const int64_t stride = picture_.width * 3;
+    if (!changes_) {
+      for (int r = 0; r < count; ++r) std::memcpy(row_at(first + r), rows + r * stride, stride);
+      return;
+    }
+    const uint8_t* in[kBlockRows];
+    uint8_t* out[kBlockRows];
+    for (int r = 0; r < count; ++r) {
+      in[r] = rows + r * stride;
+      out[r] = row_at(first + r);
+    }
+    passes().across(out, in, count, picture_.width, width_, axis_, block_.data());
+  }
+
+ private:
+  Rows& picture_;
+  const int64_t width_;
+  const bool changes_;
+  Axis axis_;
+  std::vector<uint8_t> block_;
+};
 
 }  // namespace
 
-Pixels resize(const Pixels& source, int64_t width, int64_t height) {
-  expect_size("picture to resize", source.width, source.height);
+void resize_band(Rows& picture, int64_t width, int64_t height, int64_t first_row, int64_t last_row, const RowSink& sink) {
+  expect_size("picture to resize", picture.width, picture.height);
   expect_size("size to resize to", width, height);
-  if (int64_t(source.rgb.size()) != source.width * source.height * 3) {
-    throw Error(Code::bad_argument, text("picture to resize: expected %lld bytes, found %zu.",
-                                         (long long)(source.width * source.height * 3), source.rgb.size()));
-  }
-  if (source.width == width && source.height == height) return source;
+  if (first_row < 0 || last_row > height || first_row > last_row) throw Error(Code::internal, "The band is not of the picture.");
+  const int64_t stride = width * 3;
+  AcrossRows across(picture, width);
 
-  const Passes& pass = passes();
-  const int64_t in_stride = source.width * 3, stride = width * 3;
-  const bool wants_across = source.width != width, wants_down = source.height != height;
-  Pixels result;
-  result.width = width;
-  result.height = height;
-  result.rgb.resize(stride * height);
-
-  // Rows [first, first + count) across, to wherever `row_at` puts them.
-  const Axis across = wants_across ? make_axis(source.width, width) : Axis{};
-  std::vector<uint8_t> block(wants_across ? source.width * kBlockBytes : 0);
-  auto resize_rows = [&](int64_t first, int count, auto row_at) {
-    const uint8_t* in_rows[kBlockRows];
-    uint8_t* out_rows[kBlockRows];
-    for (int r = 0; r < count; ++r) {
-      in_rows[r] = &source.rgb[(first + r) * in_stride];
-      out_rows[r] = row_at(first + r);
+  if (picture.height == height) {
+    std::vector<uint8_t> block(kBlockRows * stride);
+    for (int64_t y = first_row; y < last_row; y += kBlockRows) {
+      const int count = int(std::min<int64_t>(kBlockRows, last_row - y));
+      across.read(y, count, [&](int64_t row) { return &block[(row - y) * stride]; });
+      for (int r = 0; r < count; ++r) sink(y + r, &block[r * stride]);
     }
-    pass.across(out_rows, in_rows, count, source.width, width, across, block.data());
-  };
-
-  if (!wants_down) {
-    for (int64_t y = 0; y < height; y += kBlockRows) {
-      resize_rows(y, int(std::min<int64_t>(kBlockRows, height - y)),
-                  [&](int64_t row) { return &result.rgb[row * stride]; });
-    }
-    return result;
+    return;
   }
 
-  const Axis down = make_axis(source.height, height);
+  const Axis down = make_axis(picture.height, height);
   int64_t longest = 0;
   for (int64_t y = 0; y < height; ++y) longest = std::max(longest, down.count(y));
-  const int64_t ring_rows = wants_across ? std::min(longest + kBlockRows, source.height) : 0;
-  std::vector<uint8_t> ring(ring_rows * stride);
-  auto ring_at = [&](int64_t row) { return &ring[(row % ring_rows) * stride]; };
+  const int64_t ring_rows = std::min(longest + kBlockRows, picture.height);
+  std::vector<uint8_t> ring(ring_rows * stride), result(stride);
+  const auto ring_at = [&](int64_t row) { return &ring[(row % ring_rows) * stride]; };
 
   std::vector<const uint8_t*> rows(longest);
-  int64_t ready = 0;  // rows resized across so far
-  for (int64_t y = 0; y < height; ++y) {
+  int64_t ready = first_row < last_row ? down.first[first_row] : 0;  // rows before it are in the ring, or needed no more
+  for (int64_t y = first_row; y < last_row; ++y) {
     const int64_t first = down.first[y], taps = down.count(y);
-    if (wants_across) {
-      while (ready < first + taps) {
-        // The ring holds `longest` rows and a block, so this overwrites no row from `first` on.
-        const int count = int(std::min<int64_t>(kBlockRows, source.height - ready));
-        resize_rows(ready, count, ring_at);
-        ready += count;
-      }
-      for (int64_t t = 0; t < taps; ++t) rows[t] = ring_at(first + t);
-    } else {
-      for (int64_t t = 0; t < taps; ++t) rows[t] = &source.rgb[(first + t) * in_stride];
+    while (ready < first + taps) {
+      // The ring holds `longest` rows and a block, so this overwrites no row from `first` on.
+      const int count = int(std::min<int64_t>(kBlockRows, picture.height - ready));
+      across.read(ready, count, ring_at);
+      ready += count;
     }
-    pass.down(&result.rgb[y * stride], rows.data(), &down.weights[down.offset[y]], taps, stride);
+    for (int64_t t = 0; t < taps; ++t) rows[t] = ring_at(first + t);
+    passes().down(result.data(), rows.data(), &down.weights[down.offset[y]], taps, stride);
+    sink(y, result.data());
   }
+}
+
+Pixels resize(Rows& picture, int64_t width, int64_t height) {
+  expect_size("size to resize to", width, height);
+  Pixels result{std::vector<uint8_t>(width * height * 3), width, height};
+  resize_band(picture, width, height, 0, height, [&](int64_t y, const uint8_t* row) {
+    std::memcpy(&result.rgb[y * width * 3], row, width * 3);
+  });
   return result;
 }
 
-Grid choose_grid(int64_t width, int64_t height, int64_t tile_size, int64_t min_tiles, int64_t max_tiles,
-                 bool thumbnail) {
-  if (width < 1 || height < 1 || tile_size < 1 || tile_size > kMaxEdge || width > std::numeric_limits<int32_t>::max() ||
-      height > std::numeric_limits<int32_t>::max()) {
-    throw Error(Code::bad_argument,
-                text("Expected a picture and a tile size of at least one pixel, found %lld x %lld and tiles of %lld.",
-                     (long long)width, (long long)height, (long long)tile_size));
+Pixels resize(const Pixels& picture, int64_t width, int64_t height) {
+  expect_size("picture to resize", picture.width, picture.height);
+  if (int64_t(picture.rgb.size()) != picture.width * picture.height * 3) {
+    throw Error(Code::bad_argument, text("picture to resize: expected %lld bytes, found %zu.",
+                                         (long long)(picture.width * picture.height * 3), picture.rgb.size()));
   }
-  if (min_tiles < 1 || max_tiles < min_tiles || max_tiles > kMaxTiles) {
-    throw Error(Code::bad_argument, text("Expected 1 <= minimum <= maximum <= %lld tiles, found %lld to %lld.",
-                                         (long long)kMaxTiles, (long long)min_tiles, (long long)max_tiles));
-  }
-  // IEEE doubles and exact equality, as the reference: ties are common (1:1 is 1x1, 2x2, 3x3).
-  const double aspect = double(width) / double(height);
-  const double area = double(width) * double(height);
-  Grid best;
-  double best_difference = std::numeric_limits<double>::infinity();
-  for (int64_t tiles = min_tiles; tiles <= max_tiles; ++tiles) {
-    for (int64_t columns = 1; columns <= tiles; ++columns) {
-      if (tiles % columns != 0) continue;
-      const int64_t rows = tiles / columns;
-      const double difference = std::fabs(aspect - double(columns) / double(rows));
-      const bool nearer = difference < best_difference;
-      const bool tie =
-          difference == best_difference && area > 0.5 * double(tile_size) * double(tile_size) * double(tiles);
-      if (nearer || tie) best = {columns, rows, false};
-      if (nearer) best_difference = difference;
-    }
-  }
-  best.thumbnail = thumbnail && best.columns * best.rows > 1;
-  return best;
+  PixelRows rows(picture);
+  return resize(rows, width, height);
 }
 
 }  // namespace drivlm
