@@ -6,7 +6,7 @@ import { ModelError } from '../errors.ts'
 import { loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
 import type { ModelAskOptions } from '../options.ts'
-import { type Camera, cameras } from '../views/cameras.ts'
+import { type Camera, cameras, camerasOfPath } from '../views/cameras.ts'
 import type { NamedViews, Views } from '../views/compose.ts'
 import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
 import { formatMs, print, printable, printJson, withProgress } from './terminal.ts'
@@ -159,9 +159,12 @@ export async function viewsIn(dir: string): Promise<Partial<Record<Camera, strin
   })
   const found: Partial<Record<Camera, string>> = {}
   for (const name of names.sort()) {
-    const words = path.parse(name).name.toUpperCase().split('__')
-    const camera = cameras.find((one) => words.includes(one))
-    if (camera === undefined || !/\.(jpe?g|png|webp|tiff?|gif|avif)$/i.test(name)) continue
+    if (!/\.(jpe?g|png|webp|tiff?|gif|avif)$/i.test(name)) continue
+    const [camera, other] = camerasOfPath(name)
+    if (camera === undefined) continue
+    if (other !== undefined) {
+      throw new ModelError('BAD_VIEW', `--views: ${name} names ${camera} and ${other}; which camera is it of?`)
+    }
     if (found[camera] !== undefined) {
       throw new ModelError(
         'BAD_VIEW',

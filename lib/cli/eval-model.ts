@@ -1,58 +1,13 @@
-/** What an evaluation needs to know of a model: how to ask it, what tells it apart, and how its coordinates are meant. */
+/** What an evaluation needs to know of a checkpoint: what tells it apart, and how its coordinates are meant. */
 import { createHash } from 'node:crypto'
 import { open, readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { Checkpoint } from '../checkpoint/load-checkpoint.ts'
-import type { EvalModel } from '../drivelm/eval.ts'
 import type { QuestionFileForm } from '../drivelm/question-files.ts'
 import { locateObjects, parseGrounding } from '../grounding/boxes.ts'
 import { drivelmQuestion, tagsToPixels } from '../grounding/c-tags.ts'
 import { type CameraBox, type CanvasGeometry, drivelmGeometry, imageGeometry } from '../grounding/geometry.ts'
-import type { Model } from '../model.ts'
 import type { Conversion } from './conversions.ts'
-
-export interface EvalAskOptions {
-  maxNewTokens: number
-  temperature?: number | undefined
-  topP?: number | undefined
-  /** With a temperature, each question draws by this and its own id, whatever order they are asked in. */
-  seed: number
-  missingViews?: 'error' | 'black' | undefined
-}
-
-/** A loaded model as something to evaluate. Times are handed on stage by stage, so that their sum is the time of the call. */
-export function evalModel(model: Model, options: EvalAskOptions): EvalModel {
-  const { maxNewTokens, temperature, topP, seed, missingViews } = options
-  return {
-    async see(views, { signal }) {
-      const { image } = views
-      const scene = await model.see(image === undefined ? views : image, { missingViews, signal })
-      const { decodeMs, queueMs, preprocessMs, visionMs, prefillMs, totalMs } = scene.info.timings
-      const seenMs = decodeMs + queueMs + preprocessMs + visionMs + prefillMs
-      return {
-        timings: {
-          decodeMs,
-          preprocessMs,
-          visionMs,
-          viewsPrefillMs: prefillMs,
-          viewsOtherMs: Math.max(0, totalMs - seenMs) + queueMs,
-        },
-        async ask(question, { id, signal }) {
-          const drawn = { maxNewTokens, temperature, topP, seed: seedOf(seed, id), signal }
-          const { text, timings } = await scene.ask(question, drawn)
-          const { prefillMs, generateMs, totalMs } = timings
-          const otherMs = Math.max(0, totalMs - prefillMs - generateMs)
-          return { text, timings: { prefillMs, generateMs, otherMs } }
-        },
-        dispose: () => scene.dispose(),
-      }
-    },
-  }
-}
-
-function seedOf(seed: number, id: string): number {
-  return createHash('sha256').update(`${seed} ${id}`).digest().readUIntBE(0, 6)
-}
 
 /** Small files of a model folder that change what it says. */
 const sideFiles =

@@ -1,6 +1,7 @@
 /** What `drivlm eval` prints: the score sheet, accuracies by kind, and where the files are. */
 import { accuracyByKind, type KindedAnswer } from '../drivelm/accuracy.ts'
 import { type CaptionScores, scoreCaptions } from '../drivelm/captions.ts'
+import type { LeftOutCount } from '../drivelm/eval.ts'
 import type { Report } from '../drivelm/report/index.ts'
 import type { Moment } from '../drivelm/types.ts'
 import { ModelError } from '../errors.ts'
@@ -12,14 +13,16 @@ export interface Shown {
   /** The data has no reference at all. */
   hidden: boolean
   files: readonly string[]
+  /** What of the data no question needs. */
+  leftOut: readonly LeftOutCount[]
   /** What of the data was chosen. */
   selected: Record<string, string>
 }
 
 /** The report without its frames, and what general question sets have in addition. */
-export function sheetJson({ report, moments, files }: Shown): unknown {
+export function sheetJson({ report, moments, files, leftOut }: Shown): unknown {
   const { frames: _frames, ...rest } = report
-  return { ...rest, ...extras(report, moments), files }
+  return { ...rest, ...extras(report, moments), leftOut, files }
 }
 
 export function printSheet(shown: Shown): void {
@@ -53,6 +56,11 @@ export function printSheet(shown: Shown): void {
     }
     const more = report.problems.length - mostProblems
     if (more > 0) print(`  and ${more} more${files.length > 0 ? ', all of them in the report' : ''}`)
+  }
+  for (const { what, count: times, where } of shown.leftOut) {
+    print(
+      `\nLeft out, as no question needs it: ${printable(what)}, ${count(times, 'time')}, first in ${printable(where)}`,
+    )
   }
   if (files.length > 0) {
     print('\nWritten')

@@ -3,10 +3,11 @@ import { existsSync } from 'node:fs'
 import { mkdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
-import { type EvalProblem, type EvalProgress, runEval } from '../drivelm/eval.ts'
-import { type JournalEntry, readJournal } from '../drivelm/journal.ts'
+import { type EvalProblem, type EvalProgress, type LeftOutCount, leftOutCounts, runEval } from '../drivelm/eval.ts'
+import { cannotWrite, type JournalEntry, readJournal } from '../drivelm/journal.ts'
 import { type Judge, judgeFrom } from '../drivelm/judge.ts'
-import { questionFileForm, readJudgements, readMoments, readPredictions } from '../drivelm/question-files.ts'
+import { readJudgements, readPredictions } from '../drivelm/predictions.ts'
+import { questionFileForm, readMoments } from '../drivelm/question-files.ts'
 import { buildReport, type Report, writeReport } from '../drivelm/report/index.ts'
 import { type ScoreSheet, scoreDrivelm } from '../drivelm/score.ts'
 import { resolveImage, type Selection, selectQuestions } from '../drivelm/selection.ts'
@@ -15,7 +16,7 @@ import { ModelError } from '../errors.ts'
 import { bundledModel, loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
 import type { Conversion } from './conversions.ts'
-import { boxReader, converters, evalModel, modelIdentity, resolveConversion } from './eval-model.ts'
+import { boxReader, converters, modelIdentity, resolveConversion } from './eval-model.ts'
 import { printSheet, sheetJson } from './eval-sheet.ts'
 import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
 import { judgeByCommand } from './judge-command.ts'
@@ -38,6 +39,7 @@ export interface EvalFlags extends LoadFlags, Selection {
   topP?: number
   missingViews?: 'error' | 'black'
   concurrency?: number
+  text?: 'placeholders' | 'literal'
   pictures?: 'embed' | 'link' | 'none'
   json?: boolean
 }
@@ -152,6 +154,8 @@ async function askModel(
       signal,
       modelId: await modelIdentity(checkpoint),
       settings: Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined)),
+      ask: { maxNewTokens, temperature, topP, missingViews },
+      text: flags.text,
       ...converters(conversion),
       model: async () => {
         const loading = show(`Loading ${checkpoint.name}`)
@@ -162,7 +166,7 @@ async function askModel(
         })
         show('Asking')
         noteCache(model)
-        return evalModel(model, { maxNewTokens, temperature, topP, seed, missingViews })
+        return model
       },
       onProgress: (progress) => {
         onProgress(progress)
@@ -236,18 +240,27 @@ async function readAnswers(flags: EvalFlags, given: string): Promise<Answered> {
   }
 }
 
+function leftOutNotes(leftOut: readonly LeftOutCount[]): Record<string, string> {
+  if (leftOut.length === 0) return {}
+  return { 'left out of the data': leftOut.map(({ what, count }) => `${what} (${count})`).join(', ') }
+}
+
 function listingProblems(problems: EvalProblem[]): { onProblem: (error: ModelError) => void } {
   return { onProblem: ({ code, message }) => problems.push({ id: '', code, message }) }
 }
 
 async function score(flags: EvalFlags, answered: Answered, signal: AbortSignal): Promise<void> {
   const { data, images, out, tags, keepGoing = false } = flags
-  const { moments, answers, hidden } = await selected(flags, answered)
+  const { moments, answers, hidden, leftOut } = await selected(flags, answered)
   const tagged = moments.some(({ questions }) => questions.some((question) => (question.tags?.length ?? 0) > 0))
   if (hidden && answered.checkpoint === undefined && out === undefined) {
     throw new ModelError('BAD_DATA', `${data} hides its answers, so only the challenge server can score predictions.`)
   }
-  if (out !== undefined) await mkdir(out, { recursive: true })
+  if (out !== undefined) {
+    await mkdir(out, { recursive: true }).catch((error) => {
+      throw cannotWrite(out, error)
+    })
+  }
 
   const judging = new AbortController()
   let sheet: ScoreSheet | undefined
@@ -272,7 +285,7 @@ async function score(flags: EvalFlags, answered: Answered, signal: AbortSignal):
   const report = buildReport({
     model: answered.name,
     data: path.basename(data),
-    notes: answered.notes,
+    notes: { ...answered.notes, ...leftOutNotes(leftOut) },
     moments,
     answers,
     sheet,
@@ -281,7 +294,7 @@ async function score(flags: EvalFlags, answered: Answered, signal: AbortSignal):
     boxesOf: answered.checkpoint && boxReader(answered.checkpoint),
   })
   const files = out === undefined ? [] : await writeFiles(report, flags, out)
-  const shown = { report, moments, hidden, files, selected: selectionNotes(flags) }
+  const shown = { report, moments, hidden, files, leftOut, selected: selectionNotes(flags) }
   if (flags.json) printJson(sheetJson(shown))
   else printSheet(shown)
 
@@ -308,12 +321,14 @@ const keptReplies = (out: string): string => path.join(out, 'judgements.jsonl')
 async function selected(
   flags: EvalFlags,
   { answers, problems, partial }: Answered,
-): Promise<{ moments: Moment[]; answers: ReadonlyMap<string, string>; hidden: boolean }> {
-  const { data, keepGoing, shard, limit, tags } = flags
+): Promise<{ moments: Moment[]; answers: ReadonlyMap<string, string>; hidden: boolean; leftOut: LeftOutCount[] }> {
+  const { data, keepGoing, shard, limit, tags, text } = flags
   // With a model, the evaluation has read the file and listed its problems.
   const all: Moment[] = []
   const listed = partial ? { onProblem: () => undefined } : listingProblems(problems)
-  for await (const moment of readMoments(data, keepGoing ? listed : {})) all.push(moment)
+  const leftOut = leftOutCounts()
+  const reading = { ...(keepGoing ? listed : {}), onLeftOut: leftOut.add, text }
+  for await (const moment of readMoments(data, reading)) all.push(moment)
   const whole = shard === undefined && limit === undefined && tags === undefined
   const wanted = new Set<string>()
   for await (const { questions } of selectQuestions(each(all), flags)) {
@@ -327,6 +342,7 @@ async function selected(
     moments,
     // An answer outside of the selection is left alone, one to no question at all is a mistake that scoring names.
     answers: whole ? answers : new Map([...answers].filter(([id]) => wanted.has(id) || !known.has(id))),
+    leftOut: leftOut.list(),
     hidden: moments.every(({ questions }) => questions.every(({ reference }) => reference === undefined)),
   }
 }

@@ -6,7 +6,7 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { appendFile, readFile } from 'node:fs/promises'
-import { writeWhole } from '../drivelm/journal.ts'
+import { cannotWrite, writeWhole } from '../drivelm/journal.ts'
 import { type Judge, parseJudgement } from '../drivelm/judge.ts'
 import { ModelError } from '../errors.ts'
 
@@ -30,7 +30,7 @@ export async function judgeByCommand(command: string, file: string | undefined, 
       .update(JSON.stringify([command, question, answer, reference]))
       .digest('hex')
     const known = kept.get(id)
-    if (known?.of === of) return parseJudgement(known.score)
+    if (known?.of === of) return parseJudgement(known.score, `${file}, about ${id},`)
     const reply = await ask(command, `${JSON.stringify({ id, question, answer, reference })}\n`, id, signal)
     const score = parseJudgement(reply, `The judge command, about ${id},`)
     const line: Kept = { id, score: reply.trim(), of }
@@ -40,7 +40,9 @@ export async function judgeByCommand(command: string, file: string | undefined, 
       writing = writing.then(() =>
         known === undefined ? appendFile(file, `${JSON.stringify(line)}\n`) : writeWhole(file, linesOf(kept)),
       )
-      await writing
+      await writing.catch((error) => {
+        throw cannotWrite(file, error)
+      })
     }
     return score
   }

@@ -100,6 +100,12 @@ function program(): Command {
     .addOption(
       new Option('--missing-views <what>', 'leave the cells of missing cameras black').choices(['error', 'black']),
     )
+    .addOption(
+      new Option('--text <how>', '<image> in a question: a picture, or its letters (default: placeholders)').choices([
+        'placeholders',
+        'literal',
+      ]),
+    )
     .option('--concurrency <n>', 'questions of a moment decoded together (default: 1)', integer(1))
     .addOption(
       new Option('--pictures <how>', 'pictures in the report (default: embed)').choices(['embed', 'link', 'none']),

@@ -33,7 +33,9 @@ export interface CaptionPair {
 }
 
 /**
- * BLEU-1..4, ROUGE-L and CIDEr of a corpus. Values depend on the whole corpus and its order (see ptb-tokenizer.ts), so score
+ * BLEU-1..4, ROUGE-L and CIDEr of a corpus, as the package that DriveLM scores with gives them. That one rewrites its marker of unknown
+ * words, `_UNK`, to `_UNKNOWN` in references and not in answers, so a text that holds it does not match itself.
+ * Values depend on the whole corpus and its order (see ptb-tokenizer.ts), so score
  * all texts of a run together.
  *
  * @throws {@link ModelError} `BAD_DATA` for an empty corpus, a pair without references, references without any word, and
@@ -45,7 +47,7 @@ export function scoreCaptions(pairs: readonly CaptionPair[]): { corpus: CaptionS
   if (bare >= 0) throw new ModelError('BAD_DATA', `Caption ${bare} has no reference to score it against.`)
 
   const answers = complete(tokenizeCaptions(pairs.map((pair) => pair.answer)))
-  const references = complete(tokenizeCaptions(pairs.flatMap((pair) => pair.references)))
+  const references = complete(tokenizeCaptions(pairs.flatMap((pair) => pair.references.map(withoutMarker))))
   let at = 0
   const items: CaptionItem[] = pairs.map((pair, i) => {
     at += pair.references.length
@@ -67,6 +69,8 @@ export function scoreCaptions(pairs: readonly CaptionPair[]): { corpus: CaptionS
     })),
   }
 }
+
+const withoutMarker = (reference: string): string => reference.replaceAll('_UNK', '_UNKNOWN')
 
 function complete(lines: (string | undefined)[]): string[] {
   const missing = lines.indexOf(undefined)

@@ -8,7 +8,9 @@ import { createReadStream } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
+import type { LeftOut, ReadOptions } from './frames.ts'
 import { Journal, type JournalEntry, type RunIdentity, type SyncPolicy, writeWhole } from './journal.ts'
+import { type EvalAskOptions, evalModel, isLoadedModel, type LoadedModel } from './loaded-model.ts'
 import { lockFolder } from './lock.ts'
 import { type OutputFiles, type Submission, writeOutputs } from './outputs.ts'
 import { questionFileForm, readMoments } from './question-files.ts'
@@ -64,8 +66,12 @@ export interface EvalOptions extends Selection {
   images?: string | undefined
   /** Folder for `journal.jsonl`, `output.json` and `submission.json`. */
   out: string
-  /** The model, or how to load it: not called if nothing is left to ask. */
-  model: EvalModel | (() => Promise<EvalModel>)
+  /** A model of `loadModel`, anything else that sees and answers, or how to get one: not called if nothing is left to ask. */
+  model: EvalModel | LoadedModel | (() => Promise<EvalModel | LoadedModel>)
+  /** How a model of `loadModel` is asked; kept in the journal and compared. */
+  ask?: EvalAskOptions | undefined
+  /** How `<image>` in a question is read; see {@link ReadOptions}. */
+  text?: ReadOptions['text']
   /** Tells the model apart from others, so that a journal is not continued with another one. */
   modelId: string
   /** All else that answers depend on; kept in the journal and compared. */
@@ -103,8 +109,31 @@ export interface EvalResult {
   total: number
   resumed: number
   problems: EvalProblem[]
+  /** What of the data no question needs, and how often it is there. */
+  leftOut: LeftOutCount[]
   seconds: number
   files: OutputFiles & { journal: string; problems: string }
+}
+
+/** A part of the data that no question needs. */
+export interface LeftOutCount {
+  what: string
+  count: number
+  /** Where it is first. */
+  where: string
+}
+
+/** Counts what was left out, by what it is. */
+export function leftOutCounts(): { add: (part: LeftOut) => void; list: () => LeftOutCount[] } {
+  const counts = new Map<string, LeftOutCount>()
+  return {
+    add({ what, where }) {
+      const known = counts.get(what)
+      if (known) known.count++
+      else counts.set(what, { what, count: 1, where })
+    },
+    list: () => [...counts.values()],
+  }
 }
 
 /** After one of these there is no point in going on. */
@@ -134,7 +163,8 @@ export async function runEval(options: EvalOptions): Promise<EvalResult> {
     problems.push({ id, code, message: (error as Error).message })
   }
 
-  const moments = await survey(options, skip)
+  const leftOut = leftOutCounts()
+  const moments = await survey(options, skip, leftOut.add)
   const files = {
     journal: path.join(out, 'journal.jsonl'),
     output: path.join(out, 'output.json'),
@@ -177,7 +207,7 @@ export async function runEval(options: EvalOptions): Promise<EvalResult> {
       if (left.length === 0) continue
       throwIfAborted(signal)
       if (model === undefined) {
-        model = typeof options.model === 'function' ? await options.model() : options.model
+        model = await modelOf(options)
         asking = performance.now()
       }
       try {
@@ -197,7 +227,15 @@ export async function runEval(options: EvalOptions): Promise<EvalResult> {
       .filter((entry) => entry !== undefined)
     await writeOutputs(files, entries, options.submission)
     await writeWhole(files.problems, `${JSON.stringify(problems, null, 1)}\n`)
-    return { entries, total, resumed, problems, seconds: (performance.now() - started) / 1000, files }
+    return {
+      entries,
+      total,
+      resumed,
+      problems,
+      leftOut: leftOut.list(),
+      seconds: (performance.now() - started) / 1000,
+      files,
+    }
   } finally {
     await journal?.close()
     await unlock()
@@ -259,10 +297,17 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
 }
 
 /** Reads the whole file once: what is to be asked, and what is wrong with it before anything was paid for. */
-async function survey(options: EvalOptions, skip: (id: string, error: unknown) => void): Promise<PlannedMoment[]> {
-  const onProblem = options.keepGoing ? { onProblem: (error: ModelError) => skip('', error) } : {}
+async function survey(
+  options: EvalOptions,
+  skip: (id: string, error: unknown) => void,
+  onLeftOut: (part: LeftOut) => void,
+): Promise<PlannedMoment[]> {
+  const onProblem = options.keepGoing ? (error: ModelError) => skip('', error) : undefined
   const moments: PlannedMoment[] = []
-  for await (const planned of selectQuestions(readMoments(options.data, onProblem), options)) {
+  for await (const planned of selectQuestions(
+    readMoments(options.data, { onProblem, onLeftOut, text: options.text }),
+    options,
+  )) {
     try {
       resolveViews(planned, options)
       moments.push(planned)
@@ -271,6 +316,11 @@ async function survey(options: EvalOptions, skip: (id: string, error: unknown) =
     }
   }
   return moments
+}
+
+async function modelOf({ model, ask, seed, text }: EvalOptions): Promise<EvalModel> {
+  const given = typeof model === 'function' ? await model() : model
+  return isLoadedModel(given) ? evalModel(given, { ...ask, seed, text }) : given
 }
 
 function checkSelection({ limit, shard, concurrency }: EvalOptions): void {
@@ -287,9 +337,19 @@ function checkSelection({ limit, shard, concurrency }: EvalOptions): void {
   }
 }
 
-async function identity({ data, modelId, settings = {}, seed = 0, shard }: EvalOptions): Promise<RunIdentity> {
+async function identity({
+  data,
+  modelId,
+  ask = {},
+  text,
+  settings = {},
+  seed = 0,
+  shard,
+}: EvalOptions): Promise<RunIdentity> {
   const hash = createHash('sha256')
   for await (const chunk of createReadStream(data)) hash.update(chunk as Buffer)
+  const asked = { ...ask, text: text === 'literal' ? text : undefined }
+  const given = Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== undefined))
   const shardName = shard ? `${shard.index}/${shard.count}` : '1/1'
-  return { data: hash.digest('hex'), model: modelId, settings, seed, shard: shardName }
+  return { data: hash.digest('hex'), model: modelId, settings: { ...given, ...settings }, seed, shard: shardName }
 }

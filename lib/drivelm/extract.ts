@@ -12,6 +12,8 @@ import { type Category, categories, type Frame, frameKey, type Qa } from './type
  * * Prediction answers are searched for the letters "yes" and "no", not for the words, so "None", "not" and "notice" qualify.
  *   A notice question that comes first loses its tag 3 and appears twice with tag 0.
  * * Without key objects every text holds "all of them", so the first question of a category is taken.
+ *
+ * @throws {@link ModelError} `BAD_DATA` for a key object without a description.
  */
 export function extractFrame(frame: Frame): Frame {
   const copies = new Map<Qa, Qa>()
@@ -24,9 +26,14 @@ export function extractFrame(frame: Frame): Frame {
     selected[category].push(copy)
   }
 
-  const descriptions = frame.objects.map((object) => object.description.split('.')[0]!)
+  const descriptions = frame.objects.map(({ tag, description }) => {
+    if (description !== null) return description.split('.')[0]!
+    const place = `scene ${frame.scene.token}, frame ${frame.token}, object ${tag}`
+    throw new ModelError('BAD_DATA', `${place}: expected a string for Visual_description, which the selection goes by.`)
+  })
   const tags = frame.objects.map((object) => object.tag)
-  const { perception, prediction, planning, behavior } = frame.qa
+  const read = (category: Category): Qa[] => frame.qa[category].filter(({ unread }) => !unread)
+  const [perception, prediction, planning, behavior] = categories.map(read) as [Qa[], Qa[], Qa[], Qa[]]
   const answerHolds = (records: Qa[], parts: string[]): Qa | undefined =>
     records.find((qa) => parts.every((part) => holds(qa.answer, part)))
 

@@ -1,13 +1,28 @@
-// Reads DriveLM-nuScenes v1.1 files by key frame: train, val (questions only), test and test_eval, which share one layout.
+// Reads DriveLM-nuScenes v1.1 files by key frame: train, val (questions only), test and test_eval, which share one layout, and lists of
+// such scenes. Only what is used of a frame is checked: what no question needs is left out and listed, and a bad question costs itself.
 
 import type { ModelError } from '../errors.ts'
+import type { TextReading } from '../text/placeholders.ts'
 import { cameras, isCamera } from '../views/cameras.ts'
-import { badData, JsonCursor, type Place, textChunks } from './json-stream.ts'
+import { answerOf, isAbsent, isRecord, record, show, tagsOf, text } from './fields.ts'
+import { badData, JsonCursor, type Place, parseJson, textChunks } from './json-stream.ts'
 import { type Category, categories, type Frame, type KeyObject, type Qa } from './types.ts'
 
+/** A part of a file that no question needs and that was not read. */
+export interface LeftOut {
+  /** What it is, the same for all frames that have it: `image_paths.LIDAR_TOP`. */
+  what: string
+  /** File, scene, frame or item of this one. */
+  where: string
+}
+
 export interface ReadOptions {
-  /** Called for what is wrong with one frame or item, which is then left out. Without it the first one throws. */
-  onProblem?: (error: ModelError) => void
+  /** Called for what is wrong with one frame, question or item, which is then left out. Without it the first one throws. */
+  onProblem?: ((error: ModelError) => void) | undefined
+  /** Called for parts that are not needed and were left out. */
+  onLeftOut?: ((part: LeftOut) => void) | undefined
+  /** `placeholders` (default): `<image>` before a question stands for its pictures. `literal`: it is the letters. */
+  text?: TextReading | undefined
 }
 
 /**
@@ -23,15 +38,46 @@ export async function* readFrames(path: string, options: ReadOptions = {}): Asyn
   const cursor = new JsonCursor(textChunks(path))
   const file: Place = [path]
   try {
-    for await (const token of cursor.keys(file)) yield* readScene(cursor, file, token, options)
+    if ((await cursor.peek()) === '[') {
+      for await (const index of cursor.indices(file)) {
+        const place = [...file, `item ${index}`]
+        yield* sceneOfItem(await cursor.raw(place), place, options)
+      }
+    } else {
+      for await (const token of cursor.keys(file)) {
+        yield* readScene(cursor, [...file, `scene ${token}`], token, options)
+      }
+    }
     await cursor.end(file)
   } finally {
     await cursor.close()
   }
 }
 
-async function* readScene(cursor: JsonCursor, file: Place, token: string, options: ReadOptions): AsyncGenerator<Frame> {
-  const place = [...file, `scene ${token}`]
+/** Frames of a scene that stands in a list, with its token as a field. Read as text, since frames keep the order of the file. */
+export async function* sceneOfItem(raw: string, place: Place, options: ReadOptions): AsyncGenerator<Frame> {
+  const pieces = async function* (): AsyncGenerator<string> {
+    yield raw
+  }
+  let token: unknown
+  try {
+    const cursor = new JsonCursor(pieces())
+    for await (const key of cursor.keys(place)) {
+      if (key === 'scene_token') token = await cursor.value(place)
+      else await cursor.raw(place)
+    }
+    yield* readScene(new JsonCursor(pieces()), place, text(token, 'scene_token', place), options)
+  } catch (error) {
+    problem(options, error)
+  }
+}
+
+async function* readScene(
+  cursor: JsonCursor,
+  place: Place,
+  token: string,
+  options: ReadOptions,
+): AsyncGenerator<Frame> {
   const scene: Frame['scene'] = { token }
   let found = false
   for await (const key of cursor.keys(place)) {
@@ -40,108 +86,102 @@ async function* readScene(cursor: JsonCursor, file: Place, token: string, option
       for await (const frameToken of cursor.keys(place)) {
         const framePlace = [...place, `frame ${frameToken}`]
         const raw = await cursor.raw(framePlace) // broken brackets cannot be skipped over; all else of a frame can
-        const frame = attempt(options, () => parseFrame(raw, scene, frameToken, framePlace))
+        const frame = attempt(options, () => parseFrame(raw, scene, frameToken, framePlace, options))
         if (frame) yield frame
       }
-    } else if (key === 'scene_description')
-      scene.description = text(await cursor.value(place), 'scene_description', place)
-    else await cursor.raw(place)
+    } else if (key === 'scene_description') {
+      const description = await cursor.value(place)
+      if (typeof description === 'string') scene.description = description
+      else if (!isAbsent(description)) leaveOut(options, key, place)
+    } else await cursor.raw(place)
   }
   if (!found) attempt(options, () => fail(place, 'expected the key key_frames, found none.'))
 }
 
-function attempt<T>({ onProblem }: ReadOptions, read: () => T): T | undefined {
-  if (!onProblem) return read()
+/** What `read` gives; undefined where it fails and `onProblem` was told. */
+function attempt<T>(options: ReadOptions, read: () => T): T | undefined {
   try {
     return read()
   } catch (error) {
-    onProblem(error as ModelError)
+    problem(options, error)
     return undefined
   }
 }
 
-function parseFrame(raw: string, scene: Frame['scene'], token: string, place: Place): Frame {
-  const frame = record(parse(raw, place), 'the frame', place)
-  const infos = frame.key_object_infos
-  const qa = record(frame.QA, 'QA', place)
-  const unknown = Object.keys(qa).find((key) => !categories.includes(key as Category))
-  if (unknown !== undefined) fail(place, `expected QA to hold ${categories.join(', ')}, found ${show(unknown)}.`)
-  const images = Object.entries(record(frame.image_paths, 'image_paths', place))
+function problem({ onProblem }: ReadOptions, error: unknown): void {
+  if (!onProblem) throw error
+  onProblem(error as ModelError)
+}
+
+/** Lists a part that is not needed. */
+export function leaveOut({ onLeftOut }: ReadOptions, what: string, place: Place): void {
+  onLeftOut?.({ what, where: place.join(', ') })
+}
+
+function parseFrame(raw: string, scene: Frame['scene'], token: string, place: Place, options: ReadOptions): Frame {
+  const { QA, key_object_infos: infos, image_paths: paths } = record(parseJson(raw, place), 'the frame', place)
+  const qa = record(QA, 'QA', place)
+  for (const key of Object.keys(qa)) {
+    if (!categories.includes(key as Category)) leaveOut(options, `QA.${key}`, place)
+  }
+  const images = imagesOf(paths, place, options)
+  if (!isAbsent(infos) && !isRecord(infos)) leaveOut(options, 'key_object_infos', place)
   return {
     scene,
     token,
-    annotated: infos !== undefined,
-    objects: Object.entries(record(infos ?? {}, 'key_object_infos', place)).map(([tag, info]) =>
-      parseObject(tag, info, [...place, `object ${tag}`]),
-    ),
+    annotated: isRecord(infos),
+    objects: Object.entries(isRecord(infos) ? infos : {}).map(([tag, info]) => objectOf(tag, info)),
     qa: Object.fromEntries(
       categories.map((category) => {
         const records = qa[category] ?? []
         if (!Array.isArray(records)) fail(place, `expected a list for QA.${category}, found ${show(records)}.`)
-        return [category, records.map((item, i) => parseQa(item, [...place, `${category} ${i}`]))]
+        const read = (item: unknown, i: number): Qa => parseQa(item, [...place, `${category} ${i}`])
+        return [category, records.map((item, i) => attempt(options, () => read(item, i)) ?? unread)]
       }),
     ) as Frame['qa'],
-    images: images.map(([camera, path]) => {
-      if (!isCamera(camera)) {
-        return fail(place, `unknown camera ${show(camera)} in image_paths; known are ${cameras.join(', ')}.`)
-      }
-      return { camera, path: text(path, `image_paths.${camera}`, place) }
-    }),
+    images,
   }
 }
 
-function parse(raw: string, place: Place): unknown {
-  try {
-    return JSON.parse(raw)
-  } catch (error) {
-    throw badData(place, `broken JSON: ${(error as Error).message}`, error)
+/** Stands where a question could not be read, so that the others keep their numbers. */
+const unread: Qa = { question: '', answer: '', rest: {}, unread: true }
+
+/** Cameras with a picture; answers can be scored without any. */
+function imagesOf(paths: unknown, place: Place, options: ReadOptions): Frame['images'] {
+  if (isAbsent(paths)) return []
+  const given = Object.entries(record(paths, 'image_paths', place)).filter(([, path]) => !isAbsent(path))
+  const known = given.filter(([name]) => isCamera(name))
+  const [other] = given.filter(([name]) => !isCamera(name))
+  if (known.length === 0 && other !== undefined) {
+    fail(place, `unknown camera ${show(other[0])} in image_paths; known are ${cameras.join(', ')}.`)
   }
+  for (const [name] of given) if (!isCamera(name)) leaveOut(options, `image_paths.${name}`, place)
+  return known.map(([camera, path]) => ({
+    camera: camera as Frame['images'][number]['camera'],
+    path: text(path, `image_paths.${camera}`, place),
+  }))
 }
 
-function parseObject(tag: string, value: unknown, place: Place): KeyObject {
-  const info = record(value, 'the object', place)
+/** An object with what is there of it. Who needs a field that is not there says so. */
+function objectOf(tag: string, value: unknown): KeyObject {
+  const info = isRecord(value) ? value : {}
   const box = info['2d_bbox']
-  if (!Array.isArray(box) || box.length !== 4 || !box.every((side) => Number.isFinite(side))) {
-    fail(place, `expected four numbers for 2d_bbox, found ${show(box)}.`)
-  }
-  const status = info.Status ?? null
+  const sound = Array.isArray(box) && box.length === 4 && box.every((side) => Number.isFinite(side))
+  const word = (field: unknown): string | null => (typeof field === 'string' ? field : null)
   return {
     tag,
-    category: text(info.Category, 'Category', place),
-    status: status === null ? null : text(status, 'Status', place),
-    description: text(info.Visual_description, 'Visual_description', place),
-    box: box as KeyObject['box'],
+    category: word(info.Category),
+    status: word(info.Status),
+    description: word(info.Visual_description),
+    box: sound ? (box as KeyObject['box']) : null,
   }
 }
 
 function parseQa(value: unknown, place: Place): Qa {
   const { Q, A, tag, ...rest } = record(value, 'the question', place)
-  const qa: Qa = { question: text(Q, 'Q', place), answer: text(A, 'A', place), rest }
-  if (Array.isArray(tag) && tag.every(Number.isInteger)) qa.tags = tag
-  else if (typeof tag === 'string') qa.kind = tag
-  else if (tag !== undefined && tag !== null)
-    fail(place, `expected a list of whole numbers for tag, found ${show(tag)}.`)
-  return qa
+  return { question: text(Q, 'Q', place), answer: answerOf(A, 'A', place) ?? '', rest, ...tagsOf(tag, 'tag', place) }
 }
 
 function fail(place: Place, message: string): never {
   throw badData(place, message)
-}
-
-/** A value that must be a JSON object. */
-export function record(value: unknown, what: string, place: Place): Record<string, unknown> {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
-  return fail(place, `expected an object for ${what}, found ${show(value)}.`)
-}
-
-/** A value that must be a string. */
-export function text(value: unknown, what: string, place: Place): string {
-  return typeof value === 'string' ? value : fail(place, `expected a string for ${what}, found ${show(value)}.`)
-}
-
-/** A JSON value in a few characters, for error messages. */
-export function show(value: unknown): string {
-  if (value === undefined) return 'nothing'
-  const json = JSON.stringify(value)
-  return json.length > 80 ? `${json.slice(0, 80)}…` : json
 }

@@ -6,10 +6,10 @@
 // Only whole lines count: what a killed process left half written is cut off. A line is on its way to the disk before the next
 // question is asked; `sync` says how often it is also waited for (a killed process loses nothing either way, a power cut may).
 
-import { type FileHandle, mkdir, open, readFile, rename, writeFile } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import type { ModelError } from '../errors.ts'
-import { record, show } from './frames.ts'
+import { ModelError } from '../errors.ts'
+import { record, show } from './fields.ts'
 import { badData, parseJson } from './json-stream.ts'
 
 /** What answers depend on. A journal is only continued by a run that is the same in all of it. */
@@ -159,15 +159,19 @@ export class Journal {
         throw badData([file], `the journal is of another run: ${differs.join('; ')}. ${advice}`)
       }
     }
-    const repair = await open(file, found ? 'r+' : 'w')
     try {
-      if (found) await repair.truncate(found.length)
-      else await repair.writeFile(`${JSON.stringify({ drivlm: kind, version, run })}\n`)
-      await repair.sync()
-    } finally {
-      await repair.close()
+      const repair = await open(file, found ? 'r+' : 'w')
+      try {
+        if (found) await repair.truncate(found.length)
+        else await repair.writeFile(`${JSON.stringify({ drivlm: kind, version, run })}\n`)
+        await repair.sync()
+      } finally {
+        await repair.close()
+      }
+      return new Journal(file, await open(file, 'a'), sync, found?.entries ?? [])
+    } catch (error) {
+      throw cannotWrite(file, error)
     }
-    return new Journal(file, await open(file, 'a'), sync, found?.entries ?? [])
   }
 
   /** Appends an answer. Calls may overlap; lines do not. */
@@ -178,27 +182,55 @@ export class Journal {
       if (this.#sync === 'answer') await this.#handle.datasync()
     })
     this.#writing.catch((error) => {
-      this.failure ??= badData([this.#file], `cannot be written: ${error.message}`, error)
+      this.failure ??= cannotWrite(this.#file, error)
     })
     return this.#writing
   }
 
   /** All questions of a moment are answered. */
   async momentDone(): Promise<void> {
-    await this.#writing
-    if (this.#sync === 'moment') await this.#handle.datasync()
+    try {
+      await this.#writing
+      if (this.#sync === 'moment') await this.#handle.datasync()
+    } catch (error) {
+      this.failure ??= cannotWrite(this.#file, error)
+      throw this.failure
+    }
   }
 
+  /** Does not throw for what `failure` says already. */
   async close(): Promise<void> {
     await this.#writing.catch(() => {})
-    await this.#handle.sync()
-    await this.#handle.close()
+    try {
+      await this.#handle.sync()
+    } catch (error) {
+      if (this.failure === undefined) throw cannotWrite(this.#file, error)
+    } finally {
+      await this.#handle.close()
+    }
   }
 }
 
-/** Writes a file in one step: whoever reads it sees the old one or the whole new one. */
+/**
+ * Writes a file in one step: whoever reads it sees the old one or the whole new one.
+ *
+ * @throws {@link ModelError} `BAD_DATA` that names the file, with nothing left half written: the disk is full, for instance.
+ */
 export async function writeWhole(file: string, text: string): Promise<void> {
   const partial = `${file}.partial`
-  await writeFile(partial, text)
-  await rename(partial, file)
+  try {
+    await writeFile(partial, text)
+    await rename(partial, file)
+  } catch (error) {
+    await rm(partial, { force: true }).catch(() => undefined)
+    throw cannotWrite(file, error)
+  }
+}
+
+/** The error of a file that cannot be written, with what to do. */
+export function cannotWrite(file: string, error: unknown): ModelError {
+  if (error instanceof ModelError) return error
+  const { code, message } = error as NodeJS.ErrnoException
+  const advice = code === 'ENOSPC' || code === 'EDQUOT' ? ' Make room there, or choose another output folder.' : ''
+  return badData([file], `cannot be written: ${message}.${advice}`, error)
 }

@@ -14,16 +14,27 @@ export type Judge = (question: string, answer: string, reference: string, id: st
 const numeral = /^[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?$/
 
 /**
- * The number in a judge's reply: after trimming it must be one and nothing else, as in the official script.
+ * The number in a judge's reply: after trimming it must be one and nothing else, as in the official script, and from 0 to 100, which
+ * that script does not check.
  *
- * @throws {@link ModelError} `BAD_DATA` for any other text.
+ * @param reply - What the judge wrote, or the number that was read of it.
+ * @throws {@link ModelError} `BAD_DATA` for anything else.
  */
-export function parseJudgement(reply: string, what = 'The judge'): number {
+export function parseJudgement(reply: string | number, what = 'The judge'): number {
+  if (typeof reply === 'number') return inRange(reply, what)
   const text = reply.trim()
   if (!numeral.test(text)) {
-    throw new ModelError('BAD_DATA', `${what} replied ${JSON.stringify(text.slice(0, 80))}, expected a number only.`)
+    throw new ModelError(
+      'BAD_DATA',
+      `${what} replied ${JSON.stringify(text.slice(0, 80))}, expected a number only, from 0 to 100.`,
+    )
   }
-  return Number(text.replaceAll('_', ''))
+  return inRange(Number(text.replaceAll('_', '')), what)
+}
+
+function inRange(value: number, what: string): number {
+  if (value >= 0 && value <= 100) return value
+  throw new ModelError('BAD_DATA', `${what}: expected a number from 0 to 100, found ${value}.`)
 }
 
 /** Calls a judge and checks what comes back. */
@@ -35,7 +46,7 @@ export async function judged(
   id: string,
 ): Promise<number> {
   const value = await judge(question, answer, reference, id)
-  if (typeof value !== 'number' || !Number.isFinite(value)) {
+  if (!(typeof value === 'number' && value >= 0 && value <= 100)) {
     throw new ModelError('BAD_DATA', `The judge gave ${String(value)} for ${id}, expected a number from 0 to 100.`)
   }
   return value
@@ -50,7 +61,11 @@ export async function judged(
 export function judgeFrom(judgements: ReadonlyMap<string, number>, source = 'The judgements'): Judge {
   return async (_question, _answer, _reference, id) => {
     const value = judgements.get(id)
-    if (value === undefined) throw new ModelError('BAD_DATA', `${source}: no judgement for question ${id}.`)
+    if (value === undefined) {
+      const [some] = judgements.keys()
+      const other = some === undefined ? 'it is empty' : `it has ${judgements.size}, for ${some} and so on`
+      throw new ModelError('BAD_DATA', `${source}: no judgement for question ${id}; ${other}.`)
+    }
     return value
   }
 }

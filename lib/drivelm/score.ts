@@ -5,7 +5,7 @@
 //   tag 2   language    BLEU-1..4, ROUGE-L, CIDEr of one corpus   0..1     weight 0.2
 //   tag 3   match       mean of coordinate F1 and the judge       0..100   weight 0.2
 //
-// Kept as they are: CIDEr is divided by 10 and the others are not; `_UNK` is rewritten in references only; a group without a
+// Kept as they are: CIDEr is divided by 10 and the others are not; `_UNK` is rewritten in references only (captions.ts); a group without a
 // question stops the official script with a division by zero, which is null here and an error in strict mode.
 
 import { ModelError } from '../errors.ts'
@@ -19,7 +19,7 @@ import type { Question } from './types.ts'
 /** Questions of one frame, in the order they are numbered in. Only the fields used here. */
 export interface ScoredMoment {
   key: string
-  questions: readonly Pick<Question, 'id' | 'text' | 'reference' | 'tags' | 'kind'>[]
+  questions: readonly Pick<Question, 'id' | 'text' | 'number' | 'reference' | 'tags' | 'kind'>[]
 }
 
 export interface ScoreOptions {
@@ -146,19 +146,19 @@ export async function scoreDrivelm(
 
   for await (const { key, questions } of moments) {
     let graph: Graph = []
-    for (const [i, { id, text, reference, tags = [], kind }] of questions.entries()) {
+    for (const [i, { id, text, number = i, reference, tags = [], kind }] of questions.entries()) {
       known.add(id)
       if (reference === undefined) hidden++
       const answer = predictions.get(id)
       if (answer === undefined) {
         unanswered.push(id)
-        if (i === 0) graphs[key] = graph
+        if (number === 0) graphs[key] = graph
         continue
       }
       try {
         const wanted = reference ?? ''
         if (gating === 'official') {
-          if (i === 0) graph = graphs[key] = graphOf(answer, wanted, `The reference of ${id}`)
+          if (number === 0) graph = graphs[key] = graphOf(answer, wanted, `The reference of ${id}`)
           else if (!passesGraph(graph, text, `Question ${id}`)) {
             gated.push(id)
             continue
@@ -186,13 +186,13 @@ export async function scoreDrivelm(
         : `The data hides the answers of all its ${hidden} questions, so only the challenge server can score it.`,
     )
   }
+  const foreign = [...predictions.keys()].filter((id) => !known.has(id))
+  // Predictions of another file miss all questions of this one too; these say why.
+  if (!keepGoing && foreign.length > 0) throw foreignPredictions(foreign, predictions.size, [...known][0])
   for (const id of partial ? [] : unanswered) {
     problem(id, new ModelError('BAD_DATA', `No prediction for question ${id} (${unanswered.length} missing).`))
   }
-  for (const id of predictions.keys()) {
-    if (known.has(id)) continue
-    problem(id, new ModelError('BAD_DATA', `A prediction answers question ${id}, which the data does not hold.`))
-  }
+  for (const id of foreign) problem(id, foreignPredictions([id], 1, undefined))
   const failed = new Set<ScoredItem>()
   const queue = toJudge.values() // one iterator, shared by all who judge
   const work = async (): Promise<void> => {
@@ -210,6 +210,15 @@ export async function scoreDrivelm(
 
   const scored = items.filter((item) => !failed.has(item))
   return { ...summarise(scored, judge !== undefined, strict, keepGoing), gated, unanswered, graphs, problems }
+}
+
+function foreignPredictions(foreign: readonly string[], of: number, own: string | undefined): ModelError {
+  const one = `A prediction answers question ${foreign[0]}, which the data does not hold.`
+  if (own === undefined) return new ModelError('BAD_DATA', one)
+  const more =
+    foreign.length === 1 ? '' : ` So do others: ${foreign.slice(1, 4).join(', ')}${foreign.length > 4 ? ', …' : ''}.`
+  const advice = `In all ${foreign.length} of ${of} predictions are foreign, where the data has ids such as ${own}; are they of another split?`
+  return new ModelError('BAD_DATA', `${one}${more} ${advice}`)
 }
 
 type Summary = Omit<ScoreSheet, 'gated' | 'unanswered' | 'graphs' | 'problems'>
@@ -238,10 +247,7 @@ function summarise(items: ScoredItem[], hasJudge: boolean, strict: boolean, keep
   const accuracy = group('accuracy', short, false, () => mean(short.map((item) => Number(item.exact))))
   const chatgpt = group('chatgpt', rated, true, () => mean(rated.map((item) => item.judge!)))
   const language = group('language', captions, false, () => {
-    const pairs = captions.map(({ answer, reference }) => ({
-      answer,
-      references: [reference.replaceAll('_UNK', '_UNKNOWN')], // the reference side only
-    }))
+    const pairs = captions.map(({ answer, reference }) => ({ answer, references: [reference] }))
     const scores = attempt(() => scoreCaptions(pairs))
     if (!scores) return null
     for (const [i, item] of captions.entries()) item.caption = scores.items[i]!

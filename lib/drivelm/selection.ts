@@ -93,6 +93,8 @@ export function resolveViews(
   { key, views }: PlannedMoment,
   options: { images?: string | undefined; data: string },
 ): Record<string, string> {
+  if (Object.keys(views).length === 0)
+    throw new ModelError('BAD_VIEW', `${key}: the frame has no pictures to ask about.`)
   try {
     return Object.fromEntries(
       Object.entries(views).map(([camera, name]) => [camera, resolveImage(name, options, camera)]),

@@ -17,20 +17,22 @@ export interface Qa {
   tags?: number[]
   /** Instead of tags, in sets of the same layout that are not DriveLM's: a word. */
   kind?: string
+  /** It could not be read, and stands here so that the others keep their numbers. */
+  unread?: true
   /** Further fields of the record as they stand in the file (`C`, `con_up`, …). */
   rest: Record<string, unknown>
 }
 
-/** An object of interest. */
+/** An object of interest; null stands for what the file does not say. */
 export interface KeyObject {
   /** `<cK,CAM,x,y>` */
   tag: string
-  category: string
+  category: string | null
   /** Null for traffic elements. */
   status: string | null
-  description: string
+  description: string | null
   /** Pixels of the camera's own image: x_min, y_min, x_max, y_max. */
-  box: [number, number, number, number]
+  box: [number, number, number, number] | null
 }
 
 /** A scene's own fields. */
@@ -56,8 +58,10 @@ export interface Frame {
 export interface Question {
   /** Unique in the file; `<scene>_<frame>_<i>` in DriveLM. */
   id: string
-  /** The question alone, without image marks. */
+  /** The question alone, without the placeholders of its pictures. */
   text: string
+  /** Its number among the questions of its frame; the first sets what the others are gated by. */
+  number?: number
   /** Undefined where there is none or it is hidden. */
   reference?: string
   tags?: readonly number[]
@@ -87,13 +91,16 @@ export interface Prediction {
 /** The questions of a frame in the order they are numbered in. */
 export function questionsOf(frame: Frame): Question[] {
   const records = categories.flatMap((category) => frame.qa[category].map((qa) => ({ category, qa })))
-  return records.map(({ category, qa }, i) => ({
-    id: `${frameKey(frame)}_${i}`,
-    text: qa.question,
-    ...(qa.answer === '' ? {} : { reference: qa.answer }),
-    ...(qa.tags ? { tags: qa.tags } : {}),
-    kind: qa.kind ?? questionKind(qa.question, category),
-  }))
+  return records
+    .map(({ category, qa }, i) => ({
+      id: `${frameKey(frame)}_${i}`,
+      text: qa.question,
+      number: i,
+      ...(qa.answer === '' ? {} : { reference: qa.answer }),
+      ...(qa.tags ? { tags: qa.tags } : {}),
+      kind: qa.kind ?? questionKind(qa.question, category),
+    }))
+    .filter((_, i) => !records[i]!.qa.unread)
 }
 
 /** `<scene>_<frame>` */

@@ -111,16 +111,9 @@ describe('scene files', () => {
       /scene s1, frame f1: unknown camera "CAM_TOP"/,
     ],
     [
-      'an odd number of box sides',
-      scenesOf({
-        f1: frameOf({ key_object_infos: { '<c1>': { Category: 'x', Visual_description: 'y', '2d_bbox': [1, 2, 3] } } }),
-      }),
-      /frame f1, object <c1>: expected four numbers for 2d_bbox, found \[1,2,3\]/,
-    ],
-    [
-      'an unknown category',
-      scenesOf({ f1: frameOf({ QA: { poetry: [] } }) }),
-      /frame f1: expected QA to hold .*"poetry"/,
+      'a category that is no list',
+      scenesOf({ f1: frameOf({ QA: { planning: {} } }) }),
+      /frame f1: expected a list for QA.planning, found {}/,
     ],
     [
       'a bad tag',

@@ -232,7 +232,7 @@ describe.skipIf(!program)(`in a browser${program ? '' : ' (skipped: no Chromium 
     const drawn = await browser.evaluate(
       `(() => { const view = document.querySelector('.frame [data-camera=${box.camera}]'); const rect = view.querySelector('rect').getBoundingClientRect(); const all = view.getBoundingClientRect(); return [(rect.left - all.left) / all.width, (rect.top - all.top) / all.height, (rect.right - all.left) / all.width, (rect.bottom - all.top) / all.height] })()`,
     )
-    const expected = box.box.map((side, i) => side / (i % 2 === 0 ? 1600 : 900))
+    const expected = box.box!.map((side, i) => side / (i % 2 === 0 ? 1600 : 900))
     for (const [i, side] of expected.entries()) expect(Math.abs(drawn[i] - side)).toBeLessThan(0.015)
     expect(await browser.evaluate('document.querySelectorAll(".frame:first-child circle").length')).toBe(0)
     await browser.evaluate('document.querySelector(".question").click()')

@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
-import { writeWhole } from '../journal.ts'
+import { cannotWrite, writeWhole } from '../journal.ts'
 import type { Report } from './build.ts'
 import { reportCsv } from './csv.ts'
 import { reportHtml } from './html.ts'
@@ -33,7 +33,9 @@ export async function writeReport(
   folder: string,
   pictures: Omit<PictureOptions, 'folder'>,
 ): Promise<{ html: string; json: string; csv: string }> {
-  await mkdir(folder, { recursive: true })
+  await mkdir(folder, { recursive: true }).catch((error) => {
+    throw cannotWrite(folder, error)
+  })
   const files = {
     html: path.join(folder, 'report.html'),
     json: path.join(folder, 'report.json'),

@@ -42,10 +42,10 @@ function points(text, camera) {
 function overlay(frame, camera, question) {
   const svg = draw('svg', { viewBox: '0 0 1600 900', preserveAspectRatio: 'none', 'aria-hidden': 'true' })
   for (const { tag, box, description, camera: seen } of frame.objects) {
-    if (seen !== camera) continue
+    if (seen !== camera || !box) continue
     const [left, top, right, bottom] = box
     const size = { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) }
-    svg.append(draw('rect', size, draw('title', {}, tag + ' ' + description)))
+    svg.append(draw('rect', size, draw('title', {}, tag + ' ' + (description || ''))))
   }
   if (question) {
     for (const [kind, text] of [['reference', question.reference], ['answer', question.answer], ['asked', question.question]]) {
@@ -134,7 +134,7 @@ function frameCard(frame, questions) {
     }
   }
   const objects = frame.objects.map(({ tag, category, status, description }) =>
-    make('li', {}, make('code', {}, tag), ' ' + description.replace(/\.$/, '') + ' (' + [category, status].filter(Boolean).join(', ').toLowerCase() + ')'))
+    make('li', {}, make('code', {}, tag), ' ' + (description || '').replace(/\.$/, '') + ' (' + [category, status].filter(Boolean).join(', ').toLowerCase() + ')'))
   return make('article', { class: 'frame', 'data-key': frame.key },
     make('h3', {}, frame.key + (frame.description ? ' · ' + frame.description : '')),
     views,
