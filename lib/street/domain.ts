@@ -1,0 +1,284 @@
+/**
+ * What a drawn world is like, as data: a domain says what there is, how it looks, where it drives and how questions about it are worded. A
+ * domain file is JSON that says what differs from one of {@link domainNames}; see docs/street.md.
+ */
+import { readFile } from 'node:fs/promises'
+import { ModelError } from '../errors.ts'
+import { dayCity } from './domains/day-city.ts'
+import { nightLeft } from './domains/night-left.ts'
+import { snow } from './domains/snow.ts'
+
+/** Red, green, blue, 0 to 255. */
+export type Rgb = readonly [number, number, number]
+
+/** How a kind of object is drawn, and what can be asked of it. */
+export const shapes = ['car', 'truck', 'bus', 'tram', 'pedestrian', 'cyclist', 'cone'] as const
+export type Shape = (typeof shapes)[number]
+
+export interface ObjectKind {
+  name: string
+  plural: string
+  shape: Shape
+  /** How likely it is among single objects, and among views that repeat one kind. */
+  share: number
+  repeated: number
+}
+
+export interface Weather {
+  name: string
+  /** The answer to how the weather is. */
+  sentence: string
+  share: number
+  /** What colours are multiplied with. */
+  tint: Rgb
+  /** From the top to the horizon. */
+  sky: readonly [Rgb, Rgb, Rgb]
+  /** What the road's grey is multiplied with. */
+  wet: number
+  windows: Rgb
+  /** Streaks of rain, or flakes of snow, over the finished picture. */
+  falling?: 'rain' | 'snow'
+  /** Lamps and headlights shine, whatever the tint. */
+  lamps?: boolean
+  /** Tops of things are white. */
+  covered?: boolean
+}
+
+export interface View {
+  name: string
+  /** `to the <direction> of the ego car`. */
+  direction: string
+  /** Degrees to the left of straight ahead. */
+  yaw: number
+}
+
+/** What the ego car should do, by what is in its way. */
+export const plans = ['red', 'pedestrian', 'yellow', 'lead', 'cones', 'go'] as const
+export type Plan = (typeof plans)[number]
+
+/** Texts of questions; words in braces are filled in. See {@link Wording}. */
+export const questionTypes = [
+  'objects',
+  'exist',
+  'count',
+  'colour',
+  'light',
+  'weather',
+  'camera',
+  'cross',
+  'toward',
+  'plan',
+  'planmc',
+  'colourmc',
+  'locate',
+  'region',
+] as const
+export type QuestionType = (typeof questionTypes)[number]
+
+/**
+ * Forms of each type of question. `{thing}` and `{things}` are an object's name, `{where}` is `in CAM_FRONT` or `to the front of the ego car`,
+ * `{box}` a box, `{options}` lettered choices.
+ */
+export interface Wording {
+  questions: Readonly<Record<QuestionType, readonly string[]>>
+  /** Answers of the light: none, red, yellow, green. */
+  light: readonly [string, string, string, string]
+  yes: string
+  no: string
+  /** The whole action, and the short one of lettered choices. */
+  actions: Readonly<Record<Plan, string>>
+  short: Readonly<Record<Plan, string>>
+}
+
+export interface Domain {
+  name: string
+  weather: readonly Weather[]
+  traffic: 'right' | 'left'
+  objects: readonly ObjectKind[]
+  /** Colours of vehicles, by name. */
+  colours: Readonly<Record<string, Rgb>>
+  /** Clothes of pedestrians and cyclists. */
+  clothes: readonly Rgb[]
+  /** Six views, front row before back row. */
+  views: readonly View[]
+  /** Field of view across a picture, in degrees. */
+  fieldOfView: number
+  verges: readonly Rgb[]
+  /** Grey of the road: least and most. */
+  road: readonly [number, number]
+  wording: Wording
+}
+
+const shipped: Readonly<Record<string, Domain>> = { 'day-city': dayCity, 'night-left': nightLeft, snow }
+
+/** Domains that come with the package. */
+export const domainNames: readonly string[] = Object.keys(shipped)
+
+const maxDomainBytes = 1 << 20
+
+/**
+ * A domain by name, or of a JSON file: `{"name": …, "from": "day-city", …}` with what differs. Lists are replaced whole, objects key by key.
+ *
+ * @throws {@link ModelError} `BAD_DATA` that names the file and the key; `BAD_ARGUMENT` for a name that is neither.
+ */
+export async function loadDomain(nameOrFile: string): Promise<Domain> {
+  const known = Object.hasOwn(shipped, nameOrFile) ? shipped[nameOrFile] : undefined
+  if (known !== undefined) return known
+  if (!nameOrFile.endsWith('.json')) {
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected a domain (${domainNames.join(', ')}) or a .json file of one, received ${JSON.stringify(nameOrFile)}.`,
+    )
+  }
+  let json: unknown
+  try {
+    const bytes = await readFile(nameOrFile)
+    if (bytes.length > maxDomainBytes) throw new Error(`${bytes.length} bytes are no domain`)
+    json = JSON.parse(bytes.toString('utf8'))
+  } catch (error) {
+    throw new ModelError('BAD_DATA', `${nameOrFile}: cannot be read as a domain: ${(error as Error).message}.`, {
+      cause: error,
+    })
+  }
+  return domainOf(json, nameOrFile)
+}
+
+type Json = Record<string, unknown>
+
+function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** A domain of parsed JSON. `file` is for messages. */
+export function domainOf(json: unknown, file: string): Domain {
+  if (!isObject(json)) throw new ModelError('BAD_DATA', `${file}: expected an object.`)
+  const { from = 'day-city', ...changes } = json
+  const base = typeof from === 'string' && Object.hasOwn(shipped, from) ? shipped[from] : undefined
+  if (base === undefined) {
+    throw new ModelError(
+      'BAD_DATA',
+      `${file}: expected from to be one of ${domainNames.join(', ')}, found ${JSON.stringify(from)}.`,
+    )
+  }
+  const merged = merge(base as unknown as Json, changes, '', file)
+  // Colours are replaced whole: a domain without red is one.
+  if (isObject(changes.colours)) merged.colours = changes.colours
+  check(merged, file)
+  return merged as unknown as Domain
+}
+
+function merge(into: Json, changes: Json, prefix: string, file: string): Json {
+  const out: Json = { ...into }
+  for (const [key, value] of Object.entries(changes)) {
+    if (!Object.hasOwn(into, key) && prefix !== 'colours.') {
+      throw new ModelError(
+        'BAD_DATA',
+        `${file}: ${prefix}${key} is no key of a domain; known are ${Object.keys(into).join(', ')}.`,
+      )
+    }
+    const old = into[key]
+    out[key] = isObject(old) && isObject(value) ? merge(old, value, `${prefix}${key}.`, file) : value
+  }
+  return out
+}
+
+function check(domain: Json, file: string): void {
+  const expect = (ok: boolean, key: string, expected: string): void => {
+    if (!ok) throw new ModelError('BAD_DATA', `${file}: expected ${key} to be ${expected}.`)
+  }
+  const list = (value: unknown, least: number, most: number): value is unknown[] =>
+    Array.isArray(value) && value.length >= least && value.length <= most
+  const text = (value: unknown): boolean => typeof value === 'string' && value !== '' && value.length <= 500
+  const number = (value: unknown, low: number, high: number): boolean =>
+    typeof value === 'number' && value >= low && value <= high
+  const rgb = (value: unknown): boolean => list(value, 3, 3) && value.every((part) => number(part, 0, 255))
+
+  expect(text(domain.name), 'name', 'a text')
+  expect(domain.traffic === 'right' || domain.traffic === 'left', 'traffic', '"right" or "left"')
+  expect(number(domain.fieldOfView, 30, 110), 'fieldOfView', 'degrees from 30 to 110')
+  expect(isObject(domain.colours), 'colours', 'an object of names and [red, green, blue]')
+  const colours = Object.entries(domain.colours as Json)
+  expect(
+    colours.length >= 4 && colours.length <= 32 && colours.every(([name, value]) => text(name) && rgb(value)),
+    'colours',
+    'four to 32 names, each with [red, green, blue] of 0 to 255',
+  )
+  expect(list(domain.clothes, 1, 32) && domain.clothes.every(rgb), 'clothes', 'a list of [red, green, blue]')
+  expect(list(domain.verges, 1, 32) && domain.verges.every(rgb), 'verges', 'a list of [red, green, blue]')
+  expect(
+    list(domain.road, 2, 2) && domain.road.every((part) => number(part, 0, 255)),
+    'road',
+    'the least and the most grey, 0 to 255',
+  )
+  expect(list(domain.views, 6, 6), 'views', 'a list of six')
+  for (const [i, view] of (domain.views as unknown[]).entries()) {
+    expect(
+      isObject(view) && text(view.name) && text(view.direction) && number(view.yaw, -180, 180),
+      `views[${i}]`,
+      '{name, direction, yaw from -180 to 180}',
+    )
+  }
+  expect(list(domain.objects, 2, 16), 'objects', 'a list of two to 16 kinds')
+  for (const [i, kind] of (domain.objects as unknown[]).entries()) {
+    const fits =
+      isObject(kind) &&
+      text(kind.name) &&
+      text(kind.plural) &&
+      number(kind.share, 0, 1000) &&
+      number(kind.repeated, 0, 1000)
+    expect(
+      fits && shapes.includes((kind as Json).shape as Shape),
+      `objects[${i}]`,
+      `{name, plural, shape, share, repeated}, shape one of ${shapes.join(', ')}`,
+    )
+  }
+  for (const shape of ['car', 'pedestrian', 'cone'] as const) {
+    expect(
+      (domain.objects as Json[]).some((kind) => kind.shape === shape),
+      'objects',
+      `a list with a kind of shape ${shape}: plans need it`,
+    )
+  }
+  expect(list(domain.weather, 1, 16), 'weather', 'a list of one to 16')
+  for (const [i, weather] of (domain.weather as unknown[]).entries()) {
+    const fits =
+      isObject(weather) &&
+      text(weather.name) &&
+      text(weather.sentence) &&
+      number(weather.share, 0, 1000) &&
+      list(weather.tint, 3, 3) &&
+      weather.tint.every((part) => number(part, 0, 2)) &&
+      list(weather.sky, 3, 3) &&
+      weather.sky.every(rgb) &&
+      number(weather.wet, 0, 3) &&
+      rgb(weather.windows) &&
+      [undefined, 'rain', 'snow'].includes(weather.falling as string | undefined)
+    expect(
+      fits,
+      `weather[${i}]`,
+      '{name, sentence, share, tint, sky, wet, windows}, with "falling": "rain" or "snow" where there is any',
+    )
+  }
+  const wording = domain.wording as Json
+  const questions = wording.questions as Json
+  for (const type of questionTypes) {
+    expect(
+      list(questions[type], 1, 16) && (questions[type] as unknown[]).every(text),
+      `wording.questions.${type}`,
+      'a list of one to 16 texts',
+    )
+  }
+  expect(
+    list(wording.light, 4, 4) && wording.light.every(text),
+    'wording.light',
+    'four texts: none, red, yellow, green',
+  )
+  for (const plan of plans) {
+    expect(
+      text((wording.actions as Json)[plan]) && text((wording.short as Json)[plan]),
+      `wording.actions.${plan} and wording.short.${plan}`,
+      'texts',
+    )
+  }
+  expect(text(wording.yes) && text(wording.no), 'wording.yes and wording.no', 'texts')
+}
