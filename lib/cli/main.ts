@@ -122,6 +122,18 @@ function program(): Command {
     .action(async (runs, flags) => (await import('./merge.ts')).merge(runs, flags))
 
   root
+    .command('street')
+    .description('draw six-camera moments with questions whose answers are known')
+    .requiredOption('--out <dir>', 'a new folder for pictures and drivelm.json')
+    .option('--scenes <n>', 'moments (default: 20)', integer(1), 20)
+    .option('--seed <n>', 'seed of the first moment; the others follow (default: 1)', integer(0), 1)
+    .option('--size <pixels>', 'side of each view, such as 112 or 448 (default: 112)', integer(28), 112)
+    .option('--questions <n>', 'most questions of a moment (default: 12)', integer(0), 12)
+    .option('--domain <name>', 'day-city, night-left, snow, or a JSON file of your own', 'day-city')
+    .option('--json', 'print one JSON object')
+    .action(async (flags) => (await import('./street.ts')).street(flags))
+
+  root
     .command('doctor')
     .description('check the addon, the processor, the GPU and its driver, and say what to do')
     .option('--json', 'print one JSON object')
