@@ -1,12 +1,8 @@
 /** The answers of several questions about one scene. */
 import type { Answer } from './answer.ts'
+import { type AnswerPiece, PieceReader } from './piece-reader.ts'
 
-/** A piece of one of the answers. */
-export interface AnswerPiece {
-  /** Number of the question, from 0. */
-  index: number
-  text: string
-}
+export type { AnswerPiece } from './piece-reader.ts'
 
 /** Starts the work: `onText` gets the pieces, `leave` asks for an early end. */
 export type StartAnswers = (onText: (text: string, index: number) => void, leave: AbortSignal) => Promise<Answer[]>
@@ -14,7 +10,7 @@ export type StartAnswers = (onText: (text: string, index: number) => void, leave
 /**
  * Answers that are generated together. Awaited, it is the list of them, in the order of the questions; iterated, it is their pieces as
  * they come, each with the number of its question. Nothing is computed before either. Leaving the loop (`break`) ends what is still
- * being generated.
+ * being generated, and so does dropping a batch that was only iterated. Calls of `next` queue, as with async generators.
  *
  * @example
  * const answers = await scene.askAll(questions)
@@ -24,40 +20,16 @@ export type StartAnswers = (onText: (text: string, index: number) => void, leave
  * console.log((await batch.answers).map((answer) => answer.finishReason))
  */
 export class AnswerBatch implements AsyncIterableIterator<AnswerPiece>, PromiseLike<Answer[]> {
-  readonly #start: StartAnswers
-  readonly #leaving = new AbortController()
-  /** Text that came since it was last read, by question. */
-  readonly #pending = new Map<number, string>()
-  #answers: Promise<Answer[]> | undefined
-  #ended = false
-  #failure: { error: unknown } | undefined
-  #wake: (() => void) | undefined
-  #left = false
+  readonly #reader: PieceReader<Answer[]>
 
   /** Batches come from `askAll` of a scene. */
   constructor(start: StartAnswers) {
-    this.#start = start
+    this.#reader = new PieceReader(start)
   }
 
   /** All answers, in the order of the questions, once they are complete. It rejects if one of them fails; the others are given up. */
   get answers(): Promise<Answer[]> {
-    if (this.#answers === undefined) {
-      const onText = (text: string, index: number) => {
-        this.#pending.set(index, (this.#pending.get(index) ?? '') + text)
-        this.#wake?.()
-      }
-      this.#answers = this.#start(onText, this.#leaving.signal)
-      const end = (failure?: { error: unknown }) => {
-        this.#ended = true
-        this.#failure = failure
-        this.#wake?.()
-      }
-      this.#answers.then(
-        () => end(),
-        (error: unknown) => end({ error }),
-      )
-    }
-    return this.#answers
+    return this.#reader.result
   }
 
   // biome-ignore lint/suspicious/noThenProperty: awaiting the batch is its shortest use
@@ -69,30 +41,13 @@ export class AnswerBatch implements AsyncIterableIterator<AnswerPiece>, PromiseL
   }
 
   async next(): Promise<IteratorResult<AnswerPiece, undefined>> {
-    if (this.#left) return { done: true, value: undefined }
-    void this.answers
-    while (this.#pending.size === 0 && !this.#ended) {
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-    }
-    const piece = this.#pending.entries().next()
-    if (!piece.done) {
-      const [index, text] = piece.value
-      this.#pending.delete(index)
-      return { done: false, value: { index, text } }
-    }
-    const failure = this.#failure
-    this.#failure = undefined // thrown once, as iterators do
-    if (failure !== undefined) throw failure.error
-    return { done: true, value: undefined }
+    const read = await this.#reader.read()
+    return read
   }
 
   /** Ends the generation; what `break` calls. */
   async return(): Promise<IteratorResult<AnswerPiece, undefined>> {
-    this.#left = true
-    this.#leaving.abort()
-    await this.#answers?.catch(() => undefined)
+    await this.#reader.leave()
     return { done: true, value: undefined }
   }
 

@@ -1,54 +1,15 @@
 /** An answer as an async iterable of text. */
 import type { Answer } from './answer.ts'
 import type { AskSettings } from './options.ts'
+import { PieceReader } from './piece-reader.ts'
 
 /** Starts the work: `onText` gets the pieces, `leave` asks for an early end. */
 export type StartAnswer = (onText: (text: string) => void, leave: AbortSignal) => Promise<Answer>
 
-/** What the work writes and the reader reads. It knows nothing of the stream, which may be dropped before it is read to its end. */
-class Channel {
-  readonly leaving: AbortController = new AbortController()
-  #text = ''
-  #ended = false
-  #error: { error: unknown } | undefined
-  #wake: (() => void) | undefined
-
-  push(text: string): void {
-    this.#text += text
-    this.#wake?.()
-  }
-
-  end(error?: { error: unknown }): void {
-    this.#ended = true
-    this.#error = error
-    this.#wake?.()
-  }
-
-  /** Everything that came since the last call; `undefined` at the end. */
-  async take(): Promise<string | undefined> {
-    while (this.#text === '' && !this.#ended) {
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-    }
-    if (this.#text !== '') {
-      const text = this.#text
-      this.#text = ''
-      return text
-    }
-    const failure = this.#error
-    this.#error = undefined // thrown once, as iterators do
-    if (failure !== undefined) throw failure.error
-    return undefined
-  }
-}
-
-// A stream that nobody reads any more ends its generation.
-const dropped = new FinalizationRegistry<AbortController>((leaving) => leaving.abort())
-
 /**
  * The pieces of one answer, as they come; a slow reader gets longer ones. Nothing is computed before the first piece is asked for, or
- * {@link answer}. Leaving the loop (`break`) ends the generation within a token.
+ * {@link answer}. Leaving the loop (`break`) ends the generation within a token, and so does dropping the stream. Calls of `next` queue, as
+ * with async generators.
  *
  * @example
  * const stream = model.stream(views, 'What should the ego vehicle do next?')
@@ -56,14 +17,11 @@ const dropped = new FinalizationRegistry<AbortController>((leaving) => leaving.a
  * console.log((await stream.answer).timings)
  */
 export class AnswerStream implements AsyncIterableIterator<string> {
-  readonly #start: StartAnswer
-  readonly #channel: Channel = new Channel()
-  #answer: Promise<Answer> | undefined
-  #left = false
+  readonly #reader: PieceReader<Answer>
 
   /** Streams come from `stream` of a model or a scene. */
   constructor(start: StartAnswer) {
-    this.#start = start
+    this.#reader = new PieceReader(async (write, leave) => start((text) => write(text, 0), leave))
   }
 
   /**
@@ -71,22 +29,17 @@ export class AnswerStream implements AsyncIterableIterator<string> {
    * `cancelled`; if not even the views had been seen by then, it rejects with `ABORTED`.
    */
   get answer(): Promise<Answer> {
-    this.#begin()
-    dropped.unregister(this) // somebody waits for it, whether the pieces are read or not
-    return this.#answer!
+    return this.#reader.result
   }
 
   async next(): Promise<IteratorResult<string, undefined>> {
-    if (this.#left) return { done: true, value: undefined }
-    const text = await this.#begin().take()
-    return text === undefined ? { done: true, value: undefined } : { done: false, value: text }
+    const read = await this.#reader.read()
+    return read.done ? read : { done: false, value: read.value.text }
   }
 
   /** Ends the generation; what `break` calls. */
   async return(): Promise<IteratorResult<string, undefined>> {
-    this.#left = true
-    this.#channel.leaving.abort()
-    await this.#answer?.catch(() => undefined)
+    await this.#reader.leave()
     return { done: true, value: undefined }
   }
 
@@ -97,19 +50,6 @@ export class AnswerStream implements AsyncIterableIterator<string> {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.return()
   }
-
-  #begin(): Channel {
-    const channel = this.#channel
-    if (this.#answer === undefined) {
-      this.#answer = this.#start((text) => channel.push(text), channel.leaving.signal)
-      this.#answer.then(
-        () => channel.end(),
-        (error: unknown) => channel.end({ error }),
-      )
-      dropped.register(this, channel.leaving, this)
-    }
-    return channel
-  }
 }
 
 /** A stream of what `answer` gives to `onText`; the caller's own `onText` still gets every piece. */
@@ -119,8 +59,9 @@ export function streamAnswer(
 ): AnswerStream {
   return new AnswerStream((push, leave) => {
     const onText = (text: string) => {
-      settings.onText?.(text)
+      const heard = settings.onText?.(text)
       push(text)
+      return heard
     }
     return answer({ ...settings, onText }, leave)
   })

@@ -1,6 +1,7 @@
 /** One answer being generated: ids from the addon, text to the caller. */
 import type { Answer, TokenLogprob } from './answer.ts'
-import { runJob, whenAborted } from './job.ts'
+import { holding, runJob, untilAborted, whenAborted } from './job.ts'
+import { Listener } from './listener.ts'
 import type { NativeGenerateRequest, NativeGenerateResult, NativeModel } from './native.ts'
 import type { AskSettings } from './options.ts'
 import { type AnswerFormats, type CompiledFormat, FormattedText } from './structured/answer-format.ts'
@@ -35,7 +36,10 @@ export interface Generation {
   value: unknown
 }
 
-/** Generates one answer. `onText` gets every new piece; what it throws ends the generation and is thrown on. */
+/**
+ * Generates one answer. `onText` gets every new piece; what it throws, or what a promise that it returned rejects with, ends the generation
+ * and is thrown on. The answer is complete when those promises have settled.
+ */
 export async function generate(request: GenerationRequest): Promise<Generation> {
   const { native, tokenizer, settings, leave, formats } = request
   const format = settings.answerFormat === undefined ? undefined : formats.compile(settings.answerFormat)
@@ -43,51 +47,52 @@ export async function generate(request: GenerationRequest): Promise<Generation> 
     format === undefined
       ? new Detokenizer(tokenizer, { stop: settings.stop, tags: settings.tags })
       : new FormattedText(tokenizer)
+  const listener = new Listener(settings.onText)
   let text = ''
   let firstTokenAt: number | undefined
-  let thrown: { error: unknown } | undefined
-  const show = (piece: string) => {
-    if (piece === '') return
-    text += piece
-    settings.onText?.(piece)
-  }
+  const tell = (read: () => string) =>
+    listener.guard(() => {
+      const piece = read()
+      text += piece
+      if (piece !== '') listener.call(piece)
+    })
 
   const start = async (job: number) => {
     const finish = () => native.finish(job)
     const stop = whenAborted(leave, finish)
+    listener.onFailure = finish
     try {
       const running = native.generate(nativeRequest(job, request, format), (ids) => {
-        if (thrown !== undefined) return
         firstTokenAt ??= performance.now()
-        try {
-          show(reader.push(ids))
-        } catch (error) {
-          thrown = { error }
-        }
-        if (thrown !== undefined || reader.stopped !== undefined) finish()
+        tell(() => reader.push(ids))
+        if (reader.stopped !== undefined) finish()
       })
       if (leave?.aborted) finish()
       return await running
     } finally {
       stop()
+      listener.onFailure = undefined // the job's number means nothing any more
     }
   }
   const result = await runJob(settings.signal, start, (job) => native.cancel(job))
-  if (thrown !== undefined) {
+  const release = () => {
     if (result.scene !== undefined) native.release(result.scene)
-    throw thrown.error
   }
-  show(reader.finish())
-  const finishReason = reader.stopped === undefined ? result.finish : 'stop'
-  return {
-    text,
-    finishReason,
-    result,
-    firstTokenAt,
-    logprobs: result.logprobs && tokenLogprobs(tokenizer, result.ids, result.logprobs),
-    value:
-      format === undefined || finishReason !== 'stop' ? undefined : format.kind === 'enum' ? text : JSON.parse(text),
-  }
+  return holding(release, async () => {
+    tell(() => reader.finish())
+    await untilAborted(listener.settled(), settings.signal)
+    listener.throwIfFailed()
+    const finishReason = reader.stopped === undefined ? result.finish : 'stop'
+    return {
+      text,
+      finishReason,
+      result,
+      firstTokenAt,
+      logprobs: result.logprobs && tokenLogprobs(tokenizer, result.ids, result.logprobs),
+      value:
+        format === undefined || finishReason !== 'stop' ? undefined : format.kind === 'enum' ? text : JSON.parse(text),
+    }
+  })
 }
 
 /** Tokens with what they say by themselves. */

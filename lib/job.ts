@@ -42,6 +42,32 @@ export function whenAborted(signal: AbortSignal | undefined, listener: () => voi
   return () => signal.removeEventListener('abort', listener)
 }
 
+/** Waits for a promise, or until the signal is aborted. */
+export async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise
+  let stop = () => {}
+  const aborted = new Promise<never>((_, reject) => {
+    const give = () => reject(abortError(signal))
+    if (signal.aborted) give()
+    else stop = whenAborted(signal, give)
+  })
+  try {
+    return await Promise.race([promise, aborted]) // which listens to both
+  } finally {
+    stop()
+  }
+}
+
+/** What `body` resolves with; if it throws, what it was about is given back first. */
+export async function holding<T>(giveBack: () => void, body: () => T | Promise<T>): Promise<T> {
+  try {
+    return await body()
+  } catch (error) {
+    giveBack()
+    throw error
+  }
+}
+
 /** Aborted as soon as one of these is. */
 export function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal | undefined {
   const given = signals.filter((signal) => signal !== undefined)

@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url'
 import { bundledAdvice, isBundled } from './addon-file.ts'
 import { type Checkpoint, readCheckpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
-import { runJob } from './job.ts'
+import { runJob, untilAborted } from './job.ts'
+import { Listener } from './listener.ts'
 import { describeValue, isRecord } from './messages.ts'
 import { Model } from './model.ts'
 import {
@@ -62,23 +63,20 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
   const nativeOptions = resolveOptions(addon, checkpoint, options)
   if (options.cache === true) nativeOptions.weightCache = await weightCachePlace(checkpoint, nativeOptions)
 
-  let thrown: { error: unknown } | undefined
+  const listener = new Listener(options.onProgress)
   const start = (job: number) => {
-    const onProgress = (doneBytes: number, totalBytes: number) => {
-      try {
-        if (thrown === undefined) options.onProgress?.({ doneBytes, totalBytes })
-      } catch (error) {
-        thrown = { error }
-        addon.cancelLoad(job)
-      }
-    }
+    listener.onFailure = () => addon.cancelLoad(job)
+    const onProgress = (doneBytes: number, totalBytes: number) => listener.call({ doneBytes, totalBytes })
     return addon.load(checkpoint, nativeOptions, options.onProgress && onProgress, job)
   }
   const native = await runJob(options.signal, start, (job) => addon.cancelLoad(job)).catch((error: unknown) => {
-    throw thrown === undefined ? error : thrown.error
+    listener.throwIfFailed()
+    throw error
   })
+  listener.onFailure = undefined
   try {
-    if (thrown !== undefined) throw thrown.error
+    await untilAborted(listener.settled(), options.signal)
+    listener.throwIfFailed()
     throwIfAborted(options.signal)
     const { device, precision, weights = 'bf16', maxContext, maxBatch, visionCacheBytes } = nativeOptions
     const limits = {

@@ -43,6 +43,10 @@ export function isRecord(value: unknown): value is Readonly<Record<string, unkno
   return typeof value === 'object' && value !== null && !Array.isArray(value) && !isKnownClass(value)
 }
 
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
+}
+
 /** Built-in classes whose contents are no properties. */
 function isKnownClass(value: object): boolean {
   return (

@@ -69,7 +69,7 @@ export interface LoadOptions {
   /** Gives up loading; `loadModel` rejects with `ABORTED` and all memory is given back. */
   signal?: AbortSignal | undefined
   /** Called a few hundred times at most while the weights are loaded. */
-  onProgress?: ((progress: LoadProgress) => void) | undefined
+  onProgress?: ((progress: LoadProgress) => unknown) | undefined
 }
 
 /** Options of `model.see`. */
@@ -128,14 +128,17 @@ export interface AskOptions {
   text?: TextReading | undefined
   /** Gives up; the call rejects with `ABORTED`. */
   signal?: AbortSignal | undefined
-  /** Called with every new piece of the answer; together they are its text. */
-  onText?: ((text: string) => void) | undefined
+  /**
+   * Called with every new piece of the answer; together they are its text. What it throws ends the generation and is thrown on; so is what
+   * a promise that it returns rejects with. The answer waits for such promises, the next piece does not.
+   */
+  onText?: ((text: string) => unknown) | undefined
 }
 
 /** Options of `scene.askAll`. */
 export interface AskAllOptions extends Omit<AskOptions, 'onText'> {
   /** Called with every new piece of every answer, and the number of its question. */
-  onText?: ((text: string, index: number) => void) | undefined
+  onText?: ((text: string, index: number) => unknown) | undefined
 }
 
 /** Options of `scene.locate`. */
@@ -186,7 +189,7 @@ export interface AskSettings {
   tags: 'keep' | 'drop'
   text: TextReading
   signal: AbortSignal | undefined
-  onText: ((text: string) => void) | undefined
+  onText: ((text: string) => unknown) | undefined
 }
 
 const seeKeys = ['missingViews', 'maxTilesPerImage', 'tileBudget', 'lastViews', 'systemMessage', 'text', 'signal']

@@ -3,9 +3,9 @@
  * queue. Nothing here holds a {@link Scene}, so that a dropped one can be collected.
  */
 import { ModelError } from './errors.ts'
-import { whenAborted } from './job.ts'
+import { untilAborted } from './job.ts'
 import type { NativeModel, NativeSceneResult } from './native.ts'
-import { abortError, throwIfAborted } from './options.ts'
+import { throwIfAborted } from './options.ts'
 import type { ScenePrompt } from './text/prompt.ts'
 
 /** A scene in the KV cache. */
@@ -340,18 +340,4 @@ function departure(): Departure {
     resolve = done
   })
   return { promise, resolve }
-}
-
-async function untilAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  throwIfAborted(signal)
-  if (signal === undefined) return promise
-  let stop = () => {}
-  const aborted = new Promise<never>((_, reject) => {
-    stop = whenAborted(signal, () => reject(abortError(signal)))
-  })
-  try {
-    await Promise.race([promise, aborted])
-  } finally {
-    stop()
-  }
 }

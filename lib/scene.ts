@@ -153,8 +153,9 @@ export class Scene {
       const either = anySignal(settings.signal, failing.signal)
       const running = list.map(async (question, index) => {
         const both = (text: string) => {
-          onText?.(text, index)
+          const heard = onText?.(text, index)
           push(text, index)
+          return heard
         }
         return this.answer(question, { ...settings, signal: either, onText: both }, leave)
       })

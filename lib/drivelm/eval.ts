@@ -8,6 +8,7 @@ import { createReadStream } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
+import { Listener } from '../listener.ts'
 import type { LeftOut, ReadOptions } from './frames.ts'
 import { Journal, type JournalEntry, type RunIdentity, type SyncPolicy, writeWhole } from './journal.ts'
 import { type EvalAskOptions, evalModel, isLoadedModel, type LoadedModel } from './loaded-model.ts'
@@ -85,7 +86,7 @@ export interface EvalOptions extends Selection {
   /** When answers are waited for on disk. Default `moment`. */
   sync?: SyncPolicy | undefined
   signal?: AbortSignal | undefined
-  onProgress?: ((progress: EvalProgress) => void) | undefined
+  onProgress?: ((progress: EvalProgress) => unknown) | undefined
   /** Puts a question into the model's form, e.g. pixel coordinates into those of the stitched picture. */
   toModel?: ((question: string) => string) | undefined
   /** The way back for answers. */
@@ -163,6 +164,7 @@ export async function runEval(options: EvalOptions): Promise<EvalResult> {
     problems.push({ id, code, message: (error as Error).message })
   }
 
+  const listener = new Listener(options.onProgress)
   const leftOut = leftOutCounts()
   const moments = await survey(options, skip, leftOut.add)
   const files = {
@@ -185,7 +187,7 @@ export async function runEval(options: EvalOptions): Promise<EvalResult> {
       const questionsPerSecond = answered === 0 ? 0 : answered / ((now - asking) / 1000)
       const done = resumed + answered
       const secondsLeft = answered > 0 ? Math.max(0, total - done - problems.length) / questionsPerSecond : null
-      options.onProgress?.({
+      listener.call({
         done,
         total,
         resumed,
@@ -194,6 +196,7 @@ export async function runEval(options: EvalOptions): Promise<EvalResult> {
         questionsPerSecond,
         secondsLeft,
       })
+      listener.throwIfFailed()
     }
     progress()
     // Outputs say that a run is complete, so old ones go as soon as it is not.
@@ -225,6 +228,8 @@ export async function runEval(options: EvalOptions): Promise<EvalResult> {
     const entries = moments
       .flatMap(({ questions }) => questions.map(({ question }) => given.get(question.id)))
       .filter((entry) => entry !== undefined)
+    await listener.settled()
+    listener.throwIfFailed()
     await writeOutputs(files, entries, options.submission)
     await writeWhole(files.problems, `${JSON.stringify(problems, null, 1)}\n`)
     return {

@@ -5,7 +5,7 @@
 import { fileURLToPath } from 'node:url'
 import { types } from 'node:util'
 import { ModelError } from '../errors.ts'
-import { className, describeValue } from '../messages.ts'
+import { className, describeValue, isThenable } from '../messages.ts'
 
 /**
  * Pixels that are decoded already: interleaved RGB, `width · height · 3` bytes.
@@ -105,7 +105,7 @@ export function notASource(source: unknown, name: string): ModelError {
 /** Why something is neither a picture nor several, where there is more to say than that. */
 export function adviceFor(source: unknown): string | undefined {
   if (typeof source !== 'object' || source === null) return undefined
-  if (types.isPromise(source) || isThenable(source)) return 'Await it first.'
+  if (isThenable(source)) return 'Await it first.'
   if (types.isMap(source)) return 'Pass Object.fromEntries(map) for views by camera name.'
   if (types.isSet(source) || (Symbol.iterator in source && !Array.isArray(source) && !isBinary(source))) {
     return 'Pass [...views] for a list of pictures.'
@@ -116,8 +116,4 @@ export function adviceFor(source: unknown): string | undefined {
   if (kind === 'Sharp') return 'Pass await image.png().toBuffer().'
   if (Symbol.asyncIterator in source) return 'Read the stream to its end and pass its bytes.'
   return undefined
-}
-
-function isThenable(source: object): boolean {
-  return typeof (source as { then?: unknown }).then === 'function'
 }
