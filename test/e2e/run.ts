@@ -8,15 +8,21 @@ export interface Ran {
 }
 
 export interface RunOptions {
+  cwd?: string
   /** `undefined` takes a variable away. */
   env?: Record<string, string | undefined>
   /** Called with everything written to stdout so far. */
   onStdout?: (text: string, kill: (signal: NodeJS.Signals) => void) => void
 }
 
+/** The same in another folder. */
+export function runIn(cwd: string, args: readonly string[]): Promise<Ran> {
+  return run(args, { cwd })
+}
+
 export function run(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, args, { env: { ...process.env, ...options.env } })
+    const child = spawn(process.execPath, args, { cwd: options.cwd, env: { ...process.env, ...options.env } })
     let stdout = ''
     let stderr = ''
     child.stdout.on('data', (chunk) => {

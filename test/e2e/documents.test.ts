@@ -1,0 +1,157 @@
+/**
+ * Every code block of README.md and docs/ is run as a reader would run it, in a folder where the names it uses stand for something:
+ * pictures of a bundled moment, the bundled model, a small question file. A block of a new kind has to be put into one of the lists here.
+ */
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, it, test } from 'vitest'
+import { packageRoot } from '../../lib/native.ts'
+import { cameras } from '../../lib/views/cameras.ts'
+import { type Ran, runIn } from './run.ts'
+
+interface Block {
+  name: string
+  language: string
+  text: string
+}
+
+const documents = ['README.md', ...readdirSync(path.join(packageRoot, 'docs')).map((name) => `docs/${name}`)]
+const blocks = documents.filter((name) => name.endsWith('.md')).flatMap(blocksOf)
+
+function blocksOf(file: string): Block[] {
+  const lines = readFileSync(path.join(packageRoot, file), 'utf8').split('\n')
+  const found: Block[] = []
+  let block: Block | undefined
+  for (const [i, line] of lines.entries()) {
+    const fence = /^\s*```\s*(\S*)\s*$/.exec(line)
+    if (fence === null) {
+      if (block) block.text += `${line}\n`
+    } else if (block) {
+      found.push(block)
+      block = undefined
+    } else block = { name: `${file}:${i + 1}`, language: fence[1]!, text: '' }
+  }
+  if (block) throw new Error(`${block.name} has no end.`)
+  return found
+}
+
+/** Blocks that are pictures or output, by what they begin with. */
+const notRun = [/^Which camera sees the cyclist\?/, /^\s*┌ page ┐/]
+
+const kindOf = ({ language, text }: Block): string => {
+  if (['ts', 'js', 'mjs', 'typescript', 'javascript'].includes(language)) return 'script'
+  if (language === 'json') return 'json'
+  if (/^(\$ )?(npx )?(drivlm|npm) /.test(text)) return 'commands'
+  return notRun.some((start) => start.test(text)) ? 'not run' : 'unknown'
+}
+const ofKind = (kind: string): [string, Block][] =>
+  blocks.filter((block) => kindOf(block) === kind).map((block) => [block.name, block])
+
+const dir = mkdtempSync(path.join(tmpdir(), 'documents-'))
+afterAll(() => rmSync(dir, { recursive: true }))
+const tiny = path.join(packageRoot, 'models/street-tiny')
+const cli = path.join(packageRoot, 'dist/cli/main.js')
+
+/** What scripts use without saying where it comes from. */
+const standIns = `
+import { loadModel } from 'drivlm'
+const model = await loadModel()
+const views = Object.fromEntries(${JSON.stringify(cameras)}.map((camera) => [camera, 'moment/' + camera + '.png']))
+const questions = ['How many cars are in CAM_BACK?', 'What is the weather like?']
+Object.assign(globalThis, {
+  model, views, questions, frame: 'front.jpg', scene: await model.see(views), data: 'questions.jsonl', images: '.', rate: () => 50,
+})
+`
+
+beforeAll(() => {
+  mkdirSync(path.join(dir, 'node_modules'))
+  mkdirSync(path.join(dir, 'models'))
+  symlinkSync(packageRoot, path.join(dir, 'node_modules/drivlm'))
+  symlinkSync(tiny, path.join(dir, 'models/Mini-InternVL2-1B-DA-DriveLM'))
+  symlinkSync(path.join(tiny, 'moments/dusk'), path.join(dir, 'moment'))
+  const views = Object.fromEntries(cameras.map((camera) => [camera, `moment/${camera}.png`]))
+  for (const camera of cameras) {
+    const name = camera.slice(4).toLowerCase().replace('_', '-')
+    symlinkSync(path.join(tiny, `moments/dusk/${camera}.png`), path.join(dir, `${name}.jpg`))
+  }
+  symlinkSync(path.join(tiny, 'moments/rain/CAM_FRONT.png'), path.join(dir, 'next-front.jpg'))
+  const line = { id: 1, views, question: 'How many cars are in CAM_BACK?', answer: 'Two.', tags: [0] }
+  writeFileSync(path.join(dir, 'questions.jsonl'), `${JSON.stringify(line)}\n`)
+  writeFileSync(path.join(dir, 'output.json'), JSON.stringify([{ id: 1, answer: 'Two.' }]))
+  writeFileSync(path.join(dir, 'stand-ins.mjs'), standIns)
+})
+
+const node = (args: readonly string[]): Promise<Ran> => runIn(dir, args)
+const ended = ({ code, stdout, stderr }: Ran): string => (code === 0 ? 'well' : `${code}: ${stderr}${stdout}`)
+
+test('every block is of a kind that is known', () => {
+  expect(ofKind('unknown').map(([name, { text }]) => `${name} ${text.split('\n')[0]}`)).toEqual([])
+  expect([ofKind('script').length > 3, ofKind('commands').length > 3]).toEqual([true, true])
+})
+
+describe('scripts', () => {
+  it.each(ofKind('script'))('%s', async (name, { text }) => {
+    const file = `${name.replaceAll(/\W/g, '-')}.mjs`
+    writeFileSync(path.join(dir, file), text)
+    expect(ended(await node(['--import', './stand-ins.mjs', file]))).toBe('well')
+  })
+
+  test('a block that breaks fails', async () => {
+    writeFileSync(path.join(dir, 'broken.mjs'), "await scene.ask('What is there?', { maxTokens: 1 })\n")
+    expect(ended(await node(['--import', './stand-ins.mjs', 'broken.mjs']))).toContain('maxTokens is not an option')
+  })
+})
+
+describe('settings', () => {
+  it.each(ofKind('json'))('%s is a drivlm.json', async (name, { text }) => {
+    const folder = path.join(dir, `model-${name.replaceAll(/\W/g, '-')}`)
+    cpSync(tiny, folder, { recursive: true, filter: (source) => !source.includes('moments') })
+    writeFileSync(path.join(folder, 'drivlm.json'), text)
+    const { layout } = JSON.parse(text)
+    const ran = await node([cli, 'inspect', folder, '--json'])
+    expect(ended(ran)).toBe('well')
+    expect(ran.stdout).toContain(JSON.stringify(layout))
+  })
+})
+
+/** What capitals and invented names stand for. */
+const values: Record<string, string> = {
+  DIR: 'models/Mini-InternVL2-1B-DA-DriveLM',
+  FOLDER: 'moment',
+  FILE: 'questions.jsonl',
+  'v1_1_val_nus_q_only.json': 'questions.jsonl',
+}
+/** Commands that take minutes or a machine: only that they and their options exist is looked at. */
+const onlyKnown = ['build']
+
+/** Commands of a block, without the remarks behind two spaces. */
+const commandsOf = ({ text }: Block): string[] =>
+  text.split('\n').flatMap((line) => {
+    const [command] = line.replace(/^\$ /, '').split(/ {2,}| #/)
+    return command!.trim() === '' ? [] : command!.split(/, | && /).map((one) => one.trim())
+  })
+
+describe('commands', () => {
+  const commands = ofKind('commands').flatMap(([name, block]) => commandsOf(block).map((command) => [name, command]))
+  const scripts = JSON.parse(readFileSync(path.join(packageRoot, 'package.json'), 'utf8')).scripts
+
+  it.each(commands)('%s: %s', async (_, command) => {
+    const [program, ...words] = [...command!.replace(/^npx /, '').matchAll(/"([^"]*)"|\S+/g)].map(
+      (word) => word[1] ?? word[0],
+    )
+    if (program === 'npm') {
+      const script = words[0] === 'run' ? words[1]! : words[0]!
+      expect(['ci', ...Object.keys(scripts)]).toContain(script)
+      return
+    }
+    expect(program).toBe('drivlm')
+    const args = words.map((word, i) => {
+      if (words[i - 1] === '--images') return '.'
+      if (words[i - 1] === '--out') return `run-${i}-${command!.length}`
+      return values[word] ?? word
+    })
+    const bare = (args.length === 1 && ['eval', 'merge'].includes(args[0]!)) || onlyKnown.includes(args[0]!)
+    expect(ended(await node([cli, ...args, ...(bare ? ['--help'] : [])]))).toBe('well')
+  })
+})
