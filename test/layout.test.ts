@@ -128,10 +128,22 @@ describe('lib', () => {
     expect(found).toEqual([])
   })
 
+  test('evaluation is built from questions over metrics and runs to the report; automata know no language', () => {
+    const order = ['questions', 'metrics', 'run', 'report']
+    const wing = (file: string): number => order.indexOf(/^lib\/evaluate\/(\w+)\//.exec(file)?.[1] ?? '')
+    const found = imports.filter(
+      ([file, target]) =>
+        (wing(file) >= 0 && wing(target) > wing(file)) ||
+        (wing(target) >= 0 && wing(file) < 0 && !/^lib\/(cli|drivelm)\//.test(file)) ||
+        (file.startsWith('lib/automata/') && /^lib\/\w+\//.test(target) && !target.startsWith('lib/automata/')),
+    )
+    expect(found).toEqual([])
+  })
+
   test('sharp is imported where pictures are read, checked or shrunk, the tokenizer library by one room', () => {
     const found = imports.filter(
       ([file, target]) =>
-        (target === 'sharp' && !/^lib\/(views|cli|drivelm\/report|street\/dataset)/.test(file)) ||
+        (target === 'sharp' && !/^lib\/(views|cli|evaluate\/report|street\/dataset)/.test(file)) ||
         (target === '@huggingface/tokenizers' && !file.startsWith('lib/text/')),
     )
     expect(found).toEqual([])

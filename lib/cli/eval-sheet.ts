@@ -1,10 +1,11 @@
 /** What `drivlm eval` prints: the score sheet, accuracies by kind, and where the files are. */
-import { accuracyByKind, type KindedAnswer } from '../drivelm/accuracy.ts'
-import { type CaptionScores, scoreCaptions } from '../drivelm/captions.ts'
-import type { LeftOutCount } from '../drivelm/eval.ts'
-import type { Report } from '../drivelm/report/index.ts'
-import type { Moment } from '../drivelm/types.ts'
+
 import { ModelError } from '../errors.ts'
+import { accuracyByKind, type KindedAnswer } from '../evaluate/metrics/accuracy.ts'
+import { type CaptionScores, scoreCaptions } from '../evaluate/metrics/captions.ts'
+import type { Moment } from '../evaluate/questions/types.ts'
+import type { Report } from '../evaluate/report/index.ts'
+import type { LeftOutCount } from '../evaluate/run/eval.ts'
 import { print, printable, printFields, styled } from './terminal.ts'
 
 export interface Shown {

@@ -1,7 +1,7 @@
 /** Flags that commands have in common, and the reading of their values. */
 import os from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { parseShard } from '../drivelm/selection.ts'
+import { parseShard } from '../evaluate/questions/selection.ts'
 import type { Model } from '../model.ts'
 import type { LoadOptions } from '../options.ts'
 import { printable } from './terminal.ts'

@@ -6,9 +6,9 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { appendFile, readFile } from 'node:fs/promises'
-import { cannotWrite, writeWhole } from '../drivelm/journal.ts'
-import { type Judge, parseJudgement } from '../drivelm/judge.ts'
 import { ModelError } from '../errors.ts'
+import { type Judge, parseJudgement } from '../evaluate/metrics/judge.ts'
+import { cannotWrite, writeWhole } from '../evaluate/run/journal.ts'
 
 interface Kept {
   id: string

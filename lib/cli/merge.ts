@@ -1,6 +1,6 @@
 /** `drivlm merge`: the answers of several shards as one run. */
 import path from 'node:path'
-import { mergeRuns } from '../drivelm/merge.ts'
+import { mergeRuns } from '../evaluate/run/merge.ts'
 import { print } from './terminal.ts'
 
 export async function merge(runs: readonly string[], flags: { out: string; partial?: boolean }): Promise<void> {

@@ -1,9 +1,10 @@
 /** Answers of a given form: one of some strings, or JSON of a schema. What is allowed is compiled once and kept for the next question. */
+
+import { compile } from '../automata/byte-automaton.ts'
+import { choice, literal, optional, type Pattern, sequence } from '../automata/byte-patterns.ts'
 import { ModelError } from '../errors.ts'
 import type { NativeAutomaton, NativeModel } from '../native.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
-import { compile } from './automaton.ts'
-import { choice, literal, optional, type Pattern, sequence } from './pattern.ts'
 import { type JsonSchema, schemaPattern } from './schema.ts'
 
 /**

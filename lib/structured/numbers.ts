@@ -1,5 +1,5 @@
 /** Numbers in decimal, within bounds. */
-import { choice, literal, oneOf, optional, type Pattern, repeat, sequence } from './pattern.ts'
+import { choice, literal, oneOf, optional, type Pattern, repeat, sequence } from '../automata/byte-patterns.ts'
 
 /** Digits that a double holds exactly. */
 const mostDigits = 15

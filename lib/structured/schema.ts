@@ -2,9 +2,19 @@
  * A subset of JSON Schema as a pattern of JSON text. What the text looks like is fixed, so that only the values are left to the model:
  * properties in the order of the schema, one blank after `:` and `,`, no other white space.
  */
+
+import {
+  choice,
+  literal,
+  oneOf,
+  optional,
+  type Pattern,
+  repeat,
+  separated,
+  sequence,
+} from '../automata/byte-patterns.ts'
 import { ModelError } from '../errors.ts'
 import { integers, largestInteger, numbers } from './numbers.ts'
-import { choice, literal, oneOf, optional, type Pattern, repeat, separated, sequence } from './pattern.ts'
 
 /** JSON values, for `enum` and `const`. */
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | { readonly [key: string]: JsonValue }

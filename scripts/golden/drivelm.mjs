@@ -1,4 +1,4 @@
-// Checks lib/drivelm against a folder of reference values: what the reference implementations computed for given texts, pairs,
+// Checks lib/evaluate against a folder of reference values: what the reference implementations computed for given texts, pairs,
 // coordinates and small data sets. Files that a folder lacks are passed over; everything in those it has is compared.
 
 import { existsSync, readFileSync } from 'node:fs'
@@ -6,7 +6,7 @@ import path from 'node:path'
 
 const floatBound = 1e-9
 
-/** The module under test: dist/drivelm, unless a caller brings another build of it. */
+/** The module under test: the entry drivlm/drivelm, unless a caller brings another build of it. */
 let drivelm
 
 /** Collects what differs: texts and lists by count, numbers by their largest error. */

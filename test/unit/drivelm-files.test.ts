@@ -16,7 +16,7 @@ import {
   seededRandom,
   toMultipleChoice,
 } from '../../lib/drivelm/index.ts'
-import { JsonCursor } from '../../lib/drivelm/json-stream.ts'
+import { JsonCursor } from '../../lib/evaluate/questions/json-stream.ts'
 
 const dir = mkdtempSync(path.join(tmpdir(), 'drivelm-files-'))
 afterAll(() => rmSync(dir, { recursive: true }))

@@ -1,9 +1,9 @@
 // A model of `loadModel` as something to evaluate.
 
 import { createHash } from 'node:crypto'
-import { ModelError } from '../errors.ts'
-import type { Model } from '../model.ts'
-import { placeholder, type TextReading } from '../text/placeholders.ts'
+import { ModelError } from '../../errors.ts'
+import type { Model } from '../../model.ts'
+import { placeholder, type TextReading } from '../../text/placeholders.ts'
 import type { EvalModel } from './eval.ts'
 
 /** How a loaded model is asked. */

@@ -8,8 +8,8 @@
 //
 // At each position the rule whose match with its look-ahead is longest wins, the earlier one on ties.
 
+import { Automaton, Machine, type Match, type Vain } from '../../automata/scanner.ts'
 import { lineBreakRule, type Piece, rules } from './ptb-rules.ts'
-import { Automaton, Machine, type Match, type Vain } from './scanner.ts'
 
 interface Tokenizer {
   main: Machine

@@ -8,10 +8,8 @@
 // costs one table look-up a code unit. A scan that runs on in vain remembers where (`Vain`), so that text is not walked
 // again and again from each of its tokens: hostile input stays linear as well.
 
-import type { Ranges } from './unicode-classes.ts'
-
-/** A set of UTF-16 code units. Compared by identity, so make one and share it. */
-export type CharSet = Ranges
+/** A set of UTF-16 code units: first and last of each range. Compared by identity, so make one and share it. */
+export type CharSet = readonly (readonly [first: number, last: number])[]
 
 /** Adds a pattern to the automaton behind `from` and returns the state where the pattern has matched. */
 export type Pattern = (automaton: Automaton, from: number) => number

@@ -1,6 +1,6 @@
 // Files that hold a value an item: a JSON list, or JSON lines. What the file holds decides, not what it is called.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 import { badData, JsonCursor, type Place, parseJson, textChunks, textLines } from './json-stream.ts'
 
 /** An item of a file, not yet parsed, so that a broken one costs itself. */

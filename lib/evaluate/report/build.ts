@@ -2,10 +2,10 @@
 
 import type { CameraBox } from '../../grounding/geometry.ts'
 import { type Camera, cameras } from '../../views/cameras.ts'
-import { type Accuracy, accuracyOf, chosenLetter, isExact, isRightLeniently } from '../accuracy.ts'
-import type { JournalEntry } from '../journal.ts'
-import type { ScoreSheet } from '../score.ts'
-import type { KeyObject, Moment } from '../types.ts'
+import { type Accuracy, accuracyOf, chosenLetter, isExact, isRightLeniently } from '../metrics/accuracy.ts'
+import type { ScoreSheet } from '../metrics/score.ts'
+import type { KeyObject, Moment } from '../questions/types.ts'
+import type { JournalEntry } from '../run/journal.ts'
 
 /** What is reported. */
 export interface ReportInput {

@@ -4,7 +4,7 @@
 // Document frequencies come from the references that are being scored, so a caption's value depends on the others: a corpus
 // of one item, or one whose references all are the same, scores 0 even for identical text.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 import type { CaptionItem } from './bleu.ts'
 import { countNGrams } from './n-grams.ts'
 import { splitWords } from './ptb-tokenizer.ts'

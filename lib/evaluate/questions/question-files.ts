@@ -1,6 +1,6 @@
 // Everything that can be asked, as one stream of moments: DriveLM scene files and lists of scenes, flat lists, and questions a line.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 import { show } from './fields.ts'
 import { type ReadOptions, readFrames, sceneOfItem } from './frames.ts'
 import { isItem, isLlamaItem, type Numbering, parseItem, plainText, type QuestionItem } from './items.ts'

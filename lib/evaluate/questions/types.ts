@@ -1,7 +1,7 @@
 // What DriveLM's files hold, once read. Everything that is an object with an order in the files is a list here, so that keys
 // that look like numbers cannot lose their place.
 
-import type { Camera } from '../views/cameras.ts'
+import type { Camera } from '../../views/cameras.ts'
 
 /** The parts of a frame's `QA`, in the order questions are numbered in. */
 export const categories = ['perception', 'prediction', 'planning', 'behavior'] as const

@@ -1,12 +1,12 @@
 // Answers and judgements that were collected before: lists, JSON lines, and what wraps them.
 
-import { ModelError } from '../errors.ts'
-import { answerOf, idOf, record, show } from './fields.ts'
-import type { ReadOptions } from './frames.ts'
-import { badData, JsonCursor, type Place, textChunks } from './json-stream.ts'
-import { parseJudgement } from './judge.ts'
-import { cursorRows, type Row, rowLayout, rowsOf } from './rows.ts'
-import type { Prediction } from './types.ts'
+import { ModelError } from '../../errors.ts'
+import { parseJudgement } from '../metrics/judge.ts'
+import { answerOf, idOf, record, show } from '../questions/fields.ts'
+import type { ReadOptions } from '../questions/frames.ts'
+import { badData, JsonCursor, type Place, textChunks } from '../questions/json-stream.ts'
+import { cursorRows, type Row, rowLayout, rowsOf } from '../questions/rows.ts'
+import type { Prediction } from '../questions/types.ts'
 
 const isLine = (keys: readonly string[]): boolean => keys.includes('id')
 

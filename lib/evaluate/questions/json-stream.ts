@@ -4,7 +4,7 @@
 // the order of the file, also those that look like array indices and would lose their place in an object.
 
 import { createReadStream } from 'node:fs'
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 
 /** Where in a file something is, for people: the file, then `scene …`, `frame …`, `item …`. */
 export type Place = readonly string[]

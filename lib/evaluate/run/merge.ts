@@ -2,12 +2,12 @@
 
 import { existsSync } from 'node:fs'
 import path from 'node:path'
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
+import { badData } from '../questions/json-stream.ts'
+import { parseShard } from '../questions/selection.ts'
 import { differences, Journal, type JournalEntry, type RunIdentity, readJournal } from './journal.ts'
-import { badData } from './json-stream.ts'
 import { lockFolder } from './lock.ts'
 import { type OutputFiles, type Submission, writeOutputs } from './outputs.ts'
-import { parseShard } from './selection.ts'
 
 /**
  * Puts the answers of several shards together, in the order of the question file, into a run of its own.

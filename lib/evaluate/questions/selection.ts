@@ -2,7 +2,7 @@
 
 import { existsSync } from 'node:fs'
 import path from 'node:path'
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 import type { Moment, Question } from './types.ts'
 
 /** Which questions of a file a run asks. */

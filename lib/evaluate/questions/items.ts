@@ -6,9 +6,9 @@
 //
 // A form is told by the keys of the item, and an error is that of its form.
 
-import { ModelError } from '../errors.ts'
-import { pictureHead, placeholder } from '../text/placeholders.ts'
-import { cameras, camerasOfPath, isCamera } from '../views/cameras.ts'
+import { ModelError } from '../../errors.ts'
+import { pictureHead, placeholder } from '../../text/placeholders.ts'
+import { cameras, camerasOfPath, isCamera } from '../../views/cameras.ts'
 import { answerOf, idOf, isAbsent, isRecord, optionalText, record, show, tagsOf, text } from './fields.ts'
 import { leaveOut, type ReadOptions } from './frames.ts'
 import { badData, type Place } from './json-stream.ts'

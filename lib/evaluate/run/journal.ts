@@ -8,9 +8,9 @@
 
 import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { ModelError } from '../errors.ts'
-import { record, show } from './fields.ts'
-import { badData, parseJson } from './json-stream.ts'
+import { ModelError } from '../../errors.ts'
+import { record, show } from '../questions/fields.ts'
+import { badData, parseJson } from '../questions/json-stream.ts'
 
 /** What answers depend on. A journal is only continued by a run that is the same in all of it. */
 export interface RunIdentity {

@@ -2,7 +2,7 @@
 //
 // Real val files hold many more tag-0 and tag-1 questions a frame than this selection yields: take their tags as they are.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 import { type Category, categories, type Frame, frameKey, type Qa } from './types.ts'
 
 /**

@@ -8,13 +8,13 @@
 // Kept as they are: CIDEr is divided by 10 and the others are not; `_UNK` is rewritten in references only (captions.ts); a group without a
 // question stops the official script with a division by zero, which is null here and an error in strict mode.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
+import type { Question } from '../questions/types.ts'
 import { type Accuracy, accuracyOf, isExact, isRightLeniently } from './accuracy.ts'
 import { type CaptionItemScores, type CaptionScores, scoreCaptions } from './captions.ts'
 import { type Graph, graphOf, passesGraph } from './graph.ts'
 import { type Judge, judged } from './judge.ts'
 import { matchPoints } from './match.ts'
-import type { Question } from './types.ts'
 
 /** Questions of one frame, in the order they are numbered in. Only the fields used here. */
 export interface ScoredMoment {

@@ -1,6 +1,6 @@
 // Coordinates in free text, and how far an answer's points agree with a reference's.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 
 export type Point = readonly [x: number, y: number]
 

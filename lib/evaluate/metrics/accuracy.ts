@@ -1,7 +1,7 @@
 // Accuracies of short answers: the official one, a lenient one under its own name, and one by kind of question.
 
-import { parseGrounding } from '../grounding/boxes.ts'
-import type { Box } from '../grounding/geometry.ts'
+import { parseGrounding } from '../../grounding/boxes.ts'
+import type { Box } from '../../grounding/geometry.ts'
 
 /** Share of right answers, with the count it comes from; null if there was nothing to answer. */
 export interface Accuracy {

@@ -4,7 +4,7 @@
  */
 import { ModelError } from '../errors.ts'
 import type { NativeAutomaton } from '../native.ts'
-import type { Pattern } from './pattern.ts'
+import type { Pattern } from './byte-patterns.ts'
 
 /** Most states of an automaton; its table takes 1 KiB a state. */
 export const maxStates = 8192

@@ -1,9 +1,9 @@
 // Reads DriveLM-nuScenes v1.1 files by key frame: train, val (questions only), test and test_eval, which share one layout, and lists of
 // such scenes. Only what is used of a frame is checked: what no question needs is left out and listed, and a bad question costs itself.
 
-import type { ModelError } from '../errors.ts'
-import type { TextReading } from '../text/placeholders.ts'
-import { cameras, isCamera } from '../views/cameras.ts'
+import type { ModelError } from '../../errors.ts'
+import type { TextReading } from '../../text/placeholders.ts'
+import { cameras, isCamera } from '../../views/cameras.ts'
 import { answerOf, isAbsent, isRecord, record, show, tagsOf, text } from './fields.ts'
 import { badData, JsonCursor, type Place, parseJson, textChunks } from './json-stream.ts'
 import { type Category, categories, type Frame, type KeyObject, type Qa } from './types.ts'

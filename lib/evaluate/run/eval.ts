@@ -7,21 +7,21 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import path from 'node:path'
-import { ModelError } from '../errors.ts'
-import { Listener } from '../listener.ts'
-import type { LeftOut, ReadOptions } from './frames.ts'
-import { Journal, type JournalEntry, type RunIdentity, type SyncPolicy, writeWhole } from './journal.ts'
-import { type EvalAskOptions, evalModel, isLoadedModel, type LoadedModel } from './loaded-model.ts'
-import { lockFolder } from './lock.ts'
-import { type OutputFiles, type Submission, writeOutputs } from './outputs.ts'
-import { questionFileForm, readMoments } from './question-files.ts'
+import { ModelError } from '../../errors.ts'
+import { Listener } from '../../listener.ts'
+import type { LeftOut, ReadOptions } from '../questions/frames.ts'
+import { questionFileForm, readMoments } from '../questions/question-files.ts'
 import {
   type NumberedQuestion,
   type PlannedMoment,
   resolveViews,
   type Selection,
   selectQuestions,
-} from './selection.ts'
+} from '../questions/selection.ts'
+import { Journal, type JournalEntry, type RunIdentity, type SyncPolicy, writeWhole } from './journal.ts'
+import { type EvalAskOptions, evalModel, isLoadedModel, type LoadedModel } from './loaded-model.ts'
+import { lockFolder } from './lock.ts'
+import { type OutputFiles, type Submission, writeOutputs } from './outputs.ts'
 
 /** An answer and what it cost. */
 export interface EvalAnswer {

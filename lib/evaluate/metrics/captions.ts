@@ -1,6 +1,6 @@
 // The three caption metrics over one corpus, from plain text.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 import { type BleuScores, bleu, type CaptionItem } from './bleu.ts'
 import { cider } from './cider.ts'
 import { tokenizeCaptions } from './ptb-tokenizer.ts'

@@ -1,7 +1,21 @@
 // The rules of the caption tokeniser, in order of priority: what each recognises and what token comes of it. How they compete
 // (longest match with look-ahead, earlier rule on ties) is in ptb-tokenizer.ts.
 
-import { alt, charSet, except, many, one, opt, type Pattern, seq, short, some, text, times, word } from './scanner.ts'
+import {
+  alt,
+  charSet,
+  except,
+  many,
+  one,
+  opt,
+  type Pattern,
+  seq,
+  short,
+  some,
+  text,
+  times,
+  word,
+} from '../../automata/scanner.ts'
 import { digits, letters, uppers, wordExtras } from './unicode-classes.ts'
 
 /** What a recognised text becomes: a token (or none), and how many of its code units are used up. */

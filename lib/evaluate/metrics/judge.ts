@@ -1,7 +1,7 @@
 // The judge of free-text answers. The challenge asks gpt-3.5-turbo for a number out of 100, which nobody can reproduce, so here
 // it is whatever the caller brings: a function, or numbers collected earlier.
 
-import { ModelError } from '../errors.ts'
+import { ModelError } from '../../errors.ts'
 
 /**
  * Rates an answer against its reference, 0 to 100. The id of the question comes last for judges that look it up.
