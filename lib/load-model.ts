@@ -18,8 +18,9 @@ import {
   toModelError,
 } from './native.ts'
 import { checkLoadOptions, type LoadOptions, throwIfAborted } from './options.ts'
+import { type FolderTemplate, templateOfFolder } from './text/chat-template.ts'
 import { loadTokenizer } from './text/load-tokenizer.ts'
-import { type Template, templateOf, withSystemMessage } from './text/templates.ts'
+import { templateOf, withSystemMessage } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 import { isUrl } from './views/sources.ts'
 import { cacheInfo, weightCachePlace } from './weight-cache.ts'
@@ -58,7 +59,7 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
     ...(layout === undefined ? {} : { layout }),
   })
   const tokenizer = await loadTokenizer(checkpoint.dir)
-  const template = templateFor(checkpoint)
+  const { template } = await templateFor(checkpoint, tokenizer)
   checkVocabulary(checkpoint, tokenizer)
   const nativeOptions = resolveOptions(addon, checkpoint, options)
   if (options.cache === true) nativeOptions.weightCache = await weightCachePlace(checkpoint, nativeOptions)
@@ -108,13 +109,17 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
   }
 }
 
-/** The template a folder asks for, with the system message it was trained with. */
-export function templateFor(checkpoint: Checkpoint): Template {
-  const template = templateOf(checkpoint.format === 'hf' ? 'chatml-hf' : (checkpoint.template ?? ''))
-  return withSystemMessage(template, {
+/** The template a folder asks for, with the system message it was trained with, and what was decided from what. */
+export async function templateFor(checkpoint: Checkpoint, tokenizer: Tokenizer | undefined): Promise<FolderTemplate> {
+  const { template, note } =
+    checkpoint.format === 'hf'
+      ? await templateOfFolder(checkpoint.chatTemplate, tokenizer)
+      : { template: templateOf(checkpoint.template ?? ''), note: 'config.json names it.' }
+  const sources = {
     config: checkpoint.layout.systemMessage ?? checkpoint.systemMessage?.text,
     v15: /V1[-_.]5/i.test(checkpoint.name),
-  })
+  }
+  return { template: withSystemMessage(template, sources), note }
 }
 
 /** What the addon is asked to reserve. */

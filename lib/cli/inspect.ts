@@ -30,7 +30,8 @@ export async function inspect(given: string | undefined, flags: InspectFlags): P
   const dir = path.resolve(given ?? bundledModel)
   const checkpoint = await withProgress(`Reading ${dir}`, () => attempt(() => readCheckpoint(dir)))
   const tokenizer = await attempt(() => loadTokenizer(dir))
-  const template = await attempt(async () => (checkpoint.ok ? templateFor(checkpoint.value) : undefined))
+  const known = tokenizer.ok ? tokenizer.value : undefined
+  const template = await attempt(async () => (checkpoint.ok ? templateFor(checkpoint.value, known) : undefined))
   const memory = await attempt(async () => (checkpoint.ok ? planOf(checkpoint.value, flags) : undefined))
   const problems = [checkpoint, tokenizer, template, memory].flatMap((found) => (found.ok ? [] : [found.error]))
   const files = await filesOf(dir)
@@ -40,7 +41,11 @@ export async function inspect(given: string | undefined, flags: InspectFlags): P
     dir,
     ...(checkpoint.ok ? describeCheckpoint(checkpoint.value) : {}),
     ...(template.ok && template.value
-      ? { template: template.value.name, systemMessage: template.value.systemMessage }
+      ? {
+          template: template.value.template.name,
+          templateWhy: template.value.note,
+          systemMessage: template.value.template.systemMessage,
+        }
       : {}),
     ...(tokenizer.ok ? { tokenizer: { rules: tokenizer.value.rules, tokens: tokenizer.value.size } } : {}),
     ...(memory.ok && memory.value ? { memory: memory.value } : {}),
@@ -164,6 +169,8 @@ async function filesOf(dir: string): Promise<Record<string, string[]>> {
 type Facts = Partial<ReturnType<typeof describeCheckpoint>> & {
   dir: string
   template?: string
+  /** Why this template, as a sentence. */
+  templateWhy?: string
   systemMessage?: string | undefined
   tokenizer?: { rules: string; tokens: number }
   memory?: MemoryReport
@@ -204,6 +211,7 @@ function printReport(facts: Facts): void {
   if (facts.template !== undefined) {
     const system = facts.systemMessage
     fields.push(['template', facts.template])
+    if (facts.templateWhy !== undefined) fields.push(['', styled('dim', printable(facts.templateWhy))])
     fields.push(['system message', system === undefined ? 'none' : printable(JSON.stringify(system))])
   }
   if (layout !== undefined) {

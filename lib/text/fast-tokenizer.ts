@@ -69,6 +69,7 @@ export class FastTokenizer implements Tokenizer {
   readonly size: number
   readonly bosId: number | undefined
   readonly paddingId: number | undefined
+  readonly namedTokens: Readonly<Record<string, string>>
   readonly addsBos: boolean
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>
@@ -163,6 +164,7 @@ export class FastTokenizer implements Tokenizer {
     this.#before = template?.before ?? (files.addBos && bos !== undefined ? [bos] : [])
     this.#behind = template?.behind ?? []
     this.bosId = bos ?? this.#before[0]
+    this.namedTokens = files.namedTokens
     this.paddingId = files.pad === undefined ? undefined : this.idOf(files.pad)
     this.addsBos = this.#before.length > 0
   }

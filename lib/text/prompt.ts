@@ -6,7 +6,7 @@
  * that token and the question (a line break) belongs to the question's half.
  */
 import { ModelError } from '../errors.ts'
-import type { TextPart } from './added-tokens.ts'
+import { stripPython, type TextPart, trailingSpace } from './added-tokens.ts'
 import type { Template } from './templates.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
@@ -67,49 +67,83 @@ function trusted(text: string): TextPart {
 }
 
 function userParts(template: Template, content: string | readonly MessagePart[]): PromptPart[] {
-  if (typeof content === 'string') return [{ text: content, trusted: false }]
+  if (typeof content === 'string') return [questionText(template, content, false)]
   const out: PromptPart[] = []
   for (const part of content) {
-    if ('text' in part) out.push({ text: part.text, trusted: false })
+    if ('text' in part) out.push(questionText(template, part.text, out.length > 0))
     else if ('imageTokens' in part) {
-      out.push(part)
-      if (template.name === 'chatml-hf') out.push(trusted('\n'))
+      out.push(...imageParts(template, part))
     } else {
       for (const [i, imageTokens] of part.frames.entries()) {
         out.push(trusted(`Frame${i + 1}: `), { imageTokens })
-        if (i + 1 < part.frames.length || template.name === 'chatml-hf') out.push(trusted('\n'))
+        if (i + 1 < part.frames.length || template.image) out.push(trusted('\n'))
       }
     }
   }
   return out
 }
 
+function imageParts(template: Template, image: ImagePart): PromptPart[] {
+  const { before, after } = template.image ?? { before: '', after: '' }
+  return [...textPart(before), image, ...textPart(after)]
+}
+
+function textPart(text: string): TextPart[] {
+  return text === '' ? [] : [trusted(text)]
+}
+
 function isEmpty(parts: readonly PromptPart[]): boolean {
   return parts.every((part) => 'text' in part && part.text === '')
 }
 
+/** Everything before the first question's role. */
 function systemParts(template: Template, system: string | undefined): PromptPart[] {
   const message = system ?? template.systemMessage
-  if (message === undefined) return []
-  return [trusted(template.systemStart), { text: message, trusted: false }, trusted(template.sep)]
+  if (message === undefined) return textPart(template.begin ?? '')
+  if (template.takesSystem === false) {
+    throw new ModelError(
+      'UNSUPPORTED_MODEL',
+      "The chat template of this model has no place for a system message; leave it out, or put it into the folder's chat template.",
+    )
+  }
+  const text = template.trimsSystem ? stripPython(message) : message
+  return [trusted(template.systemStart), { text, trusted: false }, trusted(template.systemSep ?? template.sep)]
+}
+
+/** What stands between a question and its answer. */
+function questionEnd(template: Template, isOpen: boolean): string {
+  return (isOpen ? '' : (template.questionSep ?? template.sep)) + template.assistant
+}
+
+/** A question as the template prints it; `behindPicture` says that a picture stands before it in the same text. */
+function questionText(template: Template, question: string, behindPicture: boolean): TextPart {
+  const text = !template.trimsQuestion
+    ? question
+    : behindPicture && template.image?.inText
+      ? question.slice(0, trailingSpace(question, 'python'))
+      : stripPython(question)
+  return { text, trusted: false }
 }
 
 /** The whole conversation, ready for {@link encodePrompt}. */
 export function renderConversation(template: Template, conversation: Conversation): PromptPart[] {
   const out = systemParts(template, conversation.system)
-  const message = (role: string, parts: PromptPart[]): void => {
-    out.push(trusted(role))
-    if (!template.emptyIsOpen || !isEmpty(parts)) out.push(...parts, trusted(template.sep))
-  }
   for (const [i, turn] of conversation.turns.entries()) {
-    message(template.user, userParts(template, turn.user))
-    if (typeof turn.assistant === 'string') message(template.assistant, [{ text: turn.assistant, trusted: false }])
-    else if (i === conversation.turns.length - 1) out.push(trusted(template.assistant))
-    else
+    const question = userParts(template, turn.user)
+    out.push(
+      trusted(template.user),
+      ...question,
+      trusted(questionEnd(template, template.emptyIsOpen && isEmpty(question))),
+    )
+    if (typeof turn.assistant === 'string') {
+      if (!template.emptyIsOpen || turn.assistant !== '')
+        out.push({ text: turn.assistant, trusted: false }, trusted(template.sep))
+    } else if (i < conversation.turns.length - 1) {
       throw new ModelError(
         'BAD_ARGUMENT',
         `Turn ${i + 1} of ${conversation.turns.length} has no answer; only the last may be open.`,
       )
+    }
   }
   return out
 }
@@ -192,7 +226,7 @@ export interface SceneOptions {
 
 /** Everything before the question. */
 export function buildScenePrompt(tokenizer: Tokenizer, template: Template, options: SceneOptions): ScenePrompt {
-  const parts = [...systemParts(template, options.system), trusted(template.user), ...layoutParts(options)]
+  const parts = [...systemParts(template, options.system), trusted(template.user), ...layoutParts(template, options)]
   const cut = cutPlace(tokenizer, textParts(parts))
   if (!cut) {
     throw new ModelError(
@@ -229,7 +263,7 @@ function cutPlace(tokenizer: Tokenizer, parts: readonly TextPart[]): { content: 
   })
 }
 
-function layoutParts({ layout = { kind: 'plain' }, imageTokens }: SceneOptions): PromptPart[] {
+function layoutParts(template: Template, { layout = { kind: 'plain' }, imageTokens }: SceneOptions): PromptPart[] {
   if (layout.kind === 'named' && layout.names.length !== imageTokens.length) {
     throw new ModelError(
       'BAD_ARGUMENT',
@@ -243,7 +277,8 @@ function layoutParts({ layout = { kind: 'plain' }, imageTokens }: SceneOptions):
         : layout.kind === 'numbered'
           ? [trusted(`Image-${i + 1}: `)]
           : [{ text: layout.names[i]!, trusted: false }, trusted(': ')]
-    return [...label, { imageTokens: count }, trusted('\n')]
+    const image = { imageTokens: count }
+    return [...label, ...(template.image ? imageParts(template, image) : [image, trusted('\n')])]
   })
 }
 
@@ -285,8 +320,8 @@ export function encodeAnswer(
 ): Int32Array<ArrayBuffer> {
   // With an image before it a message is never empty.
   const open = template.emptyIsOpen && question === '' && scene.imageSlots.length === 0
-  const ending = open ? template.assistant : template.sep + template.assistant
-  const parts = [...scene.carry, { text: question, trusted: false }, trusted(ending), { text: answer, trusted: false }]
+  const asked = questionText(template, question, scene.imageSlots.length > 0)
+  const parts = [...scene.carry, asked, trusted(questionEnd(template, open)), { text: answer, trusted: false }]
   return encodePrompt(tokenizer, parts, scene.after)
 }
 
@@ -303,11 +338,10 @@ export function buildTurn(
   options: TurnOptions = {},
 ): Int32Array<ArrayBuffer> {
   const stop = stopId(tokenizer, template)
-  const body = template.emptyIsOpen && question === '' ? '' : template.sep
   const parts: PromptPart[] = [
     trusted(template.sep.slice(template.stop.length) + template.user),
-    { text: question, trusted: false },
-    trusted(body + template.assistant),
+    questionText(template, question, false),
+    trusted(questionEnd(template, template.emptyIsOpen && question === '')),
   ]
   const ids = encodePrompt(tokenizer, parts, template.stop)
   return options.stopped ? ids : Int32Array.from([stop, ...ids])

@@ -29,6 +29,7 @@ export class SlowTokenizer implements Tokenizer {
   readonly size: number
   readonly bosId: number | undefined
   readonly paddingId: number | undefined
+  readonly namedTokens: Readonly<Record<string, string>>
   readonly addsBos: boolean
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>
@@ -59,6 +60,7 @@ export class SlowTokenizer implements Tokenizer {
     this.#search = new PythonSearch(added, controls)
     this.specialIds = new Set([...listed].map((content) => this.idOf(content)).filter((id) => id !== undefined))
     this.bosId = files.bos === undefined ? undefined : this.idOf(files.bos)
+    this.namedTokens = files.namedTokens
     this.paddingId = files.pad === undefined ? undefined : this.idOf(files.pad)
     this.addsBos = files.addBos && this.bosId !== undefined
     const ownText = added.filter(

@@ -2,7 +2,7 @@
  * Prompt templates as data, byte for byte those of the reference's conversation.py, and which one a checkpoint wants.
  *
  * ```
- * prompt = systemStart + S + sep, then per turn  user + question + sep + assistant + answer + sep
+ * prompt = systemStart + S + systemSep (or begin), then per turn  user + question + questionSep + assistant + answer + sep
  * ```
  * The last answer is open: generation starts right behind the assistant role.
  */
@@ -20,9 +20,22 @@ export interface Template {
   stop: string
   /** The reference prints an empty message as the bare role, without separator; the -hf templates print it as any other. */
   emptyIsOpen: boolean
+  /** Printed first where there is no system message: a default one, or a token for the beginning. */
+  begin?: string | undefined
+  /** Behind a system message and behind a question, where that is not `sep`. */
+  systemSep?: string
+  questionSep?: string
+  /** Printed around a picture by the template itself, or, with `inText`, written into the text. Without it line breaks are part of a text. */
+  image?: { before: string; after: string; inText?: boolean }
+  /** Blanks around a question or a system message are taken off. */
+  trimsQuestion?: boolean
+  trimsSystem?: boolean
+  /** False: there is no place for a system message. */
+  takesSystem?: boolean
 }
 
-export type TemplateName = 'Hermes-2' | 'internlm2-chat' | 'phi3-chat' | 'internvl2_5' | 'chatml-hf'
+/** `chat-template` is what a folder's own chat template prints, where that is none of the known ones. */
+export type TemplateName = 'Hermes-2' | 'internlm2-chat' | 'phi3-chat' | 'internvl2_5' | 'chatml-hf' | 'chat-template'
 
 const internvl2 =
   '你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。'
@@ -38,7 +51,7 @@ const chatml = {
   emptyIsOpen: true,
 }
 
-export const templates: Readonly<Record<TemplateName, Template>> = {
+export const templates: Readonly<Record<Exclude<TemplateName, 'chat-template'>, Template>> = {
   'Hermes-2': { ...chatml, name: 'Hermes-2', systemMessage: internvl2 },
   'internlm2-chat': { ...chatml, name: 'internlm2-chat', systemMessage: internvl2 },
   'phi3-chat': {
@@ -52,7 +65,14 @@ export const templates: Readonly<Record<TemplateName, Template>> = {
     emptyIsOpen: true,
   },
   internvl2_5: { ...chatml, name: 'internvl2_5', sep: '<|im_end|>\n', systemMessage: internvl25 },
-  'chatml-hf': { ...chatml, name: 'chatml-hf', sep: '<|im_end|>\n', systemMessage: undefined, emptyIsOpen: false },
+  'chatml-hf': {
+    ...chatml,
+    name: 'chatml-hf',
+    sep: '<|im_end|>\n',
+    systemMessage: undefined,
+    emptyIsOpen: false,
+    image: { before: '', after: '\n' },
+  },
 }
 
 /** System messages that the Mini-InternVL-Chat-*-V1-5 models were released with, under the same template names. */
@@ -64,7 +84,7 @@ export const systemMessagesV15: Readonly<Partial<Record<TemplateName, string>>> 
 
 /** The template of a config's `template` key. */
 export function templateOf(name: string): Template {
-  const template = Object.hasOwn(templates, name) ? templates[name as TemplateName] : undefined
+  const template = Object.hasOwn(templates, name) ? templates[name as keyof typeof templates] : undefined
   if (!template) {
     throw new ModelError(
       'UNSUPPORTED_MODEL',

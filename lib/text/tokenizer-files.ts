@@ -17,6 +17,8 @@ export interface TokenizerFiles {
   additionalSpecial: ReadonlySet<string>
   bos: string | undefined
   pad: string | undefined
+  /** `bos_token`, `eos_token` and their like, by these names. */
+  namedTokens: Readonly<Record<string, string>>
   unk: string | undefined
   addBos: boolean
   /** Whether the files list special tokens at all; if not, the flags of the added tokens decide. */
@@ -261,6 +263,7 @@ export async function readTokenizerFiles(
     additionalSpecial,
     bos: named.get('bos_token'),
     pad: named.get('pad_token'),
+    namedTokens: Object.fromEntries(named),
     unk: named.get('unk_token'),
     addBos: typeof config.add_bos_token === 'boolean' ? config.add_bos_token : pieces,
     lists,

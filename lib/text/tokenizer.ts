@@ -22,6 +22,8 @@ export interface Tokenizer {
   readonly bosId: number | undefined
   /** Padding token, if the files name one. */
   readonly paddingId: number | undefined
+  /** `bos_token`, `eos_token` and their like, which chat templates print. */
+  readonly namedTokens: Readonly<Record<string, string>>
   /** Whether encoding puts bos first. */
   readonly addsBos: boolean
   /** Ids left out by `decode` with `skipSpecial`. */

@@ -1,9 +1,7 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
 import { findSystemMessage } from '../../lib/checkpoint/conversation.ts'
-import { ModelError } from '../../lib/errors.ts'
-import { recogniseChatTemplate } from '../../lib/text/chat-template.ts'
 import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import {
   buildQuestion,
@@ -113,53 +111,6 @@ describe('-hf templates', () => {
       }
     }
     expect(promptText(renderConversation(templates['chatml-hf'], { system, turns }))).toBe(entry.prompt)
-  })
-
-  const published =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n'}}{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\\n' }}{% elif content['type'] == 'video' %}{{ '<video>\\n' }}{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{'<|im_end|>\\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\\n' }}{% endif %}"
-
-  test('known chat templates are recognised in any spelling', () => {
-    const file = readFileSync(join(fixtures, 'tokenizer', 'f1-hf-qwen2', 'chat_template.jinja'), 'utf8')
-    for (const text of [
-      file,
-      published,
-      published.replaceAll("'", '"'),
-      published.replace('<IMG_CONTEXT>', '<image>'),
-      published.replaceAll('%}{%', '%}\n  {%'),
-    ]) {
-      expect(recogniseChatTemplate(text).exact).toBe(true)
-    }
-  })
-
-  test('templates that print something else are not taken for them', () => {
-    const withDefault = `{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}{% endif %}${published}`
-    for (const text of [
-      withDefault,
-      `x${published}`,
-      published.replace("'\\n'", "'\\n\\n'"),
-      published.replace('<|im_end|>\\n', '<|im_end|>'),
-      undefined,
-    ]) {
-      expect(recogniseChatTemplate(text)).toMatchObject({ exact: false, template: { name: 'chatml-hf' } })
-    }
-  })
-
-  test('templates of another kind are refused', () => {
-    for (const text of ['', '{{ bos_token }}[INST] {{ messages[0].content }} [/INST]', '{{', "{{ '", '{% raw']) {
-      expect(() => recogniseChatTemplate(text)).toThrowError(expect.objectContaining({ code: 'UNSUPPORTED_MODEL' }))
-    }
-  })
-
-  test('hostile templates take no time', () => {
-    const started = performance.now()
-    for (const unit of ['{', '{{', "'", '{%-', "{{ '<|im_start|>", '\\', ' \n']) {
-      try {
-        recogniseChatTemplate(unit.repeat(Math.ceil((1 << 20) / unit.length)))
-      } catch (error) {
-        expect(error).toBeInstanceOf(ModelError)
-      }
-    }
-    expect(performance.now() - started).toBeLessThan(5000)
   })
 })
 
