@@ -28,6 +28,7 @@ const out = path.resolve(root, argument('out') ?? '.cmake-build')
 if (process.argv.includes('--prepare')) {
   // npm runs `prepare` of a linked package too, where there is nothing to compile from.
   if (!existsSync(path.join(root, 'lib', 'native.ts'))) process.exit(0)
+  run(process.execPath, [path.join(root, 'scripts', 'embed-page.mjs')])
   run(process.execPath, [path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', root])
   // What is packed has no addon of this machine: neither for `npm pack`, nor for npm's clone of a git dependency, which it packs.
   const packing = ['pack', 'publish'].includes(process.env.npm_command) || process.env._PACOTE_NO_PREPARE_ !== undefined

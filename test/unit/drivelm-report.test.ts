@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
+import vm from 'node:vm'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
@@ -18,6 +19,7 @@ import {
   scoreDrivelm,
   writeReport,
 } from '../../lib/drivelm/index.ts'
+import { pageScript } from '../../lib/evaluate/report/page-assets.ts'
 import { Browser, findChromium } from '../fixtures/drivelm/chromium.mjs'
 
 const fixtures = path.resolve(import.meta.dirname, '../fixtures/drivelm')
@@ -84,6 +86,44 @@ beforeAll(async () => {
   await writeReport(report, dir, { resolve: (name, camera) => resolveImage(name, { images, data }, camera) })
 })
 afterAll(() => rmSync(dir, { recursive: true, maxRetries: 5 }))
+
+test('the page has the script and the style of its files', async () => {
+  const { pageAssets } = await import('../../scripts/embed-page.mjs' as string)
+  expect(readFileSync('lib/evaluate/report/page-assets.ts', 'utf8')).toBe(pageAssets())
+})
+
+test('the script of the page runs without a browser too, where objects have no box', () => {
+  interface Node {
+    children: (Node | string)[]
+    [name: string]: unknown
+  }
+  const listeners: (() => void)[] = []
+  const element = (tag: string): Node => {
+    const node: Node = { tag, children: [], style: {}, dataset: {}, value: '', setAttribute() {}, scrollIntoView() {} }
+    node.append = (...children: Node[]) => node.children.push(...children)
+    node.replaceChildren = (...children: Node[]) => {
+      node.children = children
+    }
+    node.addEventListener = (_: string, listener: () => void) => listeners.push(listener)
+    return node
+  }
+  const byId = new Map<string, Node>()
+  const document = {
+    documentElement: element('html'),
+    createElement: element,
+    createElementNS: (_: string, tag: string) => element(tag),
+    getElementById: (id: string) => byId.get(id) ?? byId.set(id, element(id)).get(id)!,
+  }
+  const frames = report.frames.map((frame) => ({ ...frame, pictures: {} }))
+  const [object] = frames[0]!.objects
+  frames[0] = { ...frames[0]!, objects: [{ ...object!, box: null, description: null, category: null }] }
+  document.getElementById('report-data').textContent = JSON.stringify({ frames })
+  vm.runInNewContext(pageScript, { document, setTimeout: (run: () => void) => run(), clearTimeout() {} })
+  expect((document.documentElement.dataset as Record<string, string>).ready).toBe('true')
+  expect(byId.get('frames')!.children).toHaveLength(6)
+  expect(byId.get('count')!.textContent).toBe('59 questions in 8 frames')
+  expect(listeners.length).toBeGreaterThan(59)
+})
 
 describe('what a report says', () => {
   test('counts and groups', () => {

@@ -3,8 +3,7 @@
 
 import { createHash } from 'node:crypto'
 import type { Report, ReportGroup } from './build.ts'
-import { pageScript } from './page-script.ts'
-import { pageStyle } from './page-style.ts'
+import { pageScript, pageStyle } from './page-assets.ts'
 import type { PagePicture } from './pictures.ts'
 import { type PublishedScore, publishedScores } from './published.ts'
 
