@@ -51,7 +51,7 @@ export async function imagesOf(addon, views, count, tileSize) {
   if (count === views.length) return Promise.all(views.map((one) => addon.prepareTiles(one, single, tileSize)))
   if (count !== 13) throw new Error(`no way to make ${count} tiles`)
   const cell = { width: 2 * tileSize, height: tileSize }
-  const cells = await Promise.all(views.map((one) => addon.prepareCell(one, cell)))
+  const cells = await addon.prepareCells(views, cell)
   return [await addon.prepareTiles({ cells, columns: 3 }, { columns: 6, rows: 2, thumbnail: true }, tileSize)]
 }
 

@@ -21,7 +21,7 @@ import { Scene, type SeenViews } from './scene.ts'
 import { type KeeperLimits, type KeeperStats, type Look, SceneKeeper } from './scene-keeper.ts'
 import { AnswerFormats } from './structured/answer-format.ts'
 import type { PlacedPictures } from './text/placeholders.ts'
-import { buildScenePrompt, type ImageLayout, stopIds } from './text/prompt.ts'
+import { buildScenePrompt, type ImageLayout, type ScenePrompt, stopIds } from './text/prompt.ts'
 import type { Template } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 import { type ComposedImages, imagesFor, tileCount, type Views } from './views/compose.ts'
@@ -122,6 +122,7 @@ export class Model {
   readonly #parts: ModelParts
   readonly #asking: Asking
   #disposing: Promise<void> | undefined
+  #lastPrompt: { key: string; prompt: ScenePrompt } | undefined
 
   /** Models come from `loadModel`. */
   constructor(parts: ModelParts) {
@@ -241,17 +242,13 @@ export class Model {
 
   /** Prepares the views at once, so that the caller has the buffers back soon; sees them as often as it takes to find room. */
   #look(views: ViewSources, options: SeeOptions): Look<SeenViews> {
-    const { addon, native, checkpoint, tokenizer, template } = this.#parts
+    const { addon, native, checkpoint } = this.#parts
     let sources = copyOf(views)
     const prepare = async () => {
       const { tiling, layout } = checkpoint
       const composed = await imagesFor(layout, sources, { ...options, tiling, addon })
       sources = composed.lasting // from now on buffers are the caller's again
-      const prompt = buildScenePrompt(tokenizer, template, {
-        system: options.systemMessage,
-        layout: this.#imageLayout(composed),
-        imageTokens: composed.images.map(({ grid }) => tileCount(grid) * this.info.tileTokens),
-      })
+      const prompt = this.#scenePrompt(options.systemMessage, composed)
       this.#checkRoom(prompt.ids.length, composed)
       return { composed, prompt }
     }
@@ -315,6 +312,18 @@ export class Model {
         totalMs: seen.totalMs + asked.totalMs,
       },
     }
+  }
+
+  /** One moment's prompt is most often that of the moment before. */
+  #scenePrompt(system: string | undefined, composed: ComposedImages): ScenePrompt {
+    const { tokenizer, template } = this.#parts
+    const imageTokens = composed.images.map(({ grid }) => tileCount(grid) * this.info.tileTokens)
+    const layout = this.#imageLayout(composed)
+    const key = JSON.stringify([system, layout, imageTokens])
+    if (this.#lastPrompt?.key !== key) {
+      this.#lastPrompt = { key, prompt: buildScenePrompt(tokenizer, template, { system, layout, imageTokens }) }
+    }
+    return this.#lastPrompt.prompt
   }
 
   #imageLayout({ layout, cameras }: ComposedImages): ImageLayout {

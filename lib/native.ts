@@ -240,6 +240,8 @@ export interface NativePicture {
   width: number
   height: number
   owned?: boolean
+  /** What messages call it. */
+  name?: string
 }
 
 /** How an image is cut: resized to `columns × rows` tiles, plus the whole squeezed into one more tile. */
@@ -457,8 +459,11 @@ export interface NativeAddon {
     maxTiles: number,
     thumbnail: boolean,
   ): NativeGrid
-  /** Resizes a view to its cell and paints the label, on the pool. */
-  prepareCell(picture: NativePicture, cell: { width: number; height: number }, label?: NativeLabel): Promise<NativeCell>
+  /** Resizes views to cells of one size and paints their labels, on the pool, side by side. */
+  prepareCells(
+    pictures: readonly (NativePicture & { label?: NativeLabel | undefined })[],
+    cell: { width: number; height: number },
+  ): Promise<NativeCell[]>
   /** Cuts a canvas or a picture along a grid, on the pool: resized to it if need be, then the thumbnail. */
   prepareTiles(image: NativeCanvas | NativePicture, grid: NativeGrid, tileSize: number): Promise<NativeTiles>
   /** A copy of the pixels [tiles, size, size, 3]; for tests and for showing what a model sees. */

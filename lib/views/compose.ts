@@ -46,7 +46,7 @@ export interface ViewOptions {
 
 export interface ComposeOptions extends ViewOptions {
   tiling: TilingLimits
-  addon: Pick<NativeAddon, 'chooseGrid' | 'prepareCell' | 'prepareTiles'>
+  addon: Pick<NativeAddon, 'chooseGrid' | 'prepareCells' | 'prepareTiles'>
 }
 
 /** The images of a prompt, in its order. */
@@ -103,7 +103,7 @@ export async function imagesFor(
   const { made, ...composed } = await compose(layout, views, preparing)
   const { decodedAt } = preparing
   const prepared = mapViews(views, (source, key) => made.get(key) ?? source)
-  const lasting = mapViews(views, (source, key) => made.get(key)?.source ?? made.get(key) ?? source)
+  const lasting = mapViews(prepared, (view) => (view instanceof PreparedView ? (view.source ?? view) : view))
   const decodeMs = decodedAt - startedAt
   return { ...composed, prepared, lasting, decodeMs, preprocessMs: performance.now() - decodedAt }
 }
@@ -189,15 +189,34 @@ async function composeCanvas(
   const { addon } = options
   const { tileSize, minTiles } = options.tiling
   const cell = { width: cellWidth, height: cellHeight }
+  // Pixels that are there already are handed over together, and before anything is awaited: what the caller does to them from then on is noticed.
+  const there = new Map<string, DecodedPicture>()
+  for (const camera of canvas.cameras) {
+    const view = given.get(camera)
+    if (view === undefined) there.set(camera, black())
+    else if (isRaw(view.source)) there.set(camera, checked(rawPicture(view.source, camera), view, options))
+  }
+  const prepare = (pictures: readonly (readonly [string, DecodedPicture])[]): Promise<NativeCell[]> => {
+    const labelled = pictures.map(([name, picture]) => ({
+      ...picture,
+      name,
+      label: canvas.labels ? labelFor(name) : undefined,
+    }))
+    return addon.prepareCells(labelled, cell).catch(rethrow)
+  }
+  const together = there.size > 0 ? prepare([...there]) : Promise.resolve([])
+  const order = [...there.keys()]
   const made = new Map<ViewKey, PreparedView>()
   const views = await Promise.all(
     canvas.cameras.map(async (camera) => {
       const view = given.get(camera)
-      const prepare = (picture: DecodedPicture) =>
-        addon.prepareCell(picture, cell, canvas.labels ? labelFor(camera) : undefined)
-      if (view === undefined) return new PreparedView(await prepare(black()), black())
-      const prepared = await prepareView(view, prepare, options)
-      made.set(view.key, prepared)
+      if (view?.source instanceof PreparedView) return view.source
+      const waiting = there.get(camera)
+      const picture = waiting ?? checked(await decodePicture(view!.source as PictureSource, camera), view!, options)
+      const cells = waiting === undefined ? await prepare([[camera, picture]]) : await together
+      const own = cells[waiting === undefined ? 0 : order.indexOf(camera)]!
+      const prepared = new PreparedView(own, picture, view && sourceAgain(view.source))
+      if (view !== undefined) made.set(view.key, prepared)
       return prepared
     }),
   )
@@ -233,15 +252,20 @@ async function separateImages(
   const minTiles = Math.min(tiling.minTiles, maxTiles)
   const views = inOrder(given, options.lastViews ?? [])
   const made = new Map<ViewKey, PreparedView>()
-  const prepare = async (picture: DecodedPicture): Promise<PreparedImage> => {
+  const prepare = async (picture: DecodedPicture, name: string): Promise<PreparedImage> => {
     const { width, height } = picture
     const grid = addon.chooseGrid(width, height, tiling.tileSize, minTiles, maxTiles, tiling.useThumbnail)
-    return { tiles: await addon.prepareTiles(picture, grid, tiling.tileSize), grid }
+    return { tiles: await addon.prepareTiles({ ...picture, name }, grid, tiling.tileSize).catch(rethrow), grid }
   }
   const prepared = await Promise.all(
     views.map(async (view) => {
-      const one = await prepareView(view, prepare, options)
-      made.set(view.key, one)
+      const { source, name, key } = view
+      if (source instanceof PreparedView) return source
+      // As for a canvas, no `await` stands before raw pixels are handed over.
+      const decoded = isRaw(source) ? rawPicture(source, name) : await decodePicture(source, name)
+      const picture = checked(decoded, view, options)
+      const one = new PreparedView(await prepare(picture, name), picture, sourceAgain(source))
+      made.set(key, one)
       return one
     }),
   )
@@ -260,17 +284,8 @@ function inOrder(given: readonly NamedSource[], last: readonly string[]): NamedS
   return [...given].sort((a, b) => rank(a) - rank(b)) // stable: the others, all -1, stay as they were
 }
 
-/**
- * Decodes a view and prepares it; one that was prepared before is taken as it is. No `await` stands before raw pixels are handed over:
- * what the caller does to them from then on is noticed.
- */
-async function prepareView(
-  { source, name }: NamedSource,
-  prepare: (picture: DecodedPicture) => Promise<NativeCell | PreparedImage>,
-  options: Preparing,
-): Promise<PreparedView> {
-  if (source instanceof PreparedView) return source
-  const picture = isRaw(source) ? rawPicture(source, name) : await decodePicture(source, name)
+/** A picture that shows something. */
+function checked(picture: DecodedPicture, { name }: NamedSource, options: Preparing): DecodedPicture {
   const { width, height } = picture
   if (width === 1 || height === 1) {
     throw new ModelError(
@@ -279,13 +294,12 @@ async function prepareView(
     )
   }
   options.decodedAt = performance.now()
-  try {
-    const lasts = typeof source === 'string' || isUrl(source) || isBlob(source)
-    return new PreparedView(await prepare(picture), picture, lasts ? source : undefined)
-  } catch (error) {
-    const { code, message } = toModelError(error)
-    throw new ModelError(code, code === 'BAD_VIEW' ? `${name}: ${message}.` : message, { cause: error })
-  }
+  return picture
+}
+
+/** What can be read again later, and takes less room than what was made of it. */
+function sourceAgain(source: ViewSource): string | URL | Blob | undefined {
+  return typeof source === 'string' || isUrl(source) || isBlob(source) ? source : undefined
 }
 
 function rethrow(error: unknown): never {

@@ -45,6 +45,19 @@ inline std::vector<int32_t> to_ids(Napi::Value value, const std::string& name) {
   return to_vector<int32_t>(value, name, napi_int32_array, "an Int32Array");
 }
 
+// Calls visit(value, path) for every entry of an array.
+template <class Visit>
+void each_of(Napi::Value value, const std::string& name, int64_t max_length, Visit visit) {
+  if (!value.IsArray()) fail(name, "an array");
+  const auto array = value.As<Napi::Array>();
+  const uint32_t length = array.Length();
+  if (length > max_length) fail(name, text("at most %lld entries", static_cast<long long>(max_length)).c_str());
+  for (uint32_t i = 0; i < length; ++i) {
+    Napi::HandleScope scope(array.Env());
+    visit(array.Get(i), name + "[" + std::to_string(i) + "]");
+  }
+}
+
 // An object with its name in messages.
 class Fields {
  public:
@@ -86,15 +99,7 @@ class Fields {
   // Calls visit(value, path) for every entry of an array.
   template <class Visit>
   void each(const char* key, int64_t max_length, Visit visit) const {
-    const Napi::Value value = get(key);
-    if (!value.IsArray()) fail(path(key), "an array");
-    const auto array = value.As<Napi::Array>();
-    const uint32_t length = array.Length();
-    if (length > max_length) fail(path(key), text("at most %lld entries", static_cast<long long>(max_length)).c_str());
-    for (uint32_t i = 0; i < length; ++i) {
-      Napi::HandleScope scope(array.Env());
-      visit(array.Get(i), path(key) + "[" + std::to_string(i) + "]");
-    }
+    each_of(get(key), path(key), max_length, visit);
   }
   std::vector<double> numbers(const char* key, int64_t max_length) const {
     std::vector<double> result;

@@ -95,7 +95,8 @@ Source to_source(Napi::Value value, const std::string& name) {
   source.owned = fields.boolean_or("owned", false);
   const Napi::Value rgb = fields.get("rgb");
   if (!rgb.IsTypedArray() || rgb.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) fail(fields.path("rgb"), "a Uint8Array");
-  source.bytes = std::make_shared<BorrowedBytes>(rgb.Env(), rgb);
+  const std::string called = fields.has("name") ? fields.string("name") : name;
+  source.bytes = std::make_shared<BorrowedBytes>(rgb.Env(), rgb, called);
   const auto expected = static_cast<size_t>(source.width * source.height * 3);
   if (source.bytes->size() != expected) {
     throw Error(Code::bad_view,
@@ -136,22 +137,39 @@ std::shared_ptr<const Canvas> to_canvas(Napi::Value value, const std::string& na
 
 // ---- the functions ----
 
-// prepareCell(picture, cell, label?)
-Napi::Value js_prepare_cell(const Napi::CallbackInfo& info) {
+// prepareCells(pictures, cell)
+Napi::Value js_prepare_cells(const Napi::CallbackInfo& info) {
   return guarded_promise(info.Env(), [&]() -> Napi::Value {
-    Source source = to_source(info[0], "picture");
     const Fields cell(info[1], "cell");
     const int64_t width = cell.integer("width", 1, 16384), height = cell.integer("height", 1, 16384);
     if (!fits(width, height)) fail("cell", "fewer pixels");
-    std::shared_ptr<const Label> label;
-    if (!info[2].IsUndefined()) label = std::make_shared<const Label>(to_label(info[2], "label"));
-    std::shared_ptr<Rows> rows = source.open();
-    auto made = std::make_shared<Pixels>();
     PoolWork work;
-    work.parts.push_back([rows, copy = source.copy, label, made, width, height] { *made = make_cell(*rows, width, height, label.get()); });
-    if (!source.copy) work.borrowed.push_back(source.bytes);
-    work.finish = [made, width, height] { return make_handle<Pixels>(made, width * height * 3, kCellTag); };
-    return run_in_pool(info.Env(), "drivlm.prepareCell", std::move(work));
+    const auto made = std::make_shared<std::vector<std::shared_ptr<const Pixels>>>();
+    each_of(info[0], "pictures", kMaxCells, [&](Napi::Value picture, const std::string& where) {
+      Source source = to_source(picture, where);
+      std::shared_ptr<const Label> label;
+      const Fields fields(picture, where);
+      if (fields.has("label")) label = std::make_shared<const Label>(to_label(fields.get("label"), fields.path("label")));
+      const std::shared_ptr<Rows> rows = source.open();
+      const size_t at = made->size();
+      made->emplace_back();
+      if (!source.copy) work.borrowed.push_back(source.bytes);
+      work.parts.push_back([rows, copy = source.copy, label, made, at, width, height] {
+        (*made)[at] = std::make_shared<const Pixels>(make_cell(*rows, width, height, label.get()));
+      });
+    });
+    work.finish = [made, width, height]() -> MakeValue {
+      return [made, bytes = width * height * 3](napi_env env) -> napi_value {
+        napi_value list;
+        if (napi_create_array_with_length(env, made->size(), &list) != napi_ok) return nullptr;
+        for (size_t i = 0; i < made->size(); ++i) {
+          const napi_value handle = make_handle<Pixels>((*made)[i], bytes, kCellTag)(env);
+          if (handle == nullptr || napi_set_element(env, list, static_cast<uint32_t>(i), handle) != napi_ok) return nullptr;
+        }
+        return list;
+      };
+    };
+    return run_in_pool(info.Env(), "drivlm.prepareCells", std::move(work));
   });
 }
 
@@ -235,7 +253,7 @@ std::shared_ptr<const Tiles> to_tiles(Napi::Value value, const std::string& name
 }
 
 void define_pictures(Napi::Env env, Napi::Object exports) {
-  exports["prepareCell"] = Napi::Function::New(env, js_prepare_cell, "prepareCell");
+  exports["prepareCells"] = Napi::Function::New(env, js_prepare_cells, "prepareCells");
   exports["prepareTiles"] = Napi::Function::New(env, js_prepare_tiles, "prepareTiles");
   exports["tileBytes"] = Napi::Function::New(env, js_tile_bytes, "tileBytes");
   exports["canvasBytes"] = Napi::Function::New(env, js_canvas_bytes, "canvasBytes");

@@ -10,7 +10,7 @@
 
 namespace drivlm {
 
-// prepareCell, prepareTiles, tileBytes and canvasBytes of lib/native.ts.
+// prepareCells, prepareTiles, tileBytes and canvasBytes of lib/native.ts.
 void define_pictures(Napi::Env env, Napi::Object exports);
 
 // The tiles of a handle, or of finished tiles, which are copied. Throws Error.

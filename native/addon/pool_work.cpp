@@ -1,14 +1,17 @@
 #include "addon/pool_work.h"
 
+#include <algorithm>
+#include <atomic>
 #include <new>
 #include <string>
+#include <thread>
 #include <utility>
 
 namespace drivlm {
 namespace {
 
-// Positions of a sample: enough that another frame differs in one of them, few enough to cost microseconds.
-constexpr size_t kSamples = 128;
+// Positions of a sample: enough that another frame differs in one of them. Each costs a miss of the cache on the JS thread.
+constexpr size_t kSamples = 32;
 
 void expect(Napi::Env env, napi_status status) {
   if (status != napi_ok) throw Napi::Error::New(env);
@@ -16,18 +19,19 @@ void expect(Napi::Env env, napi_status status) {
 
 struct Group;
 
-struct Part {
+// One work of libuv: takes parts until none is left.
+struct Worker {
   Group* group = nullptr;
   napi_async_work work = nullptr;
-  std::function<void()> run;
-  std::unique_ptr<Error> error = std::make_unique<Error>(Code::internal, "The work was not run.");
 };
 
-// The parts of one promise; freed by the last to complete. Its own fields are the JS thread's.
+// The parts of one promise; freed by the last worker to complete.
 struct Group {
   PoolWork work;
-  std::vector<Part> parts;
-  size_t left = 0;
+  std::vector<std::unique_ptr<Error>> errors;  // [parts]
+  std::atomic<size_t> next{0};                 // part
+  std::vector<Worker> workers;
+  size_t left = 0;  // workers; the JS thread's
   napi_deferred deferred = nullptr;
 };
 
@@ -47,23 +51,26 @@ std::unique_ptr<Error> attempt(const Body& body) {
 }
 
 void execute(napi_env, void* data) {
-  auto* part = static_cast<Part*>(data);
-  part->error = attempt(part->run);
+  Group& group = *static_cast<Worker*>(data)->group;
+  for (;;) {
+    const size_t part = group.next.fetch_add(1, std::memory_order_relaxed);
+    if (part >= group.work.parts.size()) return;
+    group.errors[part] = attempt(group.work.parts[part]);
+    group.work.parts[part] = nullptr;  // what it held goes here, not on the JS thread
+  }
 }
 
 // As in settler.cpp: C calls only, nothing thrown, since the environment may be going.
 void settle(napi_env env, Group& group) {
-  std::unique_ptr<Error> error;
-  for (Part& part : group.parts) {
-    if (!error) error = std::move(part.error);
+  // Memory that is gone explains what a part says of it.
+  std::unique_ptr<Error> error = attempt([&] {
+    for (const auto& one : group.work.borrowed) one->check();
+  });
+  for (auto& one : group.errors) {
+    if (!error) error = std::move(one);
   }
   MakeValue make;
-  if (!error) {
-    error = attempt([&] {
-      for (const auto& one : group.work.borrowed) one->check();
-      make = group.work.finish();
-    });
-  }
+  if (!error) error = attempt([&] { make = group.work.finish(); });
   napi_handle_scope scope;
   if (napi_open_handle_scope(env, &scope) != napi_ok) return;
   napi_value value = make ? make(env) : nullptr;
@@ -78,18 +85,23 @@ void settle(napi_env env, Group& group) {
 }
 
 void complete(napi_env env, napi_status, void* data) {
-  auto* part = static_cast<Part*>(data);
-  Group* group = part->group;
-  napi_delete_async_work(env, part->work);
-  part->run = nullptr;
+  auto* worker = static_cast<Worker*>(data);
+  Group* group = worker->group;
+  napi_delete_async_work(env, worker->work);
   if (--group->left > 0) return;
   const std::unique_ptr<Group> last(group);
   settle(env, *group);
 }
 
+// A work costs the JS thread a tenth of a millisecond, so there are no more of them than can run at once.
+size_t worker_count(size_t parts) {
+  constexpr size_t kPoolThreads = 4;  // libuv's, unless UV_THREADPOOL_SIZE says otherwise
+  return std::clamp<size_t>(std::min<size_t>(parts, std::thread::hardware_concurrency()), 1, kPoolThreads);
+}
+
 }  // namespace
 
-BorrowedBytes::BorrowedBytes(Napi::Env env, napi_value array) : env_(env) {
+BorrowedBytes::BorrowedBytes(Napi::Env env, napi_value array, std::string name) : env_(env), name_(std::move(name)) {
   void* data = nullptr;
   expect(env, napi_get_typedarray_info(env, array, nullptr, &size_, &data, nullptr, nullptr));
   data_ = static_cast<const uint8_t*>(data);
@@ -110,13 +122,13 @@ void BorrowedBytes::check() const {
                      napi_get_typedarray_info(env_, array, nullptr, &size, &data, nullptr, nullptr) == napi_ok &&
                      data == data_ && size == size_;
   napi_close_handle_scope(env_, scope);
+  constexpr const char* kAdvice = "leave the buffer alone until the promise settles, or give a copy";
   if (!there) {
-    throw Error(Code::bad_view, "the buffer of its pixels was transferred or resized before they were read; leave it alone until the "
-                                "promise settles, or give a copy");
+    throw Error(Code::bad_view,
+                text("%s: the buffer of its pixels was transferred or resized before they were read; %s.", name_.c_str(), kAdvice));
   }
   if (sample_ != 0 && sample() != sample_) {
-    throw Error(Code::bad_view, "its pixels were changed before they were read; leave the buffer alone until the promise settles, or give "
-                                "a copy");
+    throw Error(Code::bad_view, text("%s: its pixels were changed before they were read; %s.", name_.c_str(), kAdvice));
   }
 }
 
@@ -134,28 +146,23 @@ uint64_t BorrowedBytes::sample() const {
 Napi::Promise run_in_pool(Napi::Env env, const char* name, PoolWork work) {
   auto group = std::make_unique<Group>();
   group->work = std::move(work);
-  group->parts.resize(group->work.parts.size());
+  group->errors.resize(group->work.parts.size());
+  for (auto& error : group->errors) error = std::make_unique<Error>(Code::internal, "The work was not run.");
+  group->workers.resize(worker_count(group->work.parts.size()));
   napi_value promise;
   expect(env, napi_create_promise(env, &group->deferred, &promise));
-  size_t made = 0;
-  napi_status status = napi_ok;
-  for (Part& part : group->parts) {
-    part.group = group.get();
-    part.run = std::move(group->work.parts[made]);
-    status = napi_create_async_work(env, nullptr, Napi::String::New(env, name), execute, complete, &part, &part.work);
-    if (status != napi_ok) break;
-    ++made;
-  }
-  // All or none of them are queued: libuv takes what is queued whatever happens.
-  for (Part& part : group->parts) {
-    if (status == napi_ok && napi_queue_async_work(env, part.work) == napi_ok) ++group->left;
-  }
-  if (group->left == 0) {
-    for (Part& part : group->parts) {
-      if (part.work != nullptr) napi_delete_async_work(env, part.work);
+  const Napi::String resource = Napi::String::New(env, name);
+  // Those that could be queued do all of it.
+  for (Worker& worker : group->workers) {
+    worker.group = group.get();
+    if (napi_create_async_work(env, nullptr, resource, execute, complete, &worker, &worker.work) != napi_ok) continue;
+    if (napi_queue_async_work(env, worker.work) == napi_ok) {
+      ++group->left;
+    } else {
+      napi_delete_async_work(env, worker.work);
     }
-    expect(env, napi_generic_failure);
   }
+  if (group->left == 0) expect(env, napi_generic_failure);
   group.release();
   return {env, promise};
 }

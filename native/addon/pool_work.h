@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "addon/napi_setup.h"
@@ -15,8 +16,8 @@ namespace drivlm {
 // same memory afterwards. All on the JS thread.
 class BorrowedBytes {
  public:
-  // `array` is a Uint8Array.
-  BorrowedBytes(Napi::Env env, napi_value array);
+  // `array` is a Uint8Array; `name` is what messages call the picture.
+  BorrowedBytes(Napi::Env env, napi_value array, std::string name);
   ~BorrowedBytes();  // JS thread
   BorrowedBytes(const BorrowedBytes&) = delete;
   BorrowedBytes& operator=(const BorrowedBytes&) = delete;
@@ -34,6 +35,7 @@ class BorrowedBytes {
   uint64_t sample() const;
 
   napi_env env_;
+  std::string name_;
   napi_ref array_ = nullptr;
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
@@ -41,7 +43,7 @@ class BorrowedBytes {
 };
 
 struct PoolWork {
-  std::vector<std::function<void()>> parts;              // run once each on the pool, side by side
+  std::vector<std::function<void()>> parts;              // run once each on the pool, side by side, begun in order
   std::function<MakeValue()> finish;                     // JS thread, after all parts: how to make the value
   std::vector<std::shared_ptr<BorrowedBytes>> borrowed;  // held until then, and checked before `finish`
 };

@@ -93,7 +93,8 @@ TileCutter::TileCutter(std::vector<std::unique_ptr<Rows>> readers, const Grid& g
 }
 
 void TileCutter::part(int64_t index) {
-  Rows& picture = *readers_[index];
+  const std::unique_ptr<Rows> reader = std::move(readers_[index]);
+  Rows& picture = *reader;
   if (index < thumbnail_bands_) return thumbnail_band(picture, index);
   const int64_t band = index - thumbnail_bands_;
   grid_band(picture, band_start(grid_.rows, grid_bands_, band), band_start(grid_.rows, grid_bands_, band + 1));

@@ -49,6 +49,7 @@ class TileCutter {
   static int64_t parts(const Grid& grid, bool cheap);
 
   int64_t parts() const { return static_cast<int64_t>(readers_.size()); }
+  // Once for each; its reader is freed with it.
   void part(int64_t index);
   const std::shared_ptr<Tiles>& tiles() const { return tiles_; }
 

@@ -2,7 +2,7 @@
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { loadModel } from '../../lib/load-model.ts'
-import { loadAddon, type NativeCell, type NativePicture, type NativeTiles } from '../../lib/native.ts'
+import { loadAddon, type NativeCell, type NativeLabel, type NativePicture, type NativeTiles } from '../../lib/native.ts'
 import { cameras } from '../../lib/views/cameras.ts'
 import type { RawPicture } from '../../lib/views/decode.ts'
 import { weather } from './street-tiny.ts'
@@ -19,6 +19,7 @@ function pattern(data: Uint8Array): Uint8Array {
 }
 const picture = (rgb: unknown = pattern(new Uint8Array(bytes)), changes = {}) =>
   ({ rgb, width, height, ...changes }) as NativePicture
+const prepareCell = async (one: NativePicture, size = cell) => (await addon.prepareCells([one], size))[0]!
 const crc = (cells: NativeCell[]) => Buffer.from(addon.canvasBytes({ cells, columns: 1 }).rgb).toString('base64')
 
 /** The same memory, as somebody else's: the array has nothing left. */
@@ -39,9 +40,9 @@ interface Resizable extends ArrayBuffer {
 const resizable = (size: number, most: number) =>
   new (ArrayBuffer as unknown as new (size: number, options: object) => Resizable)(size, { maxByteLength: most })
 
-describe('prepareCell', () => {
+describe('prepareCells', () => {
   const bad: [string, unknown[], string][] = [
-    ['nothing', [undefined, cell], 'BAD_ARGUMENT'],
+    ['nothing', [{}, cell], 'BAD_ARGUMENT'],
     ['pixels of numbers', [picture([1, 2, 3]), cell], 'BAD_ARGUMENT'],
     ['floats', [picture(new Float32Array(bytes)), cell], 'BAD_ARGUMENT'],
     ['bytes missing', [picture(new Uint8Array(bytes - 1)), cell], 'BAD_VIEW'],
@@ -64,11 +65,13 @@ describe('prepareCell', () => {
     ],
   ]
   test.each(bad)('refuses %s', async (_, given, code) => {
-    await expect(addon.prepareCell(...(given as Parameters<typeof addon.prepareCell>))).rejects.toMatchObject({ code })
+    const [one, size, label] = given as [NativePicture, typeof cell, NativeLabel]
+    await expect(addon.prepareCells([{ ...one, label }], size)).rejects.toMatchObject({ code })
+    await expect(addon.prepareCells([picture(), { ...one, label }], size)).rejects.toMatchObject({ code })
   })
 
   test('gives the same for every kind of buffer', async () => {
-    const expected = crc([await addon.prepareCell(picture(undefined, { owned: true }), cell)])
+    const expected = crc([await prepareCell(picture(undefined, { owned: true }), cell)])
     const inside = new Uint8Array(bytes + 50).subarray(7, 7 + bytes)
     const shared = new Uint8Array(new SharedArrayBuffer(bytes))
     const growing = new Uint8Array(resizable(bytes, 2 * bytes), 0, bytes)
@@ -76,30 +79,30 @@ describe('prepareCell', () => {
     const memory = wasmMemory()
     const wasm = new Uint8Array(memory.buffer, 100, bytes)
     for (const rgb of [inside, shared, growing, tracking, wasm, Buffer.alloc(bytes)]) {
-      expect(crc([await addon.prepareCell(picture(pattern(rgb)), cell)])).toBe(expected)
+      expect(crc([await prepareCell(picture(pattern(rgb)), cell)])).toBe(expected)
     }
   })
 
   test('notices a buffer that is taken away, shrunk or filled anew, and never reads where nothing is', async () => {
     for (let i = 0; i < 40; i++) {
       const whole = pattern(new Uint8Array(bytes))
-      const moving = addon.prepareCell(picture(whole), cell)
+      const moving = prepareCell(picture(whole), cell)
       const moved = take(whole) // the same memory, somebody else's
       await expect(moving).rejects.toMatchObject({ code: 'BAD_VIEW', message: expect.stringMatching(/transferred/) })
       expect(moved.byteLength).toBe(bytes)
 
       const buffer = resizable(bytes, bytes)
-      const shrinking = addon.prepareCell(picture(pattern(new Uint8Array(buffer))), cell)
+      const shrinking = prepareCell(picture(pattern(new Uint8Array(buffer))), cell)
       buffer.resize(0)
       await expect(shrinking).rejects.toMatchObject({ code: 'BAD_VIEW' })
 
       const memory = wasmMemory()
-      const growing = addon.prepareCell(picture(pattern(new Uint8Array(memory.buffer, 0, bytes))), cell)
+      const growing = prepareCell(picture(pattern(new Uint8Array(memory.buffer, 0, bytes))), cell)
       memory.grow(8)
       await expect(growing).rejects.toMatchObject({ code: 'BAD_VIEW' })
 
       const reused = pattern(new Uint8Array(bytes))
-      const filling = addon.prepareCell(picture(reused), cell)
+      const filling = prepareCell(picture(reused), cell)
       reused.reverse()
       await expect(filling).rejects.toMatchObject({ code: 'BAD_VIEW', message: expect.stringMatching(/changed/) })
     }
@@ -109,7 +112,12 @@ describe('prepareCell', () => {
     const large = { width: 1600, height: 900 }
     for (let i = 0; i < 20; i++) {
       const frames = Array.from({ length: 6 }, () => new Uint8Array(1600 * 900 * 3))
-      const reading = frames.map((rgb) => addon.prepareCell({ rgb, ...large }, cell))
+      const reading = [
+        addon.prepareCells(
+          frames.map((rgb) => ({ rgb, ...large })),
+          cell,
+        ),
+      ]
       for (const rgb of frames) take(rgb)
       frames.length = 0
       globalThis.gc?.()
@@ -118,10 +126,21 @@ describe('prepareCell', () => {
     }
   })
 
+  test('gives cells in the order of the pictures, and a list that is empty', async () => {
+    const values = [3, 1, 2, 250, 9, 77, 40]
+    const cells = await addon.prepareCells(
+      values.map((value) => picture(new Uint8Array(bytes).fill(value))),
+      cell,
+    )
+    expect(cells.map((one) => addon.canvasBytes({ cells: [one], columns: 1 }).rgb[0])).toEqual(values)
+    expect(await addon.prepareCells([], cell)).toEqual([])
+    await expect(addon.prepareCells(undefined as never, cell)).rejects.toMatchObject({ code: 'BAD_ARGUMENT' })
+  })
+
   test('small pictures are read at once', async () => {
     const small = { rgb: pattern(new Uint8Array(300)), width: 10, height: 10 }
-    const expected = crc([await addon.prepareCell({ ...small, rgb: small.rgb.slice() }, cell)])
-    const reading = addon.prepareCell(small, cell)
+    const expected = crc([await prepareCell({ ...small, rgb: small.rgb.slice() }, cell)])
+    const reading = prepareCell(small, cell)
     take(small.rgb)
     expect(crc([await reading])).toBe(expected)
   })
@@ -145,9 +164,7 @@ describe('prepareTiles', () => {
   })
 
   test('refuses cells that do not fill the canvas, or differ in size, and handles of another kind', async () => {
-    const [a, b] = await Promise.all(
-      [112, 56].map((edge) => addon.prepareCell(picture(), { width: edge, height: edge })),
-    )
+    const [a, b] = await Promise.all([112, 56].map((edge) => prepareCell(picture(), { width: edge, height: edge })))
     const tiles = await addon.prepareTiles({ cells: [a!], columns: 1 }, oneTile, 112)
     for (const given of [
       { cells: [a!, a!, a!], columns: 2 },

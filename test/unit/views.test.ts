@@ -344,10 +344,10 @@ describe('imagesFor', () => {
       const calls: number[] = []
       const counting = {
         chooseGrid: addon.chooseGrid,
-        prepareCell: ((picture, ...rest) => {
-          calls.push(picture.rgb[0]!)
-          return addon.prepareCell(picture, ...rest)
-        }) as typeof addon.prepareCell,
+        prepareCells: ((pictures, size) => {
+          calls.push(...pictures.map(({ rgb }) => rgb[0]!))
+          return addon.prepareCells(pictures, size)
+        }) as typeof addon.prepareCells,
         prepareTiles: ((image, ...rest) => {
           if ('rgb' in image) calls.push(image.rgb[0]!)
           return addon.prepareTiles(image, ...rest)
