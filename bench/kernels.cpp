@@ -353,13 +353,13 @@ void products(Bench& bench) {
       Product product(bench.forms(), kind, s.m, s.n, s.k, int8);
       gemm(bench.forms(), product.job, bench.workers());
       product.check(name);
-      if (std::strcmp(s.name, "vit_fc1") == 0) product.job.after = After::gelu;
+      if (std::strcmp(s.name, "vit_fc1") == 0) product.job.after = Epilogue::gelu;
       if (std::strcmp(s.name, "prefill_gated") == 0) {
-        product.job.after = After::gated;
+        product.job.after = Epilogue::gated;
         product.job.out_stride = s.n / 2;
       }
       if (std::strcmp(s.name, "vit_fc2") == 0 || std::strcmp(s.name, "prefill_down") == 0)
-        product.job.after = After::add;
+        product.job.after = Epilogue::add;
       bench.time(name, int8 ? "u8s8" : "bf16", 2.0 * s.m * s.n * s.k, static_cast<double>(packed_bytes(kind, s.n, s.k)),
                  [&] { gemm(bench.forms(), product.job, bench.workers()); });
     }
@@ -374,22 +374,22 @@ void decode_weights(Bench& bench) {
       if (!bench.wants(name)) continue;
       std::vector<std::unique_ptr<Product>> all;
       double bytes = 0, operations = 0;
-      const auto add = [&](WeightKind of, int64_t n, int64_t k, After after) {
+      const auto add = [&](WeightKind of, int64_t n, int64_t k, Epilogue after) {
         all.push_back(std::make_unique<Product>(bench.forms(), of, rows, n, k, false));
         gemm(bench.forms(), all.back()->job, bench.workers());
         all.back()->check(name);
         all.back()->job.after = after;
-        if (after == After::gated) all.back()->job.out_stride = n / 2;
+        if (after == Epilogue::gated) all.back()->job.out_stride = n / 2;
         bytes += static_cast<double>(packed_bytes(of, n, k));
         operations += 2.0 * rows * n * k;
       };
       for (int layer = 0; layer < 24; ++layer) {
-        add(kind, 1152, 896, After::store);
-        add(kind, 896, 896, After::add);
-        add(kind, 9728, 896, After::gated);
-        add(kind, 896, 4864, After::add);
+        add(kind, 1152, 896, Epilogue::store);
+        add(kind, 896, 896, Epilogue::add);
+        add(kind, 9728, 896, Epilogue::gated);
+        add(kind, 896, 4864, Epilogue::add);
       }
-      add(kind == WeightKind::s4 ? WeightKind::s8 : kind, 151655, 896, After::store);
+      add(kind == WeightKind::s4 ? WeightKind::s8 : kind, 151655, 896, Epilogue::store);
       bench.time(name, "bf16", operations, bytes, [&] {
         for (const auto& product : all) gemm(bench.forms(), product->job, bench.workers());
       });

@@ -2,7 +2,7 @@
  * Holds the arrows of the house: lib -> lib/native.ts -> addon -> {serve, image, packed} -> network -> device -> base <- kernels. CUDA only in
  * kernels/cuda, napi.h in one file, no room knows more than its walls let it, and one module loads the addon.
  */
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 
@@ -95,6 +95,32 @@ describe('native', () => {
         !file.startsWith('native/kernels/cuda/'),
     )
     expect(found).toEqual([])
+  })
+})
+
+describe('comments of native sources', () => {
+  const texts = sources('native', /\.(cpp|h|cu|cuh)$/)
+
+  test('a kernel file says what checks it, and that is there', () => {
+    const wrong: string[] = []
+    for (const { file, text } of texts) {
+      const lines = [...text.matchAll(/^\/\/\s+Checked\s+(.*(?:\n\/\/ {2,}\S.*)*)/gm)].map((match) => match[1]!)
+      if (file.endsWith('.cu') && lines.length !== 1) wrong.push(`${file}: ${lines.length} lines say "Checked"`)
+      for (const line of lines) {
+        // "test/a_test.cpp, case, other_." names cases, or their prefixes; what follows a semicolon is about something else.
+        const [test, ...cases] = line.split(';')[0]!.replace(/\.$/, '').split(/,\s*/)
+        if (!existsSync(path.join(root, test!))) wrong.push(`${file}: ${test} is not there`)
+        else {
+          const names = [...readFileSync(path.join(root, test!), 'utf8').matchAll(/\bTEST\((\w+)/g)].map(
+            (match) => match[1]!,
+          )
+          for (const name of cases) {
+            if (!names.some((one) => one.startsWith(name))) wrong.push(`${file}: ${test} has no case ${name}`)
+          }
+        }
+      }
+    }
+    expect(wrong).toEqual([])
   })
 })
 

@@ -115,10 +115,10 @@ void linear_row(Bench& bench, const std::string& name, int64_t rows, int64_t n, 
       }
     }
     if (after != After::f32) job.bias = after == After::gated ? nullptr : bias->as<float>();
-    job.gelu = after == After::gelu;
-    job.add = after == After::add || after == After::scale_add;
     job.scale = after == After::scale_add ? scale->as<float>() : nullptr;
-    job.gated = after == After::gated;
+    if (after == After::gelu) job.after = Epilogue::gelu;
+    if (after == After::add || after == After::scale_add) job.after = Epilogue::add;
+    if (after == After::gated) job.after = Epilogue::gated;
     return [=, keep = std::vector<AreaPtr>{x, w, out, bias, scale}] { run(job); };
   });
 }

@@ -10,11 +10,10 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/epilogue.h"
 #include "base/tensor.h"
 
 namespace drivlm {
-
-enum class Act { none, gelu };  // gelu is the erf form
 
 struct Norm {
   Tensor weight;  // [dim]
@@ -103,12 +102,13 @@ class Ops {
 
   // ---- both ----
 
-  // out [rows, n] = act(x [rows, k] * w^T + bias). out may be f32 whatever the activation type. bias may be empty.
-  virtual void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) = 0;
+  // out [rows, n] = y or gelu(y), y = x [rows, k] * w^T + bias. out may be f32 whatever the activation type. bias may be empty. `after`:
+  // store or gelu; the other epilogues are the ops below.
+  virtual void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) = 0;
 
   // x [rows, n] += scale * (in [rows, k] * w^T + bias). bias and scale [n] may be empty. scratch [rows, n].
   virtual void linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor scratch) {
-    linear(scratch, in, w, bias, Act::none);
+    linear(scratch, in, w, bias, Epilogue::store);
     scale_add(x, scratch, scale);
   }
 

@@ -56,7 +56,7 @@ void Decoder::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
 
   // x = x + out(attention(rope(qkv(norm1(x)))))
   ops_.norm(h, x, w.norm1);
-  ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Act::none);
+  ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Epilogue::store);
   ops_.rope_append(qkv, w.q_norm, w.k_norm, config_.norm_eps, part(cos_sin_, rows, config_.head_dim), kv, layer, config_.heads, batch_);
   ops_.attention_cached(attended, qkv, kv, layer, config_.heads, batch_);
   ops_.linear_add(x, attended, *w.out, {}, {}, y);
@@ -121,14 +121,14 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, c
     probe->take("llm.final_norm", h);
     for (int64_t row = 0; row < rows && probe->wants("logits"); row += max_logits_) {
       const int64_t n = std::min(max_logits_, rows - row);
-      ops_.linear(logits_.rows(0, n), h.rows(row, n), *weights_.head, {}, Act::none);
+      ops_.linear(logits_.rows(0, n), h.rows(row, n), *weights_.head, {}, Epilogue::store);
       probe->take("logits", logits_.rows(0, n));
     }
   }
   if (wanted == 0) return {};
   Tensor last = last_.rows(0, wanted);
   ops_.norm(last, last, weights_.norm);
-  ops_.linear(logits_.rows(0, wanted), last, *weights_.head, {}, Act::none);
+  ops_.linear(logits_.rows(0, wanted), last, *weights_.head, {}, Epilogue::store);
   if (step) ops_.end_step();
   return logits_.rows(0, wanted);
 }

@@ -30,7 +30,7 @@ void VisionEncoder::embed(Tensor tiles, Probe* probe) {
   Tensor x(x_.data, x_.dtype, {count, config_.positions(), dim});
   ops_.patchify(pixels, tiles, config_.patch_size, config_.mean, config_.std);
   if (probe) probe->take("vit.patches", pixels);
-  ops_.linear(embedded, pixels, *vision_.patch, vision_.patch_bias, Act::none);
+  ops_.linear(embedded, pixels, *vision_.patch, vision_.patch_bias, Epilogue::store);
   ops_.assemble_tiles(x, embedded, vision_.class_embedding, vision_.positions);
   if (probe) probe->take("vit.embeddings", x);
 }
@@ -44,7 +44,7 @@ void VisionEncoder::block(int64_t layer, int64_t tiles, Probe* probe) {
 
   // x = x + ls1 * attn(norm1(x))
   ops_.norm(h, x, w.norm1);
-  ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Act::none);
+  ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Epilogue::store);
   if (config_.qk_norm) {
     ops_.norm_columns(qkv, 0, dim, w.q_norm, config_.norm_eps);
     ops_.norm_columns(qkv, dim, dim, w.k_norm, config_.norm_eps);
@@ -54,7 +54,7 @@ void VisionEncoder::block(int64_t layer, int64_t tiles, Probe* probe) {
 
   // x = x + ls2 * mlp(norm2(x))
   ops_.norm(h, x, w.norm2);
-  ops_.linear(mid, h, *w.fc1, w.fc1_bias, Act::gelu);
+  ops_.linear(mid, h, *w.fc1, w.fc1_bias, Epilogue::gelu);
   ops_.linear_add(x, mid, *w.fc2, w.fc2_bias, w.ls2, y);
   if (probe) probe->take("vit.layer" + std::to_string(layer), x.reshaped({tiles, config_.positions(), dim}));
 }
@@ -69,8 +69,8 @@ void VisionEncoder::project(Tensor image_tokens, int64_t tiles, Probe* probe) {
     probe->take("vit.pixel_shuffle", shuffled);
   }
   ops_.pixel_shuffle_norm(shuffled, x, config_.grid(), projector_config_.shuffle_version, projector_.norm);
-  ops_.linear(mid, shuffled, *projector_.fc1, projector_.fc1_bias, Act::gelu);
-  ops_.linear(image_tokens, mid, *projector_.fc2, projector_.fc2_bias, Act::none);
+  ops_.linear(mid, shuffled, *projector_.fc1, projector_.fc1_bias, Epilogue::gelu);
+  ops_.linear(image_tokens, mid, *projector_.fc2, projector_.fc2_bias, Epilogue::store);
   if (probe) probe->take("projector", image_tokens);
 }
 

@@ -46,7 +46,7 @@ std::vector<float> column(drivlm::Device& device, const drivlm::Matrix& w, int64
   x.host[k] = __float2bfloat16(1);
   x.upload();
   Buffer<float> y(w.rows);
-  device.ops().linear(Tensor(y.data, DType::f32, {1, w.rows}), Tensor(x.data, DType::bf16, {1, w.cols}), w, {}, drivlm::Act::none);
+  device.ops().linear(Tensor(y.data, DType::f32, {1, w.rows}), Tensor(x.data, DType::bf16, {1, w.cols}), w, {}, drivlm::Epilogue::store);
   device.synchronize();
   y.download();
   return y.host;

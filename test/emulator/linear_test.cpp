@@ -9,6 +9,7 @@
 
 using namespace drivlm::cuda;
 using namespace drivlm::cuda::testing;
+using drivlm::Epilogue;
 
 namespace {
 
@@ -64,9 +65,9 @@ void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile) {  //
   Linear job{x.data, w.data, rows, n, k, stride};
   if (kind != Kind::store && kind != Kind::gated) job.bias = bias.data;
   if (kind == Kind::scale_add) job.scale = scale.data;
-  job.gelu = kind == Kind::gelu;
-  job.add = kind == Kind::add || kind == Kind::scale_add;
-  job.gated = kind == Kind::gated;
+  if (kind == Kind::gelu) job.after = Epilogue::gelu;
+  if (kind == Kind::add || kind == Kind::scale_add) job.after = Epilogue::add;
+  if (kind == Kind::gated) job.after = Epilogue::gated;
   job.out_f32 = kind == Kind::f32;
   job.out = job.out_f32 ? static_cast<void*>(out_f32.data) : out.data;
   tile < 0 ? matvec(job, nullptr) : linear(job, LinearTile(tile), nullptr);

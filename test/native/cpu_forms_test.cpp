@@ -37,7 +37,7 @@ double silu(double v) { return v / (1 + std::exp(-v)); }
 
 struct GemmCase {
   int64_t m, n, k;
-  After after;
+  Epilogue after;
   bool bias, scale, out_f32, x_f32;
 };
 
@@ -47,7 +47,7 @@ void run_gemm(const Tier& tier, WeightKind kind, const GemmCase& c, int threads)
   name << tier.name << " " << (kind == WeightKind::f32 ? "f32" : "bf16") << " " << c.m << "x" << c.n << "x" << c.k
        << " after " << static_cast<int>(c.after) << " threads " << threads;
   Random random(static_cast<uint32_t>(c.m * 131 + c.n * 17 + c.k));
-  const bool gated = c.after == After::gated;
+  const bool gated = c.after == Epilogue::gated;
   const auto x16 = random.halves(c.m * c.k, 1);
   const auto x32 = random.floats(c.m * c.k, 1);
   const auto w16 = random.halves(c.n * c.k, 0.3f);
@@ -117,8 +117,8 @@ void run_gemm(const Tier& tier, WeightKind kind, const GemmCase& c, int threads)
       } else {
         product(j, y, y32);
         if (c.bias) y += bias[j], y32 += bias[j];
-        if (c.after == After::gelu) y = gelu(y), y32 = static_cast<float>(gelu(y32));
-        if (c.after == After::add) {
+        if (c.after == Epilogue::gelu) y = gelu(y), y32 = static_cast<float>(gelu(y32));
+        if (c.after == Epilogue::add) {
           y = old + (c.scale ? y * scale[j] : y);
           y32 = old + (c.scale ? y32 * scale[j] : y32);
         }
@@ -140,13 +140,13 @@ TEST(cpu_gemm_odd_shapes) {
   for_each_tier([](const Tier& tier) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
       for (const int64_t m : {1, 2, 3, 5, 8, 13, 14, 15, 29, 131}) {
-        run_gemm(tier, kind, {m, 67, 45, After::store, true, false, false, false}, 1);
-        run_gemm(tier, kind, {m, 33, 1, After::store, false, false, true, kind == WeightKind::f32}, 2);
+        run_gemm(tier, kind, {m, 67, 45, Epilogue::store, true, false, false, false}, 1);
+        run_gemm(tier, kind, {m, 33, 1, Epilogue::store, false, false, true, kind == WeightKind::f32}, 2);
       }
-      run_gemm(tier, kind, {1025, 37, 19, After::store, true, false, false, false}, 3);
-      run_gemm(tier, kind, {7, 1, 130, After::store, true, false, true, true}, 2);
-      run_gemm(tier, kind, {300, 70, 2500, After::store, true, false, false, false}, 2);  // several blocks of rows
-      run_gemm(tier, kind, {2, 900, 64, After::store, true, false, false, true}, 3);      // shares of panels
+      run_gemm(tier, kind, {1025, 37, 19, Epilogue::store, true, false, false, false}, 3);
+      run_gemm(tier, kind, {7, 1, 130, Epilogue::store, true, false, true, true}, 2);
+      run_gemm(tier, kind, {300, 70, 2500, Epilogue::store, true, false, false, false}, 2);  // several blocks of rows
+      run_gemm(tier, kind, {2, 900, 64, Epilogue::store, true, false, false, true}, 3);      // shares of panels
     }
   });
 }
@@ -170,7 +170,7 @@ TEST(cpu_gemm_beside_others) {
         job.w = packed->data;
         job.kind = kind;
         job.m = m, job.n = n, job.k = k;
-        job.after = After::gelu;
+        job.after = Epilogue::gelu;
         job.out = out.data();
         job.out_stride = n;
         job.out_f32 = true;
@@ -191,12 +191,12 @@ TEST(cpu_gemm_epilogues) {
   for_each_tier([](const Tier& tier) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
       for (const bool out_f32 : {false, true}) {
-        run_gemm(tier, kind, {15, 75, 45, After::gelu, true, false, out_f32, false}, 1);
-        run_gemm(tier, kind, {15, 75, 45, After::gelu, false, false, out_f32, false}, 2);
-        run_gemm(tier, kind, {15, 75, 45, After::add, true, true, out_f32, false}, 1);
-        run_gemm(tier, kind, {15, 75, 45, After::add, false, false, out_f32, false}, 2);
-        run_gemm(tier, kind, {15, 96, 45, After::gated, false, false, out_f32, false}, 1);
-        run_gemm(tier, kind, {1, 128, 45, After::gated, false, false, out_f32, false}, 2);
+        run_gemm(tier, kind, {15, 75, 45, Epilogue::gelu, true, false, out_f32, false}, 1);
+        run_gemm(tier, kind, {15, 75, 45, Epilogue::gelu, false, false, out_f32, false}, 2);
+        run_gemm(tier, kind, {15, 75, 45, Epilogue::add, true, true, out_f32, false}, 1);
+        run_gemm(tier, kind, {15, 75, 45, Epilogue::add, false, false, out_f32, false}, 2);
+        run_gemm(tier, kind, {15, 96, 45, Epilogue::gated, false, false, out_f32, false}, 1);
+        run_gemm(tier, kind, {1, 128, 45, Epilogue::gated, false, false, out_f32, false}, 2);
       }
     }
   });

@@ -123,19 +123,19 @@ TEST(cpu_packed_linear) {
     compare("linear", [&](Bench& b) {
       const auto matrix = b.device().load_matrix(w->host);
       Tensor out = b.empty(rows, n);
-      b.ops().linear(out, b.tensor(x, rows, k), *matrix, b.vector(bias), Act::none);
+      b.ops().linear(out, b.tensor(x, rows, k), *matrix, b.vector(bias), Epilogue::store);
       return b.read(out);
     });
     compare("linear to f32, no bias", [&](Bench& b) {
       const auto matrix = b.device().load_matrix(w->host);
       Tensor out = b.empty(DType::f32, rows, n);
-      b.ops().linear(out, b.tensor(x, rows, k), *matrix, {}, Act::none);
+      b.ops().linear(out, b.tensor(x, rows, k), *matrix, {}, Epilogue::store);
       return b.read(out);
     });
     compare("linear gelu", [&](Bench& b) {
       const auto matrix = b.device().load_matrix(w->host);
       Tensor out = b.empty(rows, n);
-      b.ops().linear(out, b.tensor(x, rows, k), *matrix, b.vector(bias), Act::gelu);
+      b.ops().linear(out, b.tensor(x, rows, k), *matrix, b.vector(bias), Epilogue::gelu);
       return b.read(out);
     });
     compare("linear_add", [&](Bench& b) {
@@ -266,7 +266,7 @@ TEST(cpu_packed_stored_types) {
     compare("stored as " + stored.name, [&](Bench& b) {
       const auto matrix = b.device().load_matrix(stored);
       Tensor out = b.empty(rows, n);
-      b.ops().linear(out, b.tensor(x, rows, k), *matrix, {}, Act::none);
+      b.ops().linear(out, b.tensor(x, rows, k), *matrix, {}, Epilogue::store);
       return b.read(out);
     });
   }
@@ -306,7 +306,7 @@ TEST(cpu_packed_formats) {
         const auto product = [&](Bench& b, const Matrix& m, bool of_gated) {
           Tensor out = b.empty(DType::f32, rows, n);
           of_gated ? b.ops().linear_gated(out, b.tensor(x, rows, k), m)
-                   : b.ops().linear(out, b.tensor(x, rows, k), m, {}, Act::none);
+                   : b.ops().linear(out, b.tensor(x, rows, k), m, {}, Epilogue::store);
           return b.read(out);
         };
         for (const bool of_gated : {false, true}) {

@@ -15,7 +15,7 @@ class CpuOps : public Ops {
   void attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) override;
   void pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) override;
 
-  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) override;
+  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) override;
   void scale_add(Tensor x, Tensor y, Tensor scale) override;
   void norm(Tensor out, Tensor x, const Norm& norm) override;
   void norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) override;

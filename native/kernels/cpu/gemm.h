@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/epilogue.h"
+
 namespace drivlm::cpu {
 
 // Of what is said above and at WeightKind, and of how values are rounded (packed/formats.h): raised when any of it changes, since caches on
@@ -47,13 +49,6 @@ constexpr size_t packed_bytes(WeightKind kind, int64_t n, int64_t k) {
 // Rows of x up to which quantised weights are streamed as they are.
 constexpr int64_t kStreamRows = 8;
 
-enum class After : uint8_t {
-  store,  // out = y + bias
-  gelu,   // out = gelu(y + bias), the erf form
-  add,    // out += scale * (y + bias)
-  gated,  // out [m, n / 2] = silu(gate) * up
-};
-
 struct GemmJob {
   const void* x = nullptr;  // bf16 or f32; f32 for f32 weights keeps all of it
   int64_t x_stride = 0;     // in elements
@@ -66,9 +61,9 @@ struct GemmJob {
   const int32_t* w_sum = nullptr;  // s8: [panels * 32] sums of each row's q
   int64_t m = 0, n = 0, k = 0;     // n counts the packed rows: 2 * ffn when gated
 
-  After after = After::store;
+  Epilogue after = Epilogue::store;
   const float* bias = nullptr;   // [n] or null
-  const float* scale = nullptr;  // After::add: [n] or null
+  const float* scale = nullptr;  // Epilogue::add: [n] or null
   void* out = nullptr;           // bf16 or f32
   int64_t out_stride = 0;        // in elements
   bool out_f32 = false;

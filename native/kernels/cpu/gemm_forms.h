@@ -14,7 +14,7 @@
 namespace drivlm::DRIVLM_TIER {
 namespace {
 
-using cpu::After;
+using drivlm::Epilogue;
 using cpu::GemmJob;
 using cpu::WeightKind;
 
@@ -51,23 +51,23 @@ class Column {
   const I sum_;
 };
 
-template <After kAfter, class Out>
+template <Epilogue kAfter, class Out>
 DRIVLM_INLINE F activate(F v) {
-  if constexpr (std::is_same_v<Out, float>) return kAfter == After::gelu ? gelu(v) : silu(v);
-  return kAfter == After::gelu ? gelu_coarse(v) : silu_coarse(v);
+  if constexpr (std::is_same_v<Out, float>) return kAfter == Epilogue::gelu ? gelu(v) : silu(v);
+  return kAfter == Epilogue::gelu ? gelu_coarse(v) : silu_coarse(v);
 }
 
 // sums: [rows, 32] of rows row0 + r and columns of `panel`.
-template <After kAfter, class Out>
+template <Epilogue kAfter, class Out>
 void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
   const int64_t column0 = panel * 32;
-  if constexpr (kAfter == After::gated) {
+  if constexpr (kAfter == Epilogue::gated) {
     const int64_t columns = min_of(16, job.n / 2 - panel * 16);
     for (int64_t j = 0; j < columns; j += kWidth) {
       const Column gate(by, sums, j), up(by, sums, j + 16);
       Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + panel * 16 + j;
       for (int64_t r = 0; r < rows; ++r, out += job.out_stride)
-        store_first(out, activate<After::gated, Out>(gate.at(r)) * up.at(r), columns - j);
+        store_first(out, activate<Epilogue::gated, Out>(gate.at(r)) * up.at(r), columns - j);
     }
   } else {
     const int64_t columns = min_of(32, job.n - column0);
@@ -75,12 +75,12 @@ void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t ro
       const int64_t left = columns - j;
       const Column values(by, sums, j);
       const F bias = job.bias ? load_first(job.bias + column0 + j, left) : F{};
-      const F scale = kAfter == After::add && job.scale ? load_first(job.scale + column0 + j, left) : splat(1.0f);
+      const F scale = kAfter == Epilogue::add && job.scale ? load_first(job.scale + column0 + j, left) : splat(1.0f);
       Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + column0 + j;
       for (int64_t r = 0; r < rows; ++r, out += job.out_stride) {
         F v = values.at(r) + bias;
-        if constexpr (kAfter == After::gelu) v = activate<After::gelu, Out>(v);
-        if constexpr (kAfter == After::add) v = load_first(out, left) + scale * v;
+        if constexpr (kAfter == Epilogue::gelu) v = activate<Epilogue::gelu, Out>(v);
+        if constexpr (kAfter == Epilogue::add) v = load_first(out, left) + scale * v;
         store_first(out, v, left);
       }
     }
@@ -90,18 +90,18 @@ void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t ro
 using Finish = void (*)(const GemmJob&, const Rescale&, const float*, int64_t, int64_t, int64_t);
 
 template <class Out>
-Finish finish_for(After after) {
+Finish finish_for(Epilogue after) {
   switch (after) {
-    case After::gelu:
-      return finish<After::gelu, Out>;
-    case After::add:
-      return finish<After::add, Out>;
-    case After::gated:
-      return finish<After::gated, Out>;
-    case After::store:
+    case Epilogue::gelu:
+      return finish<Epilogue::gelu, Out>;
+    case Epilogue::add:
+      return finish<Epilogue::add, Out>;
+    case Epilogue::gated:
+      return finish<Epilogue::gated, Out>;
+    case Epilogue::store:
       break;
   }
-  return finish<After::store, Out>;
+  return finish<Epilogue::store, Out>;
 }
 
 DRIVLM_INLINE Finish finish_for(const GemmJob& job) {
@@ -165,7 +165,7 @@ size_t gemm_scratch(int64_t rows, int64_t k) {
 
 // Where the values of a tile go is fetched while their sums are made: its rows are far apart, each a line of its own.
 DRIVLM_INLINE void fetch_out(const GemmJob& job, int64_t row, int64_t rows, int64_t panel) {
-  const int64_t element = job.out_f32 ? 4 : 2, columns = job.after == After::gated ? 16 : 32;
+  const int64_t element = job.out_f32 ? 4 : 2, columns = job.after == Epilogue::gated ? 16 : 32;
   const char* out = static_cast<const char*>(job.out) + (row * job.out_stride + panel * columns) * element;
   for (int64_t r = 0; r < rows; ++r, out += job.out_stride * element) __builtin_prefetch(out, 1);
 }

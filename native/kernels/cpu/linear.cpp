@@ -42,7 +42,7 @@ constexpr int64_t kKeptRows = 256;
 
 }  // namespace
 
-void CpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) {
+void CpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
   const MappedMatrix& matrix = mapped("linear", w);
   const int64_t rows = x.shape[0], k = w.cols, n = w.rows;
   expect_shape("linear", "x", x, {rows, k});
@@ -60,7 +60,7 @@ void CpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act)
         const float b = bias ? bias.as<float>()[column] : 0.0f;
         for (int64_t row = 0; row < rows; ++row) {
           const float sum = dot(in + row * k, weight, k) + b;
-          to[row * n + column] = from_float<T>(act == Act::gelu ? gelu(to_float(from_float<T>(sum))) : sum);
+          to[row * n + column] = from_float<T>(after == Epilogue::gelu ? gelu(to_float(from_float<T>(sum))) : sum);
         }
       }
     });

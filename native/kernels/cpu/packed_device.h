@@ -42,7 +42,7 @@ class PackedCpuOps : public CpuOps {
   PackedCpuOps(Device& device, int threads, const cpu::Forms& forms, bool int8_activations);
 
   void attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) override;
-  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) override;
+  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) override;
   void linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor scratch) override;
   void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) override;
   void scale_add(Tensor x, Tensor y, Tensor scale) override;

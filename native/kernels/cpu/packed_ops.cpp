@@ -37,7 +37,7 @@ PackedCpuOps::PackedCpuOps(Device& device, int threads, const cpu::Forms& forms,
 
 // The shapes, then job.out = job.after(x * w^T).
 void PackedCpuOps::multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob job) {
-  const bool gated = job.after == cpu::After::gated;
+  const bool gated = job.after == Epilogue::gated;
   const char* op = gated ? "linear_gated" : "linear";
   const auto* matrix = dynamic_cast<const PackedMatrix*>(&w);
   if (!matrix || matrix->gated != gated) throw Error(Code::internal, std::string(op) + ": not a matrix packed for it");
@@ -64,16 +64,16 @@ void PackedCpuOps::multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob 
   cpu::gemm(forms_, job, pool_);
 }
 
-void PackedCpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) {
+void PackedCpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
   cpu::GemmJob job;
-  job.after = act == Act::gelu ? cpu::After::gelu : cpu::After::store;
+  job.after = after;
   job.bias = vector_of("linear", "bias", bias, w.rows);
   multiply(out, x, w, job);
 }
 
 void PackedCpuOps::linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor) {
   cpu::GemmJob job;
-  job.after = cpu::After::add;
+  job.after = Epilogue::add;
   job.bias = vector_of("linear_add", "bias", bias, w.rows);
   job.scale = vector_of("linear_add", "scale", scale, w.rows);
   multiply(x, in, w, job);
@@ -81,7 +81,7 @@ void PackedCpuOps::linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias,
 
 void PackedCpuOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
   cpu::GemmJob job;
-  job.after = cpu::After::gated;
+  job.after = Epilogue::gated;
   multiply(out, x, gate_up, job);
 }
 

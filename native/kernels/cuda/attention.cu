@@ -18,7 +18,9 @@
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 
 namespace drivlm::cuda {
 
@@ -125,6 +127,15 @@ void attention_full(const FullAttention& job, cudaStream_t stream) {
     default:
       throw Error(Code::internal, text("attention: no kernel for head_dim %d; built for 16, 32, 64, 96, 128", job.head_dim));
   }
+}
+
+void CudaOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) {
+  const int64_t rows = qkv.shape[0];
+  expect_shape("attention", "qkv", qkv, {rows, 3 * heads * head_dim});
+  expect_shape("attention", "out", out, {rows, heads * head_dim});
+  expect_bf16("attention", "qkv", qkv);
+  if (rows % positions != 0) throw Error(Code::internal, "attention: rows are not whole groups");
+  attention_full({qkv.as<bf16>(), out.as<bf16>(), int(rows / positions), int(positions), int(heads), int(head_dim)}, stream());
 }
 
 }  // namespace drivlm::cuda

@@ -6,7 +6,7 @@
 //   keys, values   [pages, kv_heads, 64, head_dim]            bf16   one layer; a page is one tile of keys
 //   partial        [slots, heads, head_dim + 2]               f32    of rows whose keys are split over blocks
 //
-// Tiling    The host cuts the pass into items (cuda_ops.cpp): some tokens against a range of keys of one page table. An item
+// Tiling    The host cuts the pass into items (attention_plan.cpp): some tokens against a range of keys of one page table. An item
 //           and a kv head make a block. Its rows are tokens x the query heads that share the kv head, so K and V are read
 //           once for the group. Wide items: 64 rows, 16 a warp. Narrow ones (decode): 16 rows, and the warps take a quarter
 //           of each page's keys instead, merged at the end. Pages are double-buffered by cp.async.
@@ -23,7 +23,9 @@
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 
 namespace drivlm::cuda {
 
@@ -272,6 +274,42 @@ void attention_cached(const CachedAttention& job, cudaStream_t stream) {
     default:
       throw Error(Code::internal, text("attention: no kernel for head_dim %d; built for 16, 32, 64, 96, 128", job.head_dim));
   }
+}
+
+// The plan is the same for all layers of a pass; the first one makes it.
+const AttentionPlan& CudaOps::plan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t head_dim, bool padded) {
+  if (plan_) return *plan_;
+  const int64_t slot_bytes = heads * (head_dim + 2) * int64_t(sizeof(float));
+  plan_ = plan_attention(batch, heads, kv_heads, context_.limits.multiprocessors, int64_t(kPartialBytes) / slot_bytes);
+  if (padded) pad(*plan_);
+  plan_lists_.clear();
+  plan_lists_.add(plan_->wide);
+  plan_lists_.add(plan_->narrow);
+  plan_lists_.add(plan_->tokens);
+  plan_lists_.add(plan_->split_tokens);
+  send(plan_lists_);
+  return *plan_;
+}
+
+void CudaOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) {
+  const int64_t kv_heads = kv.shape.kv_heads, head_dim = kv.shape.head_dim;
+  expect_shape("attention_cached", "qkv", qkv, {batch.rows, (heads + 2 * kv_heads) * head_dim});
+  expect_shape("attention_cached", "out", out, {batch.rows, heads * head_dim});
+  expect_bf16("attention_cached", "out", out);
+  expect_kv("attention_cached", kv, layer);
+  const cudaStream_t on = stream();
+  const AttentionPlan& p = plan(batch, heads, kv_heads, head_dim);
+  CachedAttention job{};
+  job.qkv = qkv.as<bf16>(), job.out = out.as<bf16>();
+  job.keys = layer_keys(kv, layer), job.values = layer_values_of(kv, layer);
+  job.pages = batch_lists_.at<int32_t>(1);
+  job.wide = plan_lists_.at<AttentionItem>(0), job.wide_items = int(p.wide.size());
+  job.narrow = plan_lists_.at<AttentionItem>(1), job.narrow_items = int(p.narrow.size());
+  job.tokens = plan_lists_.at<AttentionToken>(2);
+  job.split_tokens = plan_lists_.at<int32_t>(3), job.split_token_count = int(p.split_tokens.size());
+  job.partial = static_cast<float*>(partial_.data);
+  job.heads = int(heads), job.kv_heads = int(kv_heads), job.head_dim = int(head_dim);
+  cuda::attention_cached(job, on);
 }
 
 }  // namespace drivlm::cuda

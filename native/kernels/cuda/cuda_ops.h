@@ -1,4 +1,5 @@
-// device/ops.h on a CUDA device: checks shapes, picks kernels, enqueues on the device's stream.
+// device/ops.h on a CUDA device. Each op is defined in the file of its kernels: what it computes, what it checks, which kernel it picks,
+// and the launch on the device's stream. cuda_ops.cpp holds what a pass needs before and after.
 #pragma once
 
 #include <array>
@@ -34,7 +35,7 @@ class CudaOps : public Ops {
   void pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) override;
   void pixel_shuffle_norm(Tensor out, Tensor x, int64_t grid, int version, const Norm& norm) override;
 
-  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Act act) override;
+  void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) override;
   void linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor scratch) override;
   void scale_add(Tensor x, Tensor y, Tensor scale) override;
   void norm(Tensor out, Tensor x, const Norm& norm) override;
@@ -60,6 +61,9 @@ class CudaOps : public Ops {
   size_t own_bytes() const;
 
  private:
+  static constexpr size_t kPartialBytes = size_t(16) << 20;
+  static constexpr int64_t kMaxSampleRows = 256;
+
   cudaStream_t stream();  // with our device current on this thread
   void run_linear(const Linear& job);
   const AttentionPlan& plan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t head_dim, bool padded = false);

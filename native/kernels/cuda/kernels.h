@@ -1,4 +1,4 @@
-// Every kernel's launch wrapper: plain pointers and sizes. cuda_ops.cpp checks shapes and fills these in.
+// Launches of kernels over plain pointers and sizes, which the ops fill in; tests and benches call them too.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 
+#include "device/epilogue.h"
 #include "kernels/cuda/launch.h"
 
 namespace drivlm::cuda {
@@ -19,12 +20,10 @@ struct Linear {
   const bf16* w;
   int64_t rows, n, k, w_stride;
   const float* bias = nullptr;   // [n]
-  const float* scale = nullptr;  // [n], with `add`
+  const float* scale = nullptr;  // [n], of Epilogue::add
   void* out = nullptr;           // [rows, n], [rows, n / 2] if gated
-  bool out_f32 = false;
-  bool gelu = false;
-  bool add = false;    // out += scale * (...)
-  bool gated = false;  // rows 2i, 2i + 1 of w are gate and up: out = silu(gate) * up
+  bool out_f32 = false;          // of Epilogue::store
+  Epilogue after = Epilogue::store;  // gated: rows 2i, 2i + 1 of w are gate and up
 };
 
 enum class LinearTile { t128x128x4, t128x128x3, t64x128, t64x64, t16x64 };
@@ -98,9 +97,6 @@ struct NormJob {
   int64_t x_stride, out_stride;
   float eps;
   bool layer;
-  // x += scale * y first, when y is given
-  const bf16* y = nullptr;
-  const float* scale = nullptr;
   // pixel shuffle of [tiles, 1 + grid * grid, dim / 4], when grid is given; version 1 or 2
   int64_t grid = 0;
   int version = 2;
@@ -133,8 +129,6 @@ struct RopeAppend {
   int heads, kv_heads, head_dim;
 };
 void rope_append(const RopeAppend& job, cudaStream_t stream);
-void read_cached(float* keys, float* values, const bf16* cached_keys, const bf16* cached_values, const int32_t* pages,
-                 int64_t tokens, int kv_heads, int head_dim, cudaStream_t stream);
 
 // ---- embedding.cu ----
 

@@ -16,12 +16,15 @@
 //           tensor cores, 0.12 ms at 989 TFLOP/s, 2.6 ms at 43 TFLOP/s dense bf16 (bounds, not timings).
 // Numerics  f32 sums over k in tensor-core order; bias, activation, scale and residual in f32, one rounding at the end.
 // Needs     k a multiple of 4; x 16-byte aligned rows unless k is no multiple of 8 (then 8-byte copies are used).
-// Checked   test/emulator/ops_test.cpp, linear.
+// Checked   test/emulator/linear_test.cpp, linear_.
 
 #include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/warp.cuh"
+#include "kernels/cuda/weight_formats.cuh"
 
 namespace drivlm::cuda {
 
@@ -41,27 +44,26 @@ using Tile64x128 = Tile<64, 128, 32, 4, 2, 4>;
 using Tile64x64 = Tile<64, 64, 64, 3, 2, 2>;
 using Tile16x64 = Tile<16, 64, 64, 4, 1, 4>;
 
-enum class Epilogue { store, gelu, add, gated, store_f32 };
-
+template <class Format>
 struct Args {
   const bf16* x;
-  const bf16* w;
+  typename Format::View w;
   const float* bias;
   const float* scale;
   void* out;
-  int rows, n, k, w_stride;
+  int rows, n, k;
 };
 
 constexpr int kGroupRows = 8;  // row tiles that are walked together
 
 // Writes columns n and n + 1 of row m; n is even.
-template <Epilogue kEpilogue>
-__device__ __forceinline__ void finish(const Args& p, int m, int n, float y0, float y1, float scale0, float scale1) {
-  const bool second = n + 1 < p.n, paired = (p.n & 1) == 0;
+template <Epilogue kEpilogue, class Out>
+__device__ __forceinline__ void finish(void* to, int width, int m, int n, float y0, float y1, float scale0, float scale1) {
+  const bool second = n + 1 < width, paired = (width & 1) == 0;
   if constexpr (kEpilogue == Epilogue::gated) {
-    static_cast<bf16*>(p.out)[size_t(m) * (p.n / 2) + n / 2] = __float2bfloat16(silu(y0) * y1);
-  } else if constexpr (kEpilogue == Epilogue::store_f32) {
-    float* out = static_cast<float*>(p.out) + size_t(m) * p.n + n;
+    static_cast<bf16*>(to)[size_t(m) * (width / 2) + n / 2] = __float2bfloat16(silu(y0) * y1);
+  } else if constexpr (std::is_same_v<Out, float>) {
+    float* out = static_cast<float*>(to) + size_t(m) * width + n;
     if (paired) {
       *reinterpret_cast<float2*>(out) = make_float2(y0, y1);
     } else {
@@ -69,7 +71,7 @@ __device__ __forceinline__ void finish(const Args& p, int m, int n, float y0, fl
       if (second) out[1] = y1;
     }
   } else {
-    bf16* out = static_cast<bf16*>(p.out) + size_t(m) * p.n + n;
+    bf16* out = static_cast<bf16*>(to) + size_t(m) * width + n;
     if constexpr (kEpilogue == Epilogue::gelu) y0 = gelu(y0), y1 = gelu(y1);
     if (paired) {
       if constexpr (kEpilogue == Epilogue::add) {
@@ -89,8 +91,8 @@ __device__ __forceinline__ void finish(const Args& p, int m, int n, float y0, fl
 }
 
 // kNarrow: rows of x are only 8-byte aligned.
-template <class T, Epilogue kEpilogue, bool kNarrow>
-__global__ void __launch_bounds__(T::kThreads) linear_kernel(Args p) {
+template <class T, class Format, Epilogue kEpilogue, class Out, bool kNarrow>
+__global__ void __launch_bounds__(T::kThreads) linear_kernel(Args<Format> p) {
   constexpr int kBm = T::kBm, kBn = T::kBn, kBk = T::kBk, kChunks = kBk / 8, kStages = T::kStages;
   using Rows = SharedTile<kBk>;
   const uint32_t s_ring = shared_address(dynamic_shared<unsigned char>());
@@ -120,7 +122,7 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(Args p) {
 #pragma unroll
     for (int i = threadIdx.x; i < kBn * kChunks; i += T::kThreads) {
       const int r = i / kChunks, c = i % kChunks, n = n0 + r, k = step * kBk + c * 8;
-      cp_async16(s_w + Rows::at(r, c), p.w + size_t(n) * p.w_stride + k, n < p.n && k < p.w_stride);
+      Format::fill8(s_w + Rows::at(r, c), p.w, n, k, n < p.n);
     }
   };
 
@@ -168,25 +170,29 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(Args p) {
       for (int half = 0; half < 2; ++half) {
         const int m = m0 + warp_m + i * 16 + half * 8 + lane / 4;
         if (m >= p.rows) continue;
-        finish<kEpilogue>(p, m, n, r_sum[i][j][2 * half] + bias0, r_sum[i][j][2 * half + 1] + bias1, scale0, scale1);
+        finish<kEpilogue, Out>(p.out, p.n, m, n, r_sum[i][j][2 * half] + bias0, r_sum[i][j][2 * half + 1] + bias1, scale0, scale1);
       }
     }
   }
 }
 
-template <class T, Epilogue kEpilogue, bool kNarrow = false>
-void run(const Args& args, cudaStream_t stream) {
+template <class T, class Format, Epilogue kEpilogue, class Out, bool kNarrow = false>
+void run(const Linear& job, cudaStream_t stream) {
+  const Args<Format> args{job.x,   Format::view(job.w, job.w_stride), job.bias, job.scale, job.out, int(job.rows), int(job.n),
+                          int(job.k)};
   const int64_t blocks = ceil_div(args.rows, T::kBm) * ceil_div(args.n, T::kBn);
-  launch(linear_kernel<T, kEpilogue, kNarrow>, dim3(unsigned(blocks)), T::kThreads, T::kSharedBytes, stream, args);
+  launch(linear_kernel<T, Format, kEpilogue, Out, kNarrow>, dim3(unsigned(blocks)), T::kThreads, T::kSharedBytes, stream, args);
 }
 
-template <class T>
-void run_tile(const Linear& job, const Args& args, cudaStream_t stream) {
-  if (job.gated) return run<T, Epilogue::gated>(args, stream);
-  if (job.add) return run<T, Epilogue::add>(args, stream);
-  if (job.gelu) return run<T, Epilogue::gelu>(args, stream);
-  if (job.out_f32) return run<T, Epilogue::store_f32>(args, stream);
-  run<T, Epilogue::store>(args, stream);
+template <class T, class Format>
+void run_tile(const Linear& job, cudaStream_t stream) {
+  switch (job.after) {
+    case Epilogue::store:
+      return job.out_f32 ? run<T, Format, Epilogue::store, float>(job, stream) : run<T, Format, Epilogue::store, bf16>(job, stream);
+    case Epilogue::gelu: return run<T, Format, Epilogue::gelu, bf16>(job, stream);
+    case Epilogue::add: return run<T, Format, Epilogue::add, bf16>(job, stream);
+    case Epilogue::gated: return run<T, Format, Epilogue::gated, bf16>(job, stream);
+  }
 }
 
 struct TileCost {
@@ -236,22 +242,70 @@ LinearTile choose_linear_tile(int64_t rows, int64_t n, const DeviceLimits& limit
 
 void linear(const Linear& job, LinearTile tile, cudaStream_t stream) {
   if (job.rows == 0 || job.n == 0) return;
-  const Args args{job.x, job.w, job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k), int(job.w_stride)};
   if (job.k % 8 != 0) {  // the patch embedding
-    if (job.k % 4 != 0 || job.gelu || job.add || job.gated || job.out_f32) {
+    if (job.k % 4 != 0 || job.after != Epilogue::store || job.out_f32) {
       throw Error(Code::internal, text("linear: no kernel for k %lld with this epilogue; k must be a multiple of 8",
                                        static_cast<long long>(job.k)));
     }
-    return job.rows >= 512 ? run<Tile64x128, Epilogue::store, true>(args, stream)
-                           : run<Tile64x64, Epilogue::store, true>(args, stream);
+    return job.rows >= 512 ? run<Tile64x128, Bf16, Epilogue::store, bf16, true>(job, stream)
+                           : run<Tile64x64, Bf16, Epilogue::store, bf16, true>(job, stream);
   }
   switch (tile) {
-    case LinearTile::t128x128x4: return run_tile<Tile128x128x4>(job, args, stream);
-    case LinearTile::t128x128x3: return run_tile<Tile128x128x3>(job, args, stream);
-    case LinearTile::t64x128: return run_tile<Tile64x128>(job, args, stream);
-    case LinearTile::t64x64: return run_tile<Tile64x64>(job, args, stream);
-    case LinearTile::t16x64: return run_tile<Tile16x64>(job, args, stream);
+    case LinearTile::t128x128x4: return run_tile<Tile128x128x4, Bf16>(job, stream);
+    case LinearTile::t128x128x3: return run_tile<Tile128x128x3, Bf16>(job, stream);
+    case LinearTile::t64x128: return run_tile<Tile64x128, Bf16>(job, stream);
+    case LinearTile::t64x64: return run_tile<Tile64x64, Bf16>(job, stream);
+    case LinearTile::t16x64: return run_tile<Tile16x64, Bf16>(job, stream);
   }
+}
+
+void CudaOps::run_linear(const Linear& job) {
+  if (job.rows == 0) return;
+  if (job.rows <= kMatvecRows && job.k % 8 == 0) return matvec(job, stream());
+  cuda::linear(job, choose_linear_tile(job.rows, job.n, context_.limits), stream());
+}
+
+void CudaOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
+  const int64_t rows = x.shape[0];
+  expect_shape("linear", "x", x, {rows, w.cols});
+  expect_shape("linear", "out", out, {rows, w.rows});
+  expect_bf16("linear", "x", x);
+  Linear job{x.as<bf16>(), ours(w).data, rows, w.rows, w.cols, ours(w).stride};
+  job.bias = parameters("linear", "bias", bias, w.rows);
+  job.out = out.data;
+  job.out_f32 = out.dtype == DType::f32;
+  job.after = after;
+  if (after != Epilogue::store && after != Epilogue::gelu) throw Error(Code::internal, "linear: stores, or gelu before that");
+  if (job.out_f32 && after == Epilogue::gelu) throw Error(Code::internal, "linear: no kernel for gelu with f32 out");
+  if (ours(w).gated) throw Error(Code::internal, "linear: a gated matrix is for linear_gated");
+  run_linear(job);
+}
+
+void CudaOps::linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor) {
+  const int64_t rows = in.shape[0];
+  expect_shape("linear_add", "in", in, {rows, w.cols});
+  expect_shape("linear_add", "x", x, {rows, w.rows});
+  expect_bf16("linear_add", "in", in);
+  expect_bf16("linear_add", "x", x);
+  Linear job{in.as<bf16>(), ours(w).data, rows, w.rows, w.cols, ours(w).stride};
+  job.bias = parameters("linear_add", "bias", bias, w.rows);
+  job.scale = parameters("linear_add", "scale", scale, w.rows);
+  job.out = x.data;
+  job.after = Epilogue::add;
+  run_linear(job);
+}
+
+void CudaOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
+  const int64_t rows = x.shape[0];
+  expect_shape("linear_gated", "x", x, {rows, gate_up.cols});
+  expect_shape("linear_gated", "out", out, {rows, gate_up.rows / 2});
+  expect_bf16("linear_gated", "x", x);
+  expect_bf16("linear_gated", "out", out);
+  if (!ours(gate_up).gated) throw Error(Code::internal, "linear_gated: the matrix is not from load_gated");
+  Linear job{x.as<bf16>(), ours(gate_up).data, rows, gate_up.rows, gate_up.cols, ours(gate_up).stride};
+  job.out = out.data;
+  job.after = Epilogue::gated;
+  run_linear(job);
 }
 
 }  // namespace drivlm::cuda

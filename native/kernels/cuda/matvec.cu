@@ -13,26 +13,18 @@
 // Traffic   W once: 0.49 G weights of a 0.5B decoder are 0.99 GB a step: 0.30 ms at 3.35 TB/s, 4.8 ms at 205 GB/s (bounds).
 // Numerics  f32 sums, split by warp and added in warp order: the same result every time.
 // Needs     k and w_stride multiples of 8; 16-byte aligned rows.
-// Checked   test/emulator/linear_test.cpp, matvec.
+// Checked   test/emulator/linear_test.cpp, matvec_.
 
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/warp.cuh"
+#include "kernels/cuda/weight_formats.cuh"
 
 namespace drivlm::cuda {
 
 namespace {
 
 constexpr int kRowsPerBlock = 16;
-
-// How weights are stored is this type's secret: it hands out eight neighbouring weights of a row as bf16 pairs.
-struct Bf16Weights {
-  const bf16* data;
-  int stride;
-  __device__ __forceinline__ uint4 load8(int row, int k) const {
-    return load_streaming16(data + size_t(row) * stride + k);
-  }
-};
 
 struct Args {
   const bf16* x;
@@ -41,10 +33,9 @@ struct Args {
   void* out;
   int rows, n, k;
 };
-enum class Epilogue { store, gelu, add, gated, store_f32 };
 
-template <Epilogue kEpilogue, int kWarps, class Weights>
-__global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, Weights weights) {
+template <class Format, Epilogue kEpilogue, class Out, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, typename Format::View weights) {
   constexpr int kUnroll = 4;  // loads in flight: 8 x 16 bytes a lane
   SHARED_ARRAY(float, s_part, [kWarps][kRowsPerBlock][kMatvecRows]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -57,7 +48,7 @@ __global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, Weights wei
     mma_bf16(r_sum, first, x.x, x.y);
     mma_bf16(r_sum, second, x.z, x.w);
   };
-  const auto load_w = [&](int row, int k) { return row < p.n && k < p.k ? weights.load8(row, k) : zero; };
+  const auto load_w = [&](int row, int k) { return row < p.n && k < p.k ? Format::load8(weights, row, k) : zero; };
   const auto load_x = [&](int k) { return g < p.rows && k < p.k ? load16(p.x + size_t(g) * p.k + k) : zero; };
 
   for (int k0 = warp * 32; k0 < p.k; k0 += kWarps * 32 * kUnroll) {
@@ -94,7 +85,7 @@ __global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, Weights wei
     } else {
       float y = total(row, column);
       if constexpr (kEpilogue == Epilogue::gelu) y = gelu(y);
-      if constexpr (kEpilogue == Epilogue::store_f32) {
+      if constexpr (std::is_same_v<Out, float>) {
         static_cast<float*>(p.out)[at] = y;
       } else {
         bf16* out = static_cast<bf16*>(p.out) + at;
@@ -107,16 +98,27 @@ __global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, Weights wei
   }
 }
 
-template <Epilogue kEpilogue>
+template <class Format, Epilogue kEpilogue, class Out>
 void run(const Linear& job, cudaStream_t stream) {
   const Args args{job.x, job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k)};
-  const Bf16Weights weights{job.w, int(job.w_stride)};
+  const auto weights = Format::view(job.w, job.w_stride);
   const dim3 grid(unsigned(ceil_div(job.n, kRowsPerBlock)));
   // Few rows of W make few blocks: then more warps share each, as long as there is enough k for them.
   if (job.k >= 1024 && job.n <= 16384) {
-    launch(matvec_kernel<kEpilogue, 8, Bf16Weights>, grid, 256, 0, stream, args, weights);
+    launch(matvec_kernel<Format, kEpilogue, Out, 8>, grid, 256, 0, stream, args, weights);
   } else {
-    launch(matvec_kernel<kEpilogue, 4, Bf16Weights>, grid, 128, 0, stream, args, weights);
+    launch(matvec_kernel<Format, kEpilogue, Out, 4>, grid, 128, 0, stream, args, weights);
+  }
+}
+
+template <class Format>
+void run(const Linear& job, cudaStream_t stream) {
+  switch (job.after) {
+    case Epilogue::store:
+      return job.out_f32 ? run<Format, Epilogue::store, float>(job, stream) : run<Format, Epilogue::store, bf16>(job, stream);
+    case Epilogue::gelu: return run<Format, Epilogue::gelu, bf16>(job, stream);
+    case Epilogue::add: return run<Format, Epilogue::add, bf16>(job, stream);
+    case Epilogue::gated: return run<Format, Epilogue::gated, bf16>(job, stream);
   }
 }
 
@@ -125,11 +127,7 @@ void run(const Linear& job, cudaStream_t stream) {
 void matvec(const Linear& job, cudaStream_t stream) {
   if (job.rows == 0) return;
   if (job.rows > kMatvecRows || job.k % 8 != 0) throw Error(Code::internal, "matvec: 1 to 8 rows, k a multiple of 8");
-  if (job.gated) return run<Epilogue::gated>(job, stream);
-  if (job.add) return run<Epilogue::add>(job, stream);
-  if (job.gelu) return run<Epilogue::gelu>(job, stream);
-  if (job.out_f32) return run<Epilogue::store_f32>(job, stream);
-  run<Epilogue::store>(job, stream);
+  run<Bf16>(job, stream);
 }
 
 }  // namespace drivlm::cuda

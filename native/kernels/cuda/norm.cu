@@ -1,9 +1,10 @@
 // LayerNorm and RMS norm over rows, alone or with what stands around them.
 //
-//   x[r, :]   += scale * y[r, :]                           optional: the residual before the norm
 //   out[r, :]  = (x[r, :] - mean) * rstd * weight + bias   LayerNorm
 //   out[r, :]  = bf16(x[r, :] * rrms) * weight             RMS norm, which rounds before the weight as the network does
 //   shuffled:    row r of x is the 2 x 2 cell r of a tile's patches, side by side (pixel shuffle of the projector)
+//
+//   x += scale * y:      the residual, alone (scale_add)
 //
 //   x, y, out            [rows, dim]  bf16   rows of x and out may be parts of longer rows
 //   scale, weight, bias  [dim]        f32
@@ -11,28 +12,24 @@
 // Tiling    A warp holds a row of up to 1024 values in registers, 4 rows a block; longer rows take the 4 or 8 warps of a
 //           block. Nothing is read twice.
 // Traffic   one read and one write: 13 tiles of the tower (13 325 x 1024) are 55 MB: 16 us at 3.35 TB/s (bound).
-//           With the residual two reads and two writes; unfused it is five passes.
-// Numerics  f32 sums. Variance from the centred values: E[x^2] - E[x]^2 cancels when the mean is large. The norm reads x
-//           as rounded to bf16, as the unfused pair does.
+// Numerics  f32 sums. Variance from the centred values: E[x^2] - E[x]^2 cancels when the mean is large.
 // Needs     dim a multiple of 8, at most 8192; rows 16-byte aligned.
 // Checked   test/emulator/norm_test.cpp.
 
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/warp.cuh"
 
 namespace drivlm::cuda {
 
 namespace {
 
-enum class Before { nothing, add, shuffle };
-
 struct Args {
-  bf16* x;
-  const bf16* y;
+  const bf16* x;
   bf16* out;
   const float* weight;
   const float* bias;
-  const float* scale;
   int rows, dim, x_stride, out_stride;
   float eps;
   int grid;
@@ -55,13 +52,13 @@ __device__ __forceinline__ size_t shuffled_source(int r, int c, int dim, int gri
 }
 
 // kWarps warps share a row; kVecs vectors of eight values a lane.
-template <bool kLayer, Before kBefore, int kWarps, int kVecs>
+template <bool kLayer, bool kShuffled, int kWarps, int kVecs>
 __global__ void __launch_bounds__(kWarps == 1 ? 128 : 32 * kWarps) norm_kernel(Args p) {
   constexpr int kLanes = 32 * kWarps, kRowsPerBlock = kWarps == 1 ? 4 : 1;
   SHARED_ARRAY(float, s_part, [2][kWarps]);
   const int lane = threadIdx.x % kLanes, row = blockIdx.x * kRowsPerBlock + threadIdx.x / kLanes;
   if (row >= p.rows) return;  // whole warps, or the whole block
-  bf16* x = p.x + size_t(row) * p.x_stride;
+  const bf16* x = p.x + size_t(row) * p.x_stride;
 
   float r_x[kVecs][8];
   float sum = 0;
@@ -69,18 +66,7 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 32 * kWarps) norm_kernel(A
   for (int i = 0; i < kVecs; ++i) {
     const int c = (i * kLanes + lane) * 8;
     if (c < p.dim) {
-      const bf16* from = kBefore == Before::shuffle ? p.x + shuffled_source(row, c, p.dim, p.grid, p.transposed) : x + c;
-      unpack8(r_x[i], load16(from));
-      if constexpr (kBefore == Before::add) {
-        float r_y[8], r_scale[8];
-        unpack8(r_y, load16(p.y + size_t(row) * p.dim + c));
-        if (p.scale) load_parameters(r_scale, p.scale + c);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) r_x[i][e] += (p.scale ? r_scale[e] : 1.f) * r_y[e];
-        const uint4 rounded = pack8(r_x[i]);
-        store16(x + c, rounded);
-        unpack8(r_x[i], rounded);
-      }
+      unpack8(r_x[i], load16(kShuffled ? p.x + shuffled_source(row, c, p.dim, p.grid, p.transposed) : x + c));
     } else {
 #pragma unroll
       for (int e = 0; e < 8; ++e) r_x[i][e] = 0;
@@ -124,13 +110,13 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 32 * kWarps) norm_kernel(A
   }
 }
 
-template <bool kLayer, Before kBefore>
+template <bool kLayer, bool kShuffled>
 void run(const Args& args, cudaStream_t stream) {
   const unsigned rows = unsigned(args.rows);
-  if (args.dim <= 256) return launch(norm_kernel<kLayer, kBefore, 1, 1>, dim3((rows + 3) / 4), 128, 0, stream, args);
-  if (args.dim <= 1024) return launch(norm_kernel<kLayer, kBefore, 1, 4>, dim3((rows + 3) / 4), 128, 0, stream, args);
-  if (args.dim <= 4096) return launch(norm_kernel<kLayer, kBefore, 4, 4>, dim3(rows), 128, 0, stream, args);
-  launch(norm_kernel<kLayer, kBefore, 8, 4>, dim3(rows), 256, 0, stream, args);
+  if (args.dim <= 256) return launch(norm_kernel<kLayer, kShuffled, 1, 1>, dim3((rows + 3) / 4), 128, 0, stream, args);
+  if (args.dim <= 1024) return launch(norm_kernel<kLayer, kShuffled, 1, 4>, dim3((rows + 3) / 4), 128, 0, stream, args);
+  if (args.dim <= 4096) return launch(norm_kernel<kLayer, kShuffled, 4, 4>, dim3(rows), 128, 0, stream, args);
+  launch(norm_kernel<kLayer, kShuffled, 8, 4>, dim3(rows), 256, 0, stream, args);
 }
 
 __global__ void __launch_bounds__(256) scale_add_kernel(bf16* x, const bf16* y, const float* scale, int dim, int64_t vectors) {
@@ -151,23 +137,72 @@ void norm(const NormJob& job, cudaStream_t stream) {
   if (job.dim % 8 != 0 || job.dim > 8192) {
     throw Error(Code::internal, text("norm: no kernel for dim %lld; multiples of 8 up to 8192", static_cast<long long>(job.dim)));
   }
-  const Args args{const_cast<bf16*>(job.x), job.y,         job.out,
-                  job.weight,               job.bias,      job.scale,
-                  int(job.rows),            int(job.dim),  int(job.x_stride),
-                  int(job.out_stride),      job.eps,       int(job.grid),
+  const Args args{job.x,         job.out,           job.weight,          job.bias, int(job.rows),
+                  int(job.dim),  int(job.x_stride), int(job.out_stride), job.eps,  int(job.grid),
                   job.version == 1};
-  if (job.layer) {
-    if (job.grid) return run<true, Before::shuffle>(args, stream);
-    return job.y ? run<true, Before::add>(args, stream) : run<true, Before::nothing>(args, stream);
-  }
-  if (job.grid) throw Error(Code::internal, "norm: pixel shuffle is fused with LayerNorm only");
-  job.y ? run<false, Before::add>(args, stream) : run<false, Before::nothing>(args, stream);
+  if (job.grid && !job.layer) throw Error(Code::internal, "norm: pixel shuffle is fused with LayerNorm only");
+  if (job.grid) return run<true, true>(args, stream);
+  job.layer ? run<true, false>(args, stream) : run<false, false>(args, stream);
 }
 
 void scale_add(bf16* x, const bf16* y, const float* scale, int64_t rows, int64_t dim, cudaStream_t stream) {
   if (dim % 8 != 0) throw Error(Code::internal, "scale_add: dim must be a multiple of 8");
   const int64_t vectors = rows * dim / 8;
   launch(scale_add_kernel, dim3(unsigned(ceil_div(vectors, 256))), 256, 0, stream, x, y, scale, int(dim), vectors);
+}
+
+void CudaOps::norm(Tensor out, Tensor x, const Norm& norm) {
+  const int64_t rows = x.shape[0], dim = x.shape[1];
+  expect_shape("norm", "out", out, {rows, dim});
+  expect_bf16("norm", "x", x);
+  if (rows == 0) return;
+  NormJob job{};
+  job.x = x.as<bf16>(), job.out = out.as<bf16>();
+  job.weight = parameters("norm", "weight", norm.weight, dim);
+  job.bias = parameters("norm", "bias", norm.bias, dim);
+  job.rows = rows, job.dim = dim, job.x_stride = dim, job.out_stride = dim;
+  job.eps = norm.eps, job.layer = norm.layer;
+  if (!job.weight || norm.layer != (job.bias != nullptr)) {
+    throw Error(Code::internal, "norm: LayerNorm needs weight and bias, RMS norm a weight only");
+  }
+  cuda::norm(job, stream());
+}
+
+void CudaOps::norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) {
+  const int64_t rows = x.shape[0], stride = x.shape[1];
+  expect_bf16("norm_columns", "x", x);
+  if (first < 0 || width < 1 || first + width > stride || first % 8 != 0 || stride % 8 != 0) {
+    throw Error(Code::internal, "norm_columns: expected columns inside the rows, on a multiple of 8");
+  }
+  NormJob job{};
+  job.x = x.as<bf16>() + first, job.out = x.as<bf16>() + first;
+  job.weight = parameters("norm_columns", "weight", weight, width);
+  job.rows = rows, job.dim = width, job.x_stride = stride, job.out_stride = stride;
+  job.eps = eps, job.layer = false;
+  if (rows > 0) cuda::norm(job, stream());
+}
+
+void CudaOps::pixel_shuffle_norm(Tensor out, Tensor x, int64_t grid, int version, const Norm& norm) {
+  const int64_t tiles = x.shape[0], dim = 4 * x.shape[2], rows = tiles * grid * grid / 4;
+  // A vector of eight values must not straddle two patches.
+  if (!norm.layer || x.shape[2] % 8 != 0) return Ops::pixel_shuffle_norm(out, x, grid, version, norm);
+  expect_shape("pixel_shuffle_norm", "x", x, {tiles, 1 + grid * grid, dim / 4});
+  expect_shape("pixel_shuffle_norm", "out", out, {rows, dim});
+  expect_bf16("pixel_shuffle_norm", "x", x);
+  NormJob job{};
+  job.x = x.as<bf16>(), job.out = out.as<bf16>();
+  job.weight = parameters("pixel_shuffle_norm", "weight", norm.weight, dim);
+  job.bias = parameters("pixel_shuffle_norm", "bias", norm.bias, dim);
+  job.rows = rows, job.dim = dim, job.x_stride = dim, job.out_stride = dim;
+  job.eps = norm.eps, job.layer = true, job.grid = grid, job.version = version;
+  if (rows > 0) cuda::norm(job, stream());
+}
+
+void CudaOps::scale_add(Tensor x, Tensor y, Tensor scale) {
+  const int64_t rows = x.shape[0], dim = x.shape[1];
+  expect_shape("scale_add", "y", y, {rows, dim});
+  expect_bf16("scale_add", "x", x);
+  cuda::scale_add(x.as<bf16>(), y.as<bf16>(), parameters("scale_add", "scale", scale, dim), rows, dim, stream());
 }
 
 }  // namespace drivlm::cuda

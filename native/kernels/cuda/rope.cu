@@ -13,9 +13,11 @@
 // Traffic   qkv once, q and the pages once: for one decoded token of a 0.5B network 4.6 KB a layer; launch-bound.
 // Numerics  f32 until the rounding to bf16 that ends each step of the reference: norm, weight, rotation.
 // Needs     D a multiple of 4, at most 128.
-// Checked   test/emulator/rope_test.cpp.
+// Checked   test/emulator/attention_test.cpp, rope_append.
 
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/warp.cuh"
 
 namespace drivlm::cuda {
@@ -68,19 +70,6 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) 
   *reinterpret_cast<uint32_t*>(to + half + i) = high;
 }
 
-// [kv_heads, tokens, head_dim] of keys (z = 0) or values (z = 1), for tests.
-__global__ void __launch_bounds__(128) read_cached_kernel(float* keys, float* values, const bf16* cached_keys,
-                                                          const bf16* cached_values, const int32_t* pages, int tokens,
-                                                          int kv_heads, int head_dim) {
-  const int token = blockIdx.x, kv_head = blockIdx.y;
-  const int64_t page = pages[token / kPageTokens], place = token % kPageTokens;
-  const int64_t from = ((page * kv_heads + kv_head) * kPageTokens + place) * head_dim;
-  const int64_t to = (int64_t(kv_head) * tokens + token) * head_dim;
-  for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {
-    (blockIdx.z ? values : keys)[to + d] = __bfloat162float((blockIdx.z ? cached_values : cached_keys)[from + d]);
-  }
-}
-
 }  // namespace
 
 void rope_append(const RopeAppend& job, cudaStream_t stream) {
@@ -91,10 +80,24 @@ void rope_append(const RopeAppend& job, cudaStream_t stream) {
   launch(rope_append_kernel, dim3(unsigned(ceil_div(units, kWarps))), 32 * kWarps, 0, stream, job);
 }
 
-void read_cached(float* keys, float* values, const bf16* cached_keys, const bf16* cached_values, const int32_t* pages,
-                 int64_t tokens, int kv_heads, int head_dim, cudaStream_t stream) {
-  launch(read_cached_kernel, dim3(unsigned(tokens), unsigned(kv_heads), 2), 128, 0, stream, keys, values, cached_keys,
-         cached_values, pages, int(tokens), kv_heads, head_dim);
+void CudaOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
+                          int64_t heads, const Batch& batch) {
+  const int64_t kv_heads = kv.shape.kv_heads, head_dim = kv.shape.head_dim;
+  expect_shape("rope_append", "qkv", qkv, {batch.rows, (heads + 2 * kv_heads) * head_dim});
+  expect_shape("rope_append", "cos_sin", cos_sin, {batch.rows, head_dim});
+  expect_bf16("rope_append", "qkv", qkv);
+  expect_kv("rope_append", kv, layer);
+  RopeAppend job{};
+  job.qkv = qkv.as<bf16>();
+  job.cos_sin = cos_sin.as<float>();
+  job.q_norm = parameters("rope_append", "q_norm", q_norm, head_dim);
+  job.k_norm = parameters("rope_append", "k_norm", k_norm, head_dim);
+  job.eps = eps;
+  job.slots = batch_lists_.at<int32_t>(0);
+  job.keys = layer_keys(kv, layer), job.values = layer_values_of(kv, layer);
+  job.rows = batch.rows;
+  job.heads = int(heads), job.kv_heads = int(kv_heads), job.head_dim = int(head_dim);
+  cuda::rope_append(job, stream());
 }
 
 }  // namespace drivlm::cuda

@@ -15,7 +15,9 @@
 // Numerics  Masses are integers, 2^40 for the best id, so that every order of adding gives the same sums.
 // Checked   test/emulator/sample_test.cpp.
 
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/warp.cuh"
 
 namespace drivlm::cuda {
@@ -189,6 +191,47 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleResult* resul
 void sample(SampleResult* results, const float* logits, const SampleJob* jobs, const uint32_t* allowed, int64_t rows,
             int64_t vocab, cudaStream_t stream) {
   launch(sample_kernel, dim3(unsigned(rows)), kThreads, 0, stream, results, logits, jobs, allowed, int(vocab));
+}
+
+void CudaOps::sample(Sample* samples, Tensor logits, const SampleParams* params) {
+  const int64_t rows = logits.shape[0], vocab = logits.shape[1];
+  const int64_t words = ceil_div(vocab, 32);
+  if (logits.dtype != DType::f32 || rows > kMaxSampleRows) {
+    throw Error(Code::internal, text("sample: expected f32 logits of up to %lld rows, found %s", static_cast<long long>(kMaxSampleRows),
+                                     describe(logits).c_str()));
+  }
+  if (rows == 0) return;
+  const cudaStream_t on = stream();
+  std::vector<SampleJob> jobs;
+  std::vector<uint32_t> allowed;
+  for (int64_t row = 0; row < rows; ++row) {
+    const SampleParams& p = params[row];
+    const int64_t limit = p.vocab_limit > 0 ? std::min(p.vocab_limit, vocab) : vocab;
+    SampleJob job{p.temperature, p.top_p, p.uniform, int32_t(limit), p.forced, -1, p.want_logprob};
+    if (p.forced >= vocab) throw Error(Code::internal, text("sample: forced id %d is not in the vocabulary", p.forced));
+    if (p.forced < 0 && (p.allowed || p.banned_count > 0)) {
+      job.allowed = int32_t(allowed.size());
+      allowed.resize(allowed.size() + words, ~0u);
+      uint32_t* mask = allowed.data() + job.allowed;
+      if (p.allowed) std::copy(p.allowed, p.allowed + words, mask);
+      for (int64_t i = 0; i < p.banned_count; ++i) {
+        if (p.banned[i] >= 0 && p.banned[i] < vocab) mask[p.banned[i] / 32] &= ~(1u << (p.banned[i] % 32));
+      }
+    }
+    jobs.push_back(job);
+  }
+  sample_lists_.clear();
+  sample_lists_.add(jobs);
+  sample_lists_.add(allowed);
+  send(sample_lists_);
+  SampleResult* results = static_cast<SampleResult*>(results_.data);
+  cuda::sample(results, logits.as<float>(), sample_lists_.at<SampleJob>(0), sample_lists_.at<uint32_t>(1), rows, vocab, on);
+  check(cudaMemcpyAsync(pinned_results_, results, size_t(rows) * sizeof(SampleResult), cudaMemcpyDeviceToHost, on),
+        "fetching the sampled tokens");
+  check(cudaStreamSynchronize(on), "sampling");
+  for (int64_t row = 0; row < rows; ++row) {
+    samples[row] = {pinned_results_[row].id, pinned_results_[row].logprob};
+  }
 }
 
 }  // namespace drivlm::cuda

@@ -19,7 +19,9 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/warp.cuh"
 
 namespace drivlm::cuda {
@@ -122,6 +124,31 @@ void pixel_shuffle(bf16* out, const bf16* x, int64_t tiles, int64_t grid, int64_
   const int64_t vectors = tiles * (grid / 2) * (grid / 2) * 4 * (dim / 8);
   launch(shuffle_kernel, dim3(unsigned(ceil_div(vectors, 128))), 128, 0, stream, out, x, int(grid), int(dim), version == 1,
          vectors);
+}
+
+void CudaOps::patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
+                       const std::array<float, 3>& std) {
+  const int64_t count = tiles.shape[0], size = tiles.shape[1];
+  expect_shape("patchify", "tiles", tiles, {count, size, size, 3});
+  expect_shape("patchify", "patches", patches, {count * (size / patch) * (size / patch), 3 * patch * patch});
+  expect_bf16("patchify", "patches", patches);
+  cuda::patchify(patches.as<bf16>(), tiles.as<uint8_t>(), count, size, patch, mean, std, stream());
+}
+
+void CudaOps::assemble_tiles(Tensor x, Tensor patches, Tensor class_embedding, Tensor positions) {
+  const int64_t tiles = x.shape[0], rows = x.shape[1], dim = x.shape[2];
+  expect_shape("assemble_tiles", "x", x, {tiles, rows, dim});
+  expect_shape("assemble_tiles", "patches", patches, {tiles * (rows - 1), dim});
+  expect_bf16("assemble_tiles", "x", x);
+  cuda::assemble_tiles(x.as<bf16>(), patches.as<bf16>(), parameters("assemble_tiles", "class", class_embedding, dim),
+                       parameters("assemble_tiles", "positions", positions, rows * dim), tiles, rows - 1, dim, stream());
+}
+
+void CudaOps::pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) {
+  const int64_t tiles = x.shape[0], dim = x.shape[2];
+  expect_shape("pixel_shuffle", "x", x, {tiles, 1 + grid * grid, dim});
+  expect_shape("pixel_shuffle", "out", out, {tiles * grid * grid / 4, 4 * dim});
+  cuda::pixel_shuffle(out.as<bf16>(), x.as<bf16>(), tiles, grid, dim, version, stream());
 }
 
 }  // namespace drivlm::cuda
