@@ -6,7 +6,7 @@
 //
 // Answers are checked first. A row is the median of its runs; its floor is the larger of its operations at the measured
 // peak and its bytes at the measured bandwidth; the share is floor / time. Peaks are measured before, between and after
-// the rows, the largest counts. Tiers as of DRIVLM_CPU.
+// the rows, the largest counts. Targets as of DRIVLM_CPU.
 #include <time.h>
 
 #include <algorithm>
@@ -22,14 +22,14 @@
 
 #include "base/numeric.h"
 #include "device/ops.h"
-#include "kernels/cpu/forms.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/pack_s4.h"
 #include "packed/formats.h"
 #include "kernels/cpu/thread_pool.h"
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/targets.h"
 
 using namespace drivlm;
 using namespace drivlm::cpu;
@@ -98,9 +98,9 @@ struct Chains {
 
 Chains chains() {
   Chains out;
-  for (const Tier& tier : tiers()) {
-    if (!tier.supported) continue;
-    const std::string name = tier.name;
+  for (const Target& target : targets()) {
+    if (!target.supported) continue;
+    const std::string name = target.name;
     if (name == "avx512bf16") out.bf16.push_back({bf16_512, 64});
     if (name == "avx512") {
       out.f32.push_back({fma_512, 32});
@@ -190,13 +190,13 @@ struct Row {
 
 class Bench {
  public:
-  Bench(int threads, std::string only) : workers_(threads), only_(std::move(only)), tier_(chosen_tier()) {}
+  Bench(int threads, std::string only) : workers_(threads), only_(std::move(only)), tier_(chosen_target()) {}
 
-  const Forms& forms() const { return *tier_.forms; }
+  const KernelTable& kernels() const { return *tier_.kernels; }
   Workers& workers() { return workers_; }
   const std::vector<Row>& rows() const { return rows_; }
   const Peaks& peaks() const { return peaks_; }
-  const char* tier() const { return tier_.name; }
+  const char* target() const { return tier_.name; }
   bool wants(const std::string& name) const { return name.find(only_) != std::string::npos; }
 
   void measure_peaks() {
@@ -238,7 +238,7 @@ class Bench {
 
   PoolWorkers workers_;
   std::string only_;
-  const Tier& tier_;
+  const Target& tier_;
   std::vector<uint64_t> memory_;
   Peaks peaks_, latest_;
   std::vector<Row> rows_;
@@ -265,7 +265,7 @@ const char* kind_name(WeightKind kind) {
 
 // A product with random weights, packed from the values that the check knows.
 struct Product {
-  Product(const Forms& forms, WeightKind kind, int64_t m, int64_t n, int64_t k, bool x_int8)
+  Product(const KernelTable& kernels, WeightKind kind, int64_t m, int64_t n, int64_t k, bool x_int8)
       : x(noise(m * k, 1)), out(m * n), packed(packed_bytes(kind, n, k), "Packed weights", true) {
     const auto wide = noise(kPanelRows * k, 0.1f);  // the same for every panel: what is timed does not depend on values
     std::vector<float> rows(kPanelRows * k);
@@ -296,7 +296,7 @@ struct Product {
       } else if (kind == WeightKind::s4) {
         pack_s4_panel(to, floats, k);
       } else {
-        forms.pack_panel(to, kind, pointers, k);
+        kernels.pack_panel(to, kind, pointers, k);
       }
     }
     job.x = x.data();
@@ -350,8 +350,8 @@ void products(Bench& bench) {
       const std::string name = std::string(s.name) + (int8 ? "_int8" : "_bf16");
       if (!bench.wants(name)) continue;
       const WeightKind kind = int8 ? WeightKind::s8 : WeightKind::bf16;
-      Product product(bench.forms(), kind, s.m, s.n, s.k, int8);
-      gemm(bench.forms(), product.job, bench.workers());
+      Product product(bench.kernels(), kind, s.m, s.n, s.k, int8);
+      gemm(bench.kernels(), product.job, bench.workers());
       product.check(name);
       if (std::strcmp(s.name, "vit_fc1") == 0) product.job.after = Epilogue::gelu;
       if (std::strcmp(s.name, "prefill_gated") == 0) {
@@ -361,7 +361,7 @@ void products(Bench& bench) {
       if (std::strcmp(s.name, "vit_fc2") == 0 || std::strcmp(s.name, "prefill_down") == 0)
         product.job.after = Epilogue::add;
       bench.time(name, int8 ? "u8s8" : "bf16", 2.0 * s.m * s.n * s.k, static_cast<double>(packed_bytes(kind, s.n, s.k)),
-                 [&] { gemm(bench.forms(), product.job, bench.workers()); });
+                 [&] { gemm(bench.kernels(), product.job, bench.workers()); });
     }
   }
 }
@@ -375,8 +375,8 @@ void decode_weights(Bench& bench) {
       std::vector<std::unique_ptr<Product>> all;
       double bytes = 0, operations = 0;
       const auto add = [&](WeightKind of, int64_t n, int64_t k, Epilogue after) {
-        all.push_back(std::make_unique<Product>(bench.forms(), of, rows, n, k, false));
-        gemm(bench.forms(), all.back()->job, bench.workers());
+        all.push_back(std::make_unique<Product>(bench.kernels(), of, rows, n, k, false));
+        gemm(bench.kernels(), all.back()->job, bench.workers());
         all.back()->check(name);
         all.back()->job.after = after;
         if (after == Epilogue::gated) all.back()->job.out_stride = n / 2;
@@ -391,7 +391,7 @@ void decode_weights(Bench& bench) {
       }
       add(kind == WeightKind::s4 ? WeightKind::s8 : kind, 151655, 896, Epilogue::store);
       bench.time(name, "bf16", operations, bytes, [&] {
-        for (const auto& product : all) gemm(bench.forms(), product->job, bench.workers());
+        for (const auto& product : all) gemm(bench.kernels(), product->job, bench.workers());
       });
     }
   }
@@ -403,7 +403,7 @@ void attentions(Bench& bench) {
     const auto qkv = noise(positions * 3 * heads * dim, 2);
     std::vector<uint16_t> out(positions * heads * dim);
     bench.time("vit_attention", "bf16", 4.0 * positions * positions * heads * dim, 0,
-               [&] { attention(bench.forms(), out.data(), qkv.data(), 1, positions, heads, dim, bench.workers()); });
+               [&] { attention(bench.kernels(), out.data(), qkv.data(), 1, positions, heads, dim, bench.workers()); });
   }
   const int64_t heads = 14, kv_heads = 2, dim = 64, page_tokens = 64, layers = 24, pages = 80;
   const KvLayout layout{layers, kv_heads, dim, page_tokens};
@@ -412,7 +412,7 @@ void attentions(Bench& bench) {
   for (int64_t page = 0; page < pages; ++page) {
     for (int64_t layer = 0; layer < layers; ++layer) {
       for (int64_t head = 0; head < kv_heads; ++head) {
-        bench.forms().append(static_cast<char*>(kv.data) + layout.block_offset(page, layer, head), layout,
+        bench.kernels().append(static_cast<char*>(kv.data) + layout.block_offset(page, layer, head), layout,
                              tokens.data(), tokens.data(), dim, 0, page_tokens);
       }
     }
@@ -436,18 +436,18 @@ void attentions(Bench& bench) {
     const auto qkv = noise(batch.rows * (heads + 2 * kv_heads) * dim, 2);
     std::vector<uint16_t> out(batch.rows * heads * dim);
     AttentionPlan plan;
-    plan.make(batch, page_tokens, heads, kv_heads, dim, bench.forms().tile_rows, bench.workers().count());
+    plan.make(batch, page_tokens, heads, kv_heads, dim, bench.kernels().tile_rows, bench.workers().count());
     const double seen = c.sequences * c.rows * (c.past + (c.rows + 1) / 2.0);
     const double bytes = static_cast<double>(c.past + c.rows) * kv_heads * dim * 4 * layers;
     bench.time(std::string(c.name) + "_24_layers", "bf16", 4.0 * seen * heads * dim * layers, bytes, [&] {
       for (int64_t layer = 0; layer < layers; ++layer) {
-        plan.run(bench.forms(), out.data(), qkv.data(), kv.data, layout, layer, heads, bench.workers());
+        plan.run(bench.kernels(), out.data(), qkv.data(), kv.data, layout, layer, heads, bench.workers());
       }
     });
   }
 }
 
-void row_forms(Bench& bench) {
+void row_kernels(Bench& bench) {
   const int64_t rows = 1025, dim = 1024;
   const auto x = noise(rows * dim, 1);
   std::vector<uint16_t> out(x.size());
@@ -457,13 +457,13 @@ void row_forms(Bench& bench) {
   };
   bench.time("vit_layer_norm", "f32", 0, 4.0 * rows * dim, [&] {
     split([&](int64_t first, int64_t last) {
-      bench.forms().layer_norm(out.data() + first * dim, x.data() + first * dim, last - first, dim, ones.data(),
+      bench.kernels().layer_norm(out.data() + first * dim, x.data() + first * dim, last - first, dim, ones.data(),
                                ones.data(), 1e-6f);
     });
   });
   bench.time("rms_norm", "f32", 0, 4.0 * rows * dim, [&] {
     split([&](int64_t first, int64_t last) {
-      bench.forms().rms_norm(out.data() + first * dim, x.data() + first * dim, last - first, dim, dim, ones.data(),
+      bench.kernels().rms_norm(out.data() + first * dim, x.data() + first * dim, last - first, dim, dim, ones.data(),
                              1e-6f);
     });
   });
@@ -509,11 +509,11 @@ int main(int argc, char** argv) {
     products(bench);
     decode_weights(bench);
     attentions(bench);
-    row_forms(bench);
+    row_kernels(bench);
 
     const Peaks& peaks = bench.peaks();
-    const std::string device = text("%s, %d thread%s%s, tier %s", cpu_name().c_str(), threads, threads == 1 ? "" : "s",
-                                    cpu_clock ? " by its own time" : "", bench.tier());
+    const std::string device = text("%s, %d thread%s%s, target %s", cpu_name().c_str(), threads, threads == 1 ? "" : "s",
+                                    cpu_clock ? " by its own time" : "", bench.target());
     std::printf("%s\npeaks: f32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, u8s8 %.0f GOP/s, read %.1f GB/s\n\n", device.c_str(),
                 peaks.f32, peaks.bf16, peaks.u8s8, peaks.read);
     std::printf("%-46s %12s %12s %12s %10s %8s %7s\n", "", "us", "p10", "p90", "GOP/s", "GB/s", "share");

@@ -423,8 +423,8 @@ export interface NativeModel {
 export interface NativeSystem {
   /** CPU features the backend knows and this machine has, e.g. `avx512_bf16`. */
   cpuFeatures: string[]
-  /** Kernel tier the CPU backend chose. */
-  cpuTier: string
+  /** Instruction set whose kernels the CPU backend chose. */
+  cpuTarget: string
   cores: number
   cuda: {
     /** The addon has CUDA kernels inside. */

@@ -70,14 +70,14 @@ function checkSystem(addon: NativeAddon, checks: Check[]): NativeSystem | undefi
   }
 }
 
-function checkCpu({ cpuFeatures, cpuTier, cores }: NativeSystem): Check {
+function checkCpu({ cpuFeatures, cpuTarget, cores }: NativeSystem): Check {
   const model = os.cpus()[0]?.model.trim() ?? 'unknown'
   const features =
     cpuFeatures.length === 0 ? 'none of the vector extensions it has kernels for' : `has ${cpuFeatures.join(', ')}`
   return {
     name: 'processor',
     ok: true,
-    found: `${model}, ${cores} cores, ${os.availableParallelism()} for this process; kernels ${cpuTier}; ${features}`,
+    found: `${model}, ${cores} cores, ${os.availableParallelism()} for this process; kernels ${cpuTarget}; ${features}`,
   }
 }
 

@@ -33,7 +33,7 @@ Napi::Value js_system(const Napi::CallbackInfo& info) {
     cuda["reason"] = system.cuda_reason;
     auto object = Napi::Object::New(env);
     object["cpuFeatures"] = features;
-    object["cpuTier"] = system.cpu_tier;
+    object["cpuTarget"] = system.cpu_target;
     object["cores"] = static_cast<double>(std::thread::hardware_concurrency());
     object["cuda"] = cuda;
     return object;

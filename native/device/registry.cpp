@@ -1,7 +1,7 @@
 #include "device/registry.h"
 
 #include "kernels/cpu/packed_device.h"
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/targets.h"
 #if defined(DRIVLM_HAVE_CUDA)
 #include "kernels/cuda/cuda_device.h"
 #endif
@@ -34,7 +34,7 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   }
   if (options.device == "cpu") {
     if (options.precision != DType::bf16) return std::make_unique<CpuDevice>(options.precision, options.threads);
-    return std::make_unique<PackedCpuDevice>(options.threads, *cpu::chosen_tier().forms,
+    return std::make_unique<PackedCpuDevice>(options.threads, *cpu::chosen_target().kernels,
                                              CpuFormat{options.weights, options.int8_activations});
   }
   if (const int index = cuda_index(options.device); index >= 0) {
@@ -53,9 +53,9 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
 
 SystemInfo system_info() {
   SystemInfo info;
-  info.cpu_tier = cpu::chosen_tier().name;
-  for (const cpu::Tier& tier : cpu::tiers()) {
-    if (tier.supported && &tier != &cpu::tiers().back()) info.cpu_features.push_back(tier.name);  // the last is portable
+  info.cpu_target = cpu::chosen_target().name;
+  for (const cpu::Target& target : cpu::targets()) {
+    if (target.supported && &target != &cpu::targets().back()) info.cpu_features.push_back(target.name);  // the last is portable
   }
 #if defined(DRIVLM_HAVE_CUDA)
   cuda::describe_system(info);

@@ -1,4 +1,4 @@
-// The fast attention of every tier that this CPU has, against sums in double; the bound is that of cpu_forms_test.cpp.
+// The fast attention of every target that this CPU has, against sums in double; the bound is that of cpu_kernels_test.cpp.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/numeric.h"
-#include "cpu_forms_testing.h"
+#include "cpu_kernels_testing.h"
 #include "kernels/cpu/packed_attention.h"
 
 using namespace drivlm;
@@ -55,16 +55,16 @@ void attend_exactly(const std::function<const uint16_t*(int64_t)>& key,
   }
 }
 
-void run_vision(const Tier& tier, int64_t groups, int64_t positions, int64_t heads, int64_t dim, float size,
+void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t heads, int64_t dim, float size,
                 int threads) {
   std::ostringstream name;
-  name << tier.name << " vision " << groups << "x" << positions << "x" << heads << "x" << dim << " size " << size;
+  name << target.name << " vision " << groups << "x" << positions << "x" << heads << "x" << dim << " size " << size;
   Random random(static_cast<uint32_t>(positions * 7 + dim));
   const int64_t width = heads * dim;
   const auto qkv = exact(random.halves(groups * positions * 3 * width, size));
   auto out = std::make_unique<uint16_t[]>(groups * positions * width);
   TestWorkers workers(threads);
-  attention(*tier.forms, out.get(), qkv.get(), groups, positions, heads, dim, workers);
+  attention(*target.kernels, out.get(), qkv.get(), groups, positions, heads, dim, workers);
   std::vector<double> expected;
   std::vector<float> plain, found;
   for (int64_t g = 0; g < groups; ++g) {
@@ -99,8 +99,8 @@ struct Shape {
 // The caches of some sequences, filled a segment at a time through `append`, and a query for each of their rows.
 class Paged {
  public:
-  Paged(const Tier& tier, const std::vector<Sequence>& sequences, const Shape& shape)
-      : forms_(*tier.forms),
+  Paged(const Target& target, const std::vector<Sequence>& sequences, const Shape& shape)
+      : kernels_(*target.kernels),
         sequences_(sequences),
         shape_(shape),
         layout_{2, shape.kv_heads, shape.dim, shape.page_tokens},
@@ -137,8 +137,8 @@ class Paged {
     const auto qkv_exact = exact(qkv);
     auto out = std::make_unique<uint16_t[]>(batch.rows * shape_.heads * shape_.dim);
     TestWorkers workers(threads);
-    plan_.make(batch, shape_.page_tokens, shape_.heads, shape_.kv_heads, shape_.dim, forms_.tile_rows, threads);
-    plan_.run(forms_, out.get(), qkv_exact.get(), kv_.data, layout_, kLayer, shape_.heads, workers);
+    plan_.make(batch, shape_.page_tokens, shape_.heads, shape_.kv_heads, shape_.dim, kernels_.tile_rows, threads);
+    plan_.run(kernels_, out.get(), qkv_exact.get(), kv_.data, layout_, kLayer, shape_.heads, workers);
     return {out.get(), out.get() + batch.rows * shape_.heads * shape_.dim};
   }
 
@@ -167,14 +167,14 @@ class Paged {
         v.insert(v.end(), value(s, t + i, head), value(s, t + i, head) + shape_.dim);
       }
       const auto k_exact = exact(k), v_exact = exact(v);
-      forms_.append(
+      kernels_.append(
           static_cast<char*>(kv_.data) + layout_.block_offset(s.pages[t / shape_.page_tokens], kLayer, head), layout_,
           k_exact.get(), v_exact.get(), shape_.dim, t % shape_.page_tokens, n);
       t += n;
     }
   }
 
-  const Forms& forms_;
+  const KernelTable& kernels_;
   AttentionPlan plan_;  // kept, as by the ops: what is left in it must not matter
   std::vector<Sequence> sequences_;
   Shape shape_;
@@ -184,9 +184,9 @@ class Paged {
   std::vector<std::vector<uint16_t>> queries_;
 };
 
-void run_paged(const Tier& tier, const std::string& what, const std::vector<Sequence>& sequences, const Shape& shape,
+void run_paged(const Target& target, const std::string& what, const std::vector<Sequence>& sequences, const Shape& shape,
                int threads) {
-  Paged paged(tier, sequences, shape);
+  Paged paged(target, sequences, shape);
   std::vector<Part> whole;
   for (size_t i = 0; i < sequences.size(); ++i) whole.push_back({i, 0, sequences[i].rows});
   const auto out = paged.attend(whole, threads);
@@ -207,12 +207,12 @@ void run_paged(const Tier& tier, const std::string& what, const std::vector<Sequ
     }
     of_sequence += s.rows * shape.heads * shape.dim;
   }
-  check_close(std::string(tier.name) + " paged " + what, expected, plain, found);
+  check_close(std::string(target.name) + " paged " + what, expected, plain, found);
 }
 
 // Every row of a sequence gets the same, bit for bit, alone, with some of its own, with all, and beside others.
-void run_beside(const Tier& tier, const std::vector<Sequence>& sequences, const Shape& shape) {
-  Paged paged(tier, sequences, shape);
+void run_beside(const Target& target, const std::vector<Sequence>& sequences, const Shape& shape) {
+  Paged paged(target, sequences, shape);
   const int64_t row_size = shape.heads * shape.dim;
   std::vector<std::vector<uint16_t>> alone;
   for (size_t i = 0; i < sequences.size(); ++i) {
@@ -230,7 +230,7 @@ void run_beside(const Tier& tier, const std::vector<Sequence>& sequences, const 
       if (std::memcmp(found, alone[part.sequence].data() + part.first * row_size,
                       static_cast<size_t>(part.rows * row_size) * 2) != 0) {
         std::ostringstream message;
-        message << tier.name << " " << how << ": sequence " << part.sequence << ", rows " << part.first << " to "
+        message << target.name << " " << how << ": sequence " << part.sequence << ", rows " << part.first << " to "
                 << part.first + part.rows << " differ from those rows alone";
         test::fail(__FILE__, __LINE__, message.str());
       }
@@ -266,46 +266,46 @@ std::vector<int32_t> numbers(int32_t first, int32_t count) {
 }  // namespace
 
 TEST(cpu_attention_vision) {
-  for_each_tier([](const Tier& tier) {
-    run_vision(tier, 2, 1, 1, 16, 1, 1);
-    run_vision(tier, 2, 17, 2, 16, 1, 2);
-    run_vision(tier, 1, 33, 1, 96, 2, 3);
-    run_vision(tier, 1, 257, 3, 48, 4, 2);
-    run_vision(tier, 1, 1025, 1, 64, 2, 5);
-    run_vision(tier, 1, 300, 1, 128, 8, 1);  // one key takes nearly all the weight
+  for_each_target([](const Target& target) {
+    run_vision(target, 2, 1, 1, 16, 1, 1);
+    run_vision(target, 2, 17, 2, 16, 1, 2);
+    run_vision(target, 1, 33, 1, 96, 2, 3);
+    run_vision(target, 1, 257, 3, 48, 4, 2);
+    run_vision(target, 1, 1025, 1, 64, 2, 5);
+    run_vision(target, 1, 300, 1, 128, 8, 1);  // one key takes nearly all the weight
   });
 }
 
 TEST(cpu_attention_paged) {
-  for_each_tier([](const Tier& tier) {
-    run_paged(tier, "prefill", {{0, 150, {2, 0, 1}}}, {14, 2, 64, 64}, 2);
-    run_paged(tier, "prefill on a past", {{77, 90, numbers(0, 3)}}, {4, 4, 96, 64}, 1);
-    run_paged(tier, "small pages", {{0, 71, numbers(0, 3)}}, {6, 2, 32, 32}, 3);
-    run_paged(tier, "first token", {{0, 1, {0}}}, {14, 2, 64, 64}, 2);
-    run_paged(tier, "decode", {{1300, 1, numbers(0, 21)}}, {14, 2, 64, 64}, 2);
-    run_paged(tier, "decode, wide head", {{600, 1, numbers(0, 10)}}, {16, 8, 128, 64}, 2);
-    run_paged(tier, "decode, odd head", {{129, 1, numbers(0, 3)}}, {3, 1, 80, 64}, 2);
+  for_each_target([](const Target& target) {
+    run_paged(target, "prefill", {{0, 150, {2, 0, 1}}}, {14, 2, 64, 64}, 2);
+    run_paged(target, "prefill on a past", {{77, 90, numbers(0, 3)}}, {4, 4, 96, 64}, 1);
+    run_paged(target, "small pages", {{0, 71, numbers(0, 3)}}, {6, 2, 32, 32}, 3);
+    run_paged(target, "first token", {{0, 1, {0}}}, {14, 2, 64, 64}, 2);
+    run_paged(target, "decode", {{1300, 1, numbers(0, 21)}}, {14, 2, 64, 64}, 2);
+    run_paged(target, "decode, wide head", {{600, 1, numbers(0, 10)}}, {16, 8, 128, 64}, 2);
+    run_paged(target, "decode, odd head", {{129, 1, numbers(0, 3)}}, {3, 1, 80, 64}, 2);
     // a prefix of 20 pages shared by three, one of them with more, one on its own, one in prefill
     auto one = numbers(0, 20), two = one, three = one;
     one.push_back(20);
     two.push_back(21), two.push_back(22);
     three.push_back(23);
-    run_paged(tier, "shared prefix",
+    run_paged(target, "shared prefix",
               {{20 * 64 + 5, 1, one}, {20 * 64 + 100, 1, two}, {40, 1, {24}}, {20 * 64 + 1, 3, three}, {10, 12, {25}}},
               {14, 2, 64, 64}, 2);
     // a page table that starts as another's, but whose shared page is not full in the other
-    run_paged(tier, "short sibling", {{200, 1, numbers(0, 4)}, {63, 1, {0}}}, {2, 1, 16, 64}, 2);
+    run_paged(target, "short sibling", {{200, 1, numbers(0, 4)}, {63, 1, {0}}}, {2, 1, 16, 64}, 2);
   });
 }
 
 TEST(cpu_attention_beside_others) {
-  for_each_tier([](const Tier& tier) {
+  for_each_target([](const Target& target) {
     // Three share seven pages, which is less than two chunks; one has nothing in common; one is shorter than a chunk.
     auto one = numbers(0, 7), two = one, three = one;
     one.insert(one.end(), {7, 8});
     two.insert(two.end(), {9, 10, 11, 12});
     three.push_back(13);
-    run_beside(tier,
+    run_beside(target,
                {{7 * 64, 50, one},
                 {7 * 64 + 3, 200, two},
                 {7 * 64 + 1, 6, three},
@@ -313,6 +313,6 @@ TEST(cpu_attention_beside_others) {
                 {0, 11, {24}}},
                {14, 2, 64, 64});
     // Of the last one's rows two end with a chunk, the others see a token or two of the next.
-    run_beside(tier, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}}, {7, 1, 80, 32});
+    run_beside(target, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}}, {7, 1, 80, 32});
   });
 }

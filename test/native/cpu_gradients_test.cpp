@@ -1,4 +1,4 @@
-// Gradients of the CPU's ops: in f64 against the stored goldens and against central differences, in f32 against f64, on every tier.
+// Gradients of the CPU's ops: in f64 against the stored goldens and against central differences, in f32 against f64, on every target.
 //
 // Differences need no tuning: with a step of the cube root of the precision both of their errors are near 1e-10 for values around 1.
 
@@ -9,7 +9,7 @@
 #include <functional>
 #include <map>
 
-#include "cpu_forms_testing.h"
+#include "cpu_kernels_testing.h"
 #include "kernels/cpu/cpu_gradients.h"
 
 namespace drivlm {
@@ -96,14 +96,14 @@ void expect_near(const char* what, const Values& found, const Values& expected, 
   if (!(d <= bound)) test::fail(__FILE__, __LINE__, std::string(what) + ": off by " + std::to_string(d / bound) + " of the bound");
 }
 
-// Every tier of this CPU in f32, and f64 once.
-void on_every_tier(const std::function<void(Gradients&, DType, double bound)>& body) {
-  for (const cpu::Tier& tier : cpu::tiers()) {
-    if (!tier.supported) continue;
-    CpuGradients gradients(2, *tier.forms);
+// Every target of this CPU in f32, and f64 once.
+void on_every_target(const std::function<void(Gradients&, DType, double bound)>& body) {
+  for (const cpu::Target& target : cpu::targets()) {
+    if (!target.supported) continue;
+    CpuGradients gradients(2, *target.kernels);
     body(gradients, DType::f32, 2e-5);
   }
-  CpuGradients gradients(2, cpu::kPortableForms);
+  CpuGradients gradients(2, cpu::kPortableKernels);
   body(gradients, DType::f64, 1e-10);
 }
 
@@ -172,7 +172,7 @@ Values random(Random& numbers, int64_t count, float size = 1) {
 
 TEST(gradients_of_linear_are_the_golden) {
   const Golden& g = golden();
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     Held x(type, {7, 13}, g.at("linear.in.x")), w(type, {11, 13}, g.at("linear.in.weight")), dy(type, {7, 11}, g.at("linear.grad_out"));
     Held dx(type, {7, 13}), dw(type, {11, 13}), db(type, {11});
     ops.linear_input(dx, dy, w);
@@ -197,7 +197,7 @@ TEST(gradients_of_norms_are_the_golden) {
   };
   for (const Case& c : {Case{"layer_norm", 6, 37, 1e-6, true}, Case{"layer_norm_small_variance", 3, 19, 1e-5, true}, Case{"rms_norm", 7, 35, 1e-6, false}}) {
     const std::string name = c.name;
-    on_every_tier([&](Gradients& ops, DType type, double bound) {
+    on_every_target([&](Gradients& ops, DType type, double bound) {
       // f32 holds no small variance beside a mean.
       if (name == "layer_norm_small_variance" && type == DType::f32) bound = 2e-3;
       Held x(type, {c.rows, c.dim}, g.at(name + ".in.x")), dy(type, {c.rows, c.dim}, g.at(name + ".grad_out"));
@@ -212,7 +212,7 @@ TEST(gradients_of_norms_are_the_golden) {
 
 TEST(gradients_of_activations_are_the_golden) {
   const Golden& g = golden();
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     Held u(type, {3, 29}, g.at("gelu_erf.in.x")), dy(type, {3, 29}, g.at("gelu_erf.grad_out"));
     ops.gelu(dy, dy, u);
     expect_near("gelu", dy.values(), g.at("gelu_erf.grad.x"), bound);
@@ -232,7 +232,7 @@ TEST(gradients_of_activations_are_the_golden) {
 
 TEST(gradients_of_residuals_are_the_golden) {
   const Golden& g = golden();
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     Held dx(type, {10, 7}, g.at("layer_scale_residual.grad_out")), y(type, {10, 7}, g.at("layer_scale_residual.in.branch"));
     Held scale(type, {7}, g.at("layer_scale_residual.in.scale")), dy(type, {10, 7}), d_scale(type, {7});
     ops.scale_add(dy, d_scale, dx, y, scale);
@@ -257,7 +257,7 @@ TEST(gradients_of_attention_are_the_golden) {
   for (const Case& c : cases) {
     const std::string name = c.name;
     const int64_t width = (c.heads + 2 * c.kv_heads) * c.d;
-    on_every_tier([&](Gradients& ops, DType type, double bound) {
+    on_every_target([&](Gradients& ops, DType type, double bound) {
       Held qkv(type, {c.rows, width}, joined(g.at(name + ".in.q"), g.at(name + ".in.k"), g.at(name + ".in.v"), c.rows, c.heads, c.kv_heads, c.d));
       Held d_out(type, {c.rows, c.heads * c.d}, g.at(name + ".grad_out")), d_qkv(type, {c.rows, width});
       ops.attention(d_qkv, d_out, qkv, c.heads, c.kv_heads, c.d, c.spans, c.causal);
@@ -268,7 +268,7 @@ TEST(gradients_of_attention_are_the_golden) {
 
 TEST(gradients_of_rope_are_the_golden) {
   const Golden& g = golden();
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     {  // three heads of width 10, taken for two of q, one of k and none of v
       Held angles(type, {9, 10}, cos_sin(g.at("rope.in.pos"), 10, 1e6));
       Values padded;
@@ -314,7 +314,7 @@ TEST(gradients_of_rope_are_the_golden) {
 
 TEST(gradients_of_moves_are_the_golden) {
   const Golden& g = golden();
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     for (int version : {1, 2}) {
       const std::string name = "pixel_shuffle_v" + std::to_string(version);
       Held dy(type, {18, 20}, g.at(name + ".grad_out")), dx(type, {2, 37, 5}, Values(370, 7.0));
@@ -372,7 +372,7 @@ TEST(gradients_of_the_loss_are_the_golden) {
     }
     for (double v : others) CHECK_EQ(v, 0.0);
     for (double& w : weights) w /= total;
-    on_every_tier([&](Gradients& ops, DType type, double bound) {
+    on_every_target([&](Gradients& ops, DType type, double bound) {
       Held in(type, {static_cast<int64_t>(ids.size()), 11}, rows);
       std::vector<double> losses(ids.size());
       ops.cross_entropy(in, losses.data(), in, ids.data(), weights.data());
@@ -386,7 +386,7 @@ TEST(gradients_of_the_loss_are_the_golden) {
 
 TEST(updates_are_the_golden) {
   const Golden& g = golden();
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     Held p(type, {4, 5}, g.at("adamw.in.param")), m(type, {4, 5}), v(type, {4, 5});
     const Values &all = g.at("adamw.in.grads"), &after = g.at("adamw.params_after");
     for (int64_t step = 0; step < 5; ++step) {
@@ -423,9 +423,9 @@ TEST(gradients_of_products_agree_with_f64_on_odd_shapes) {
       expect_near("dw", dw.values(), dw64, bound);
       expect_near("db", db.values(), db64, bound);
     };
-    CpuGradients oracle(1, cpu::kPortableForms);
+    CpuGradients oracle(1, cpu::kPortableKernels);
     run(oracle, DType::f64, 0);
-    on_every_tier([&](Gradients& ops, DType type, double bound) {
+    on_every_target([&](Gradients& ops, DType type, double bound) {
       if (type == DType::f32) run(ops, type, bound);
     });
   }
@@ -465,7 +465,7 @@ TEST(gradients_of_attention_over_a_prefix_are_those_of_differences) {
   };
   const Values qkv = random(numbers, rows * width), d_out = random(numbers, rows * heads * d);
   const Values expected = differences(qkv, d_out, forward);
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     Held in(type, {rows, width}, qkv), from(type, {rows, heads * d}, d_out), to(type, {rows, width});
     ops.attention(to, from, in, heads, kv_heads, d, spans, true);
     expect_near("attention over a prefix", to.values(), expected, std::max(bound, kDifferences));
@@ -476,14 +476,14 @@ TEST(gradients_of_attention_over_a_prefix_are_those_of_differences) {
   for (bool causal : {true, false}) {
     const std::vector<AttentionSpan>& given = causal ? several : std::vector<AttentionSpan>{{0, 300}, {300, 147}};
     Values oracle_values;
-    CpuGradients oracle(1, cpu::kPortableForms);
+    CpuGradients oracle(1, cpu::kPortableKernels);
     auto run = [&](Gradients& ops, DType type) {
       Held in(type, {447, width}, much), from(type, {447, heads * d}, d_much), to(type, {447, width});
       ops.attention(to, from, in, heads, kv_heads, d, given, causal);
       return to.values();
     };
     oracle_values = run(oracle, DType::f64);
-    on_every_tier([&](Gradients& ops, DType type, double bound) { expect_near("long attention", run(ops, type), oracle_values, bound); });
+    on_every_target([&](Gradients& ops, DType type, double bound) { expect_near("long attention", run(ops, type), oracle_values, bound); });
   }
 }
 
@@ -502,7 +502,7 @@ TEST(gradients_of_norm_columns_are_those_of_differences) {
   };
   const Values dx = differences(x, d, [&](const Values& in) { return forward(in, weight); });
   const Values dw = differences(weight, d, [&](const Values& w) { return forward(x, w); });
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     Held in(type, {rows, stride}, x), w(type, {width}, weight), to(type, {rows, stride}, d), d_weight(type, {width});
     ops.norm_columns(to, d_weight, in, first, width, w, 1e-3);
     expect_near("norm_columns x", to.values(), dx, std::max(bound, kDifferences));
@@ -513,7 +513,7 @@ TEST(gradients_of_norm_columns_are_those_of_differences) {
 TEST(gradients_of_assembled_tiles_are_sums_over_tiles) {
   Random numbers(5);
   const Values dx = random(numbers, 3 * 5 * 7);
-  on_every_tier([&](Gradients& ops, DType type, double bound) {
+  on_every_target([&](Gradients& ops, DType type, double bound) {
     Held from(type, {3, 5, 7}, dx), patches(type, {12, 7}), of_class(type, {7}), positions(type, {5, 7});
     ops.assemble_tiles(patches, of_class, positions, from);
     Values p, c(7), q(35);
@@ -536,10 +536,10 @@ TEST(gradients_do_not_depend_on_threads) {
   const Values x = random(numbers, 1031 * 70), dy = random(numbers, 1031 * 33), w = random(numbers, 33 * 70);
   const Values qkv = random(numbers, 300 * 48), d_out = random(numbers, 300 * 24);
   const std::vector<AttentionSpan> spans{{0, 200}, {200, 60, 0, 200}, {260, 40, 0, 200}};
-  const cpu::Tier& tier = cpu::chosen_tier();
+  const cpu::Target& target = cpu::chosen_target();
   std::vector<Values> first;
   for (int threads : {1, 2, 5}) {
-    CpuGradients ops(threads, *tier.forms);
+    CpuGradients ops(threads, *target.kernels);
     const DType f32 = DType::f32;
     Held hx(f32, {1031, 70}, x), hy(f32, {1031, 33}, dy), hw(f32, {33, 70}, w), dx(f32, {1031, 70}), dw(f32, {33, 70}), db(f32, {33});
     Held in(f32, {300, 48}, qkv), from(f32, {300, 24}, d_out), to(f32, {300, 48}), d_norm(f32, {70});
@@ -555,7 +555,7 @@ TEST(gradients_do_not_depend_on_threads) {
 }
 
 TEST(gradients_refuse_shapes_that_do_not_fit) {
-  CpuGradients ops(1, cpu::kPortableForms);
+  CpuGradients ops(1, cpu::kPortableKernels);
   const DType f32 = DType::f32;
   Held a(f32, {3, 4}), b(f32, {3, 5}), wide(f32, {3, 24}), out(f32, {3, 12});
   const int32_t id = 3;

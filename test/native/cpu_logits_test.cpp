@@ -1,12 +1,12 @@
-// ln sum exp over logits, of every tier that this CPU has, against sums in double.
+// ln sum exp over logits, of every target that this CPU has, against sums in double.
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "check.h"
 #include "device/sampling.h"
-#include "kernels/cpu/forms.h"
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/targets.h"
 
 using namespace drivlm;
 using namespace drivlm::cpu;
@@ -27,13 +27,13 @@ std::vector<float> logits_of(int64_t count, float size) {
 
 TEST(cpu_log_sum_exp) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
-  for (const Tier& tier : tiers()) {
-    if (!tier.supported) continue;
+  for (const Target& target : targets()) {
+    if (!target.supported) continue;
     for (int64_t count : {1, 3, 15, 16, 17, 31, 513, 1000, 151655}) {
       for (float size : {0.001f, 5.0f, 80.0f, 30000.0f}) {
         std::vector<float> logits = logits_of(count, size);
         const auto same = [&] {
-          const double got = tier.forms->log_sum_exp(logits.data(), count), want = log_sum_exp(logits.data(), count);
+          const double got = target.kernels->log_sum_exp(logits.data(), count), want = log_sum_exp(logits.data(), count);
           CHECK(std::abs(got - want) <= 2e-6 + 1e-7 * std::abs(want));
         };
         same();

@@ -1,5 +1,5 @@
-// The packed backend's ops, in every tier that this CPU has, against the plain ops in f32. The bound for every value:
-// twice the largest error of the plain ops in bf16, plus one last-place unit of bf16.
+// The packed backend's ops, in every target that this CPU has, against the reference ops in f32. The bound for every value:
+// twice the largest error of the reference ops in bf16, plus one last-place unit of bf16.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -12,7 +12,7 @@
 #include "check.h"
 #include "base/numeric.h"
 #include "kernels/cpu/packed_device.h"
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/targets.h"
 
 using namespace drivlm;
 
@@ -98,16 +98,16 @@ void compare(const std::string& name, const Body& body) {
   const std::vector<float> expected = body(oracle), rounded = body(plain);
   double worst = 0;
   for (size_t i = 0; i < expected.size(); ++i) worst = std::max<double>(worst, std::fabs(rounded[i] - expected[i]));
-  for (const cpu::Tier& tier : cpu::tiers()) {
-    if (!tier.supported) continue;
-    Bench packed(std::make_unique<PackedCpuDevice>(kThreads, *tier.forms));
+  for (const cpu::Target& target : cpu::targets()) {
+    if (!target.supported) continue;
+    Bench packed(std::make_unique<PackedCpuDevice>(kThreads, *target.kernels));
     const std::vector<float> found = body(packed);
     CHECK_EQ(found.size(), expected.size());
     for (size_t i = 0; i < std::min(found.size(), expected.size()); ++i) {
       const double bound = 2 * worst + 0x1p-8 * std::fabs(expected[i]);
       if (std::fabs(found[i] - expected[i]) <= bound) continue;
       test::fail(__FILE__, __LINE__,
-                 name + " on " + tier.name + ": at " + std::to_string(i) + " expected " + std::to_string(expected[i]) +
+                 name + " on " + target.name + ": at " + std::to_string(i) + " expected " + std::to_string(expected[i]) +
                      ", found " + std::to_string(found[i]) + ", allowed " + std::to_string(bound));
       break;
     }
@@ -292,7 +292,7 @@ TEST(cpu_packed_formats) {
     for (const bool int8_activations : {false, true}) {
       Bench oracle(std::make_unique<CpuDevice>(DType::f32, 1));
       Bench packed(
-          std::make_unique<PackedCpuDevice>(2, *cpu::chosen_tier().forms, CpuFormat{e.weights, int8_activations}));
+          std::make_unique<PackedCpuDevice>(2, *cpu::chosen_target().kernels, CpuFormat{e.weights, int8_activations}));
       w->host.use = up->host.use = e.use;
       const auto plain = oracle.device().load_matrix(w->host),
                  plain_gated = oracle.device().load_gated(w->host, up->host);

@@ -12,7 +12,7 @@
 #include "check.h"
 #include "base/mapped_file.h"
 #include "kernels/cpu/packed_device.h"
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/targets.h"
 
 namespace drivlm {
 namespace {
@@ -95,7 +95,7 @@ TEST(mapped_matrix_of_other_memory_is_never_dropped) {
 
 TEST(packing_gives_the_file_back) {
   const MatrixFile file;
-  PackedCpuDevice device(2, *cpu::chosen_tier().forms, {});
+  PackedCpuDevice device(2, *cpu::chosen_target().kernels, {});
   const auto matrix = device.load_matrix(file.tensor("language.head"));
   CHECK(file.held() < MatrixFile::kBytes / 1024 / 2);  // the loader gives back what is left at the borders
   const auto table = device.load_table(file.tensor("language.embedding"));

@@ -12,7 +12,7 @@
 #include "check.h"
 #include "packed/packed_file.h"
 #include "kernels/cpu/packed_device.h"
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/targets.h"
 
 namespace drivlm {
 namespace {
@@ -234,17 +234,17 @@ TEST(weight_cache_that_cannot_be_written) {
   CHECK_EQ(folder.count(), 1);
 }
 
-// A cache that one tier has written serves every other: packing depends on none.
-TEST(weight_cache_of_any_tier) {
+// A cache that one target has written serves every other: packing depends on none.
+TEST(weight_cache_of_any_target) {
   constexpr int64_t kRows = 70, kCols = 100;
   std::vector<float> values(kRows * kCols);
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(static_cast<int>(i * 7919 % 2003) - 1001) / 1000;
   for (const WeightFormat weights : {WeightFormat::bf16, WeightFormat::int8, WeightFormat::int4}) {
     const Folder folder;
     State expected = State::written;
-    for (const cpu::Tier& tier : cpu::tiers()) {
-      if (!tier.supported) continue;
-      PackedCpuDevice device(2, *tier.forms, CpuFormat{weights, false});
+    for (const cpu::Target& target : cpu::targets()) {
+      if (!target.supported) continue;
+      PackedCpuDevice device(2, *target.kernels, CpuFormat{weights, false});
       WeightCache cache({folder.file(), kKey}), off({});
       std::vector<std::unique_ptr<Matrix>> all;
       for (WeightCache* one : {&cache, &off}) {

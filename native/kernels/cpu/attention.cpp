@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "kernels/cpu/cpu_gradients.h"
-#include "kernels/cpu/plain.h"
+#include "kernels/cpu/reference.h"
 
 namespace drivlm {
 
@@ -41,7 +41,7 @@ int64_t cache_offset(const KvShape& s, int64_t layer, int64_t page, int which, i
 
 }  // namespace
 
-void CpuOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) {
+void ReferenceOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) {
   const int64_t rows = qkv.shape[0], dim = heads * head_dim;
   expect_shape("attention", "qkv", qkv, {rows, 3 * dim});
   expect_shape("attention", "out", out, {rows, dim});
@@ -65,9 +65,9 @@ void CpuOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, 
   });
 }
 
-void CpuOps::begin_batch(const Batch&) {}
+void ReferenceOps::begin_batch(const Batch&) {}
 
-void CpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer, int64_t heads,
+void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer, int64_t heads,
                          const Batch& batch) {
   const KvShape& s = kv.shape;
   const int64_t d = s.head_dim, half = d / 2, width = (heads + 2 * s.kv_heads) * d;
@@ -109,7 +109,7 @@ void CpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Te
   });
 }
 
-void CpuOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) {
+void ReferenceOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) {
   const KvShape& s = kv.shape;
   const int64_t d = s.head_dim, group = heads / s.kv_heads, width = (heads + 2 * s.kv_heads) * d;
   expect_shape("attention_cached", "qkv", qkv, {batch.rows, width});
@@ -141,7 +141,7 @@ void CpuOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int6
   });
 }
 
-void CpuOps::copy_page(Kv kv, int32_t from, int32_t to) {
+void ReferenceOps::copy_page(Kv kv, int32_t from, int32_t to) {
   const KvShape& s = kv.shape;
   const int64_t page_bytes = 2 * s.kv_heads * s.page_tokens * s.head_dim * dtype_bytes(device_.activation());
   for (int64_t layer = 0; layer < s.layers; ++layer) {
@@ -150,7 +150,7 @@ void CpuOps::copy_page(Kv kv, int32_t from, int32_t to) {
   }
 }
 
-void CpuOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) {
+void ReferenceOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) {
   const KvShape& s = kv.shape;
   with_activation("read_kv", device_.activation(), [&](auto type) {
     using T = decltype(type);
@@ -228,7 +228,7 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
     T* dp = p + most_queries * most_keys;
     T *dk = dk_of + head * rows * head_dim, *dv = dv_of + head * rows * head_dim;
     auto times = [&](T* c, int64_t stride, cpu::Factor<T> a, cpu::Factor<T> b, int64_t m, int64_t n, int64_t k, bool add) {
-      cpu::product<T>(forms_, alone_, slots_[slot], c, stride, a, b, m, n, k, add);
+      cpu::product<T>(kernels_, alone_, slots_[slot], c, stride, a, b, m, n, k, add);
     };
     for (size_t index = first_span; index < last_span; ++index) {
       const AttentionSpan& span = spans[index];

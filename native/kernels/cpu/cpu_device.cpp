@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "base/mapped_file.h"
-#include "kernels/cpu/plain.h"
+#include "kernels/cpu/reference.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace drivlm {
@@ -95,9 +95,9 @@ MappedGated::MappedGated(const HostTensor& gate_source, const HostTensor& up_sou
 }
 
 CpuDevice::CpuDevice(DType precision, int threads)
-    : CpuDevice(precision, threads, [threads](Device& device) { return std::make_unique<CpuOps>(device, threads); }) {}
+    : CpuDevice(precision, threads, [threads](Device& device) { return std::make_unique<ReferenceOps>(device, threads); }) {}
 
-CpuDevice::CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<CpuOps>(Device&)>& make_ops)
+CpuDevice::CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<ReferenceOps>(Device&)>& make_ops)
     : activation_(precision) {
   if (precision != DType::f32 && precision != DType::bf16) throw Error(Code::bad_argument, "The CPU runs f32 or bf16.");
   ThreadPool::instance().grow(threads);

@@ -8,7 +8,7 @@
 
 #include "device/device.h"
 #include "base/numeric.h"
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/reference_ops.h"
 
 namespace drivlm {
 
@@ -72,11 +72,11 @@ class CpuDevice : public Device {
 
  protected:
   // With other ops than the plain ones.
-  CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<CpuOps>(Device&)>& make_ops);
+  CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<ReferenceOps>(Device&)>& make_ops);
 
  private:
   DType activation_;
-  std::unique_ptr<CpuOps> ops_;
+  std::unique_ptr<ReferenceOps> ops_;
   std::vector<std::unique_ptr<float[]>> vectors_;
 };
 

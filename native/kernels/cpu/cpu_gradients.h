@@ -13,7 +13,7 @@ namespace drivlm {
 
 class CpuGradients : public Gradients {
  public:
-  CpuGradients(int threads, const cpu::Forms& forms);
+  CpuGradients(int threads, const cpu::KernelTable& kernels);
   ~CpuGradients() override;
 
   void linear_input(Tensor dx, Tensor dy, Tensor w) override;
@@ -78,7 +78,7 @@ class CpuGradients : public Gradients {
   T* memory(int which, int64_t count);
 
   int threads_;
-  const cpu::Forms& forms_;
+  const cpu::KernelTable& kernels_;
   Pool pool_;
   Pool alone_{1};
   cpu::ProductSpace space_;

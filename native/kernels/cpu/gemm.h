@@ -85,9 +85,21 @@ void run(Workers& workers, int64_t tasks, const Body& body) {
       tasks, [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
 }
 
-struct Forms;
+// A target's part of its table: gemm_kernels.h.
+struct GemmKernels {
+  int tile_rows;  // rows of the largest register tile
+
+  // Rows [row0, row1) and panels [panel0, panel1) of a product. scratch: gemm_scratch bytes, 64-byte aligned.
+  void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch);
+  size_t (*gemm_scratch)(int64_t rows, int64_t k);
+
+  // One panel from 32 rows of bf16, f32 or s8 at `rows` (null: zeros), k values each. s4: pack_s4.h.
+  void (*pack_panel)(void* panel, WeightKind kind, const void* const* rows, int64_t k);
+};
+
+struct KernelTable;
 
 // The whole product on the threads of `workers`.
-void gemm(const Forms& forms, const GemmJob& job, Workers& workers);
+void gemm(const KernelTable& kernels, const GemmJob& job, Workers& workers);
 
 }  // namespace drivlm::cpu

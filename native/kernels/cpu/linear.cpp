@@ -8,7 +8,7 @@
 
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_gradients.h"
-#include "kernels/cpu/plain.h"
+#include "kernels/cpu/reference.h"
 
 namespace drivlm {
 
@@ -20,7 +20,7 @@ float silu(float v) { return v / (1.0f + std::exp(-v)); }
 
 const MappedMatrix& mapped(const char* op, const Matrix& w) {
   const auto* matrix = dynamic_cast<const MappedMatrix*>(&w);
-  if (!matrix) throw Error(Code::internal, std::string(op) + ": not a plain CPU matrix");
+  if (!matrix) throw Error(Code::internal, std::string(op) + ": not a reference CPU matrix");
   return *matrix;
 }
 
@@ -42,7 +42,7 @@ constexpr int64_t kKeptRows = 256;
 
 }  // namespace
 
-void CpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
+void ReferenceOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
   const MappedMatrix& matrix = mapped("linear", w);
   const int64_t rows = x.shape[0], k = w.cols, n = w.rows;
   expect_shape("linear", "x", x, {rows, k});
@@ -67,9 +67,9 @@ void CpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue
   });
 }
 
-void CpuOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
+void ReferenceOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
   const auto* matrix = dynamic_cast<const MappedGated*>(&gate_up);
-  if (!matrix) throw Error(Code::internal, "linear_gated: not a plain CPU matrix");
+  if (!matrix) throw Error(Code::internal, "linear_gated: not a reference CPU matrix");
   const int64_t rows = x.shape[0], k = matrix->cols, n = matrix->gate.rows;
   expect_shape("linear_gated", "x", x, {rows, k});
   expect_shape("linear_gated", "out", out, {rows, n});
@@ -93,7 +93,7 @@ void CpuOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
   });
 }
 
-void CpuOps::gather(Tensor out, const int32_t* ids, int64_t count, const Matrix& table) {
+void ReferenceOps::gather(Tensor out, const int32_t* ids, int64_t count, const Matrix& table) {
   const MappedMatrix& matrix = mapped("gather", table);
   expect_shape("gather", "out", out, {count, table.cols});
   with_activation("gather", out.dtype, [&](auto type) {
@@ -124,7 +124,7 @@ void CpuGradients::linear_input(Tensor dx, Tensor dy, Tensor w) {
   with_real("linear_input", dy.dtype, [&](auto type) {
     using T = decltype(type);
     const cpu::Factor<T> from{dy.as<T>(), n}, weight{w.as<T>(), k, false};
-    cpu::product<T>(forms_, pool_, space_, dx.as<T>(), k, from, weight, rows, k, n, false);
+    cpu::product<T>(kernels_, pool_, space_, dx.as<T>(), k, from, weight, rows, k, n, false);
   });
 }
 
@@ -137,7 +137,7 @@ void CpuGradients::linear_weight(Tensor d_weight, Tensor d_bias, Tensor dy, Tens
     using T = decltype(type);
     if (d_weight) {
       const cpu::Factor<T> left{dy.as<T>(), n, false}, right{x.as<T>(), k, false};
-      cpu::product<T>(forms_, pool_, space_, d_weight.as<T>(), k, left, right, n, k, rows, true);
+      cpu::product<T>(kernels_, pool_, space_, d_weight.as<T>(), k, left, right, n, k, rows, true);
     }
     if (!d_bias) return;
     sum_rows<T>(d_bias.as<T>(), rows, n, [&](T* sums, int64_t first, int64_t last) {

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "kernels/cpu/cpu_gradients.h"
-#include "kernels/cpu/plain.h"
+#include "kernels/cpu/reference.h"
 
 namespace drivlm {
 
@@ -67,7 +67,7 @@ void norm_gradient(T* dx, T* d_weight, T* d_bias, const T* dy, const T* x, const
 
 }  // namespace
 
-void CpuOps::norm(Tensor out, Tensor x, const Norm& norm) {
+void ReferenceOps::norm(Tensor out, Tensor x, const Norm& norm) {
   const int64_t rows = x.shape[0], dim = x.shape[1];
   expect_shape("norm", "out", out, {rows, dim});
   expect_shape("norm", "weight", norm.weight, {dim});
@@ -88,7 +88,7 @@ void CpuOps::norm(Tensor out, Tensor x, const Norm& norm) {
   });
 }
 
-void CpuOps::norm_columns(Tensor x, int64_t first_column, int64_t width, Tensor weight, float eps) {
+void ReferenceOps::norm_columns(Tensor x, int64_t first_column, int64_t width, Tensor weight, float eps) {
   const int64_t rows = x.shape[0], stride = x.shape[1];
   expect_shape("norm_columns", "weight", weight, {width});
   with_activation("norm_columns", x.dtype, [&](auto type) {
@@ -102,7 +102,7 @@ void CpuOps::norm_columns(Tensor x, int64_t first_column, int64_t width, Tensor 
   });
 }
 
-void CpuOps::scale_add(Tensor x, Tensor y, Tensor scale) {
+void ReferenceOps::scale_add(Tensor x, Tensor y, Tensor scale) {
   const int64_t rows = x.shape[0], dim = x.shape[1];
   expect_shape("scale_add", "y", y, {rows, dim});
   if (scale) expect_shape("scale_add", "scale", scale, {dim});
@@ -121,7 +121,7 @@ void CpuOps::scale_add(Tensor x, Tensor y, Tensor scale) {
   });
 }
 
-void CpuOps::copy_rows(Tensor to, Tensor from) {
+void ReferenceOps::copy_rows(Tensor to, Tensor from) {
   expect_shape("copy_rows", "to", to, {from.shape[0], from.shape[1]});
   std::memcpy(to.data, from.data, from.bytes());
 }

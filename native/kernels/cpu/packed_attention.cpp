@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/forms.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/scratch.h"
 
 namespace drivlm::cpu {
@@ -19,7 +19,7 @@ size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
-void attention(const Forms& forms, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions, int64_t heads,
+void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions, int64_t heads,
                int64_t head_dim, Workers& workers) {
   if (groups == 0 || positions == 0) return;
   // One page for all keys of a head.
@@ -35,16 +35,16 @@ void attention(const Forms& forms, uint16_t* out, const uint16_t* qkv, int64_t g
   run(workers, groups * heads * parts, [&](int64_t task) {
     const int64_t head = task / parts % heads, group = task / parts / heads, part = task % parts;
     const int64_t first = positions * part / parts, count = positions * (part + 1) / parts - first;
-    char* blocks = static_cast<char*>(thread_scratch(block_bytes + rows_bytes + forms.attend_scratch()));
+    char* blocks = static_cast<char*>(thread_scratch(block_bytes + rows_bytes + kernels.attend_scratch()));
     AttendRow* rows = reinterpret_cast<AttendRow*>(blocks + block_bytes);
     const uint16_t* base = qkv + group * positions * 3 * dim + head * head_dim;
-    forms.append(blocks, layout, base + dim, base + 2 * dim, 3 * dim, 0, positions);
+    kernels.append(blocks, layout, base + dim, base + 2 * dim, 3 * dim, 0, positions);
     for (int64_t i = 0; i < count; ++i) {
       rows[i] = {base + (first + i) * 3 * dim, out + (group * positions + first + i) * dim + head * head_dim, nullptr,
                  positions};
     }
     const AttendJob job{blocks, layout.page_bytes(), nullptr, layout, scale, chunk_tokens, 0};
-    forms.attend(job, rows, count, 0, positions, blocks + block_bytes + rows_bytes);
+    kernels.attend(job, rows, count, 0, positions, blocks + block_bytes + rows_bytes);
   });
 }
 
@@ -138,7 +138,7 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
   parts_.resize(static_cast<size_t>(slots * heads * (kPartHead + head_dim)));
 }
 
-void AttentionPlan::run(const Forms& forms, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
+void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
                         int64_t layer, int64_t heads, Workers& workers) {
   const int64_t dim = layout.head_dim, group = heads / layout.kv_heads, row_size = (heads + 2 * layout.kv_heads) * dim;
   const int64_t spans = static_cast<int64_t>(spans_.size()), stride = kPartHead + dim;
@@ -147,7 +147,7 @@ void AttentionPlan::run(const Forms& forms, uint16_t* out, const uint16_t* qkv, 
     const Span& span = spans_[task / layout.kv_heads];
     const int64_t kv_head = task % layout.kv_heads, count = span.count * group;
     const size_t rows_bytes = aligned(static_cast<size_t>(count) * sizeof(AttendRow));
-    char* scratch = static_cast<char*>(thread_scratch(rows_bytes + forms.attend_scratch()));
+    char* scratch = static_cast<char*>(thread_scratch(rows_bytes + kernels.attend_scratch()));
     AttendRow* rows = reinterpret_cast<AttendRow*>(scratch);
     for (int64_t i = 0; i < count; ++i) {
       const Query& query = queries_[span.first + i / group];
@@ -163,12 +163,12 @@ void AttentionPlan::run(const Forms& forms, uint16_t* out, const uint16_t* qkv, 
                         scale,
                         kChunkTokens,
                         span.count * heads * stride};
-    forms.attend(job, rows, count, span.token0, span.token1, scratch + rows_bytes);
+    kernels.attend(job, rows, count, span.token0, span.token1, scratch + rows_bytes);
   });
   cpu::run(workers, static_cast<int64_t>(merges_.size()), [&](int64_t task) {
     const Merge& merge = merges_[task];
     for (int64_t head = 0; head < heads; ++head) {
-      forms.merge(out + (merge.row * heads + head) * dim, parts_.data() + head * stride, heads * stride,
+      kernels.merge(out + (merge.row * heads + head) * dim, parts_.data() + head * stride, heads * stride,
                   merge_slots_.data() + merge.first, merge.count, dim);
     }
   });

@@ -59,11 +59,24 @@ struct AttendJob {
   int64_t partial_step;  // floats from a chunk's part to the next one's
 };
 
-struct Forms;
+// A target's part of its table: attention_kernels.h.
+struct AttentionKernels {
+  // Queries over tokens [token0, token1), token0 at the start of a chunk.
+  void (*attend)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
+                 void* scratch);
+  size_t (*attend_scratch)();
+  // The parts of one query to its result.
+  void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim);
+  // Rows to a block.
+  void (*append)(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
+                 int64_t first, int64_t tokens);
+};
+
+struct KernelTable;
 
 // Vision: bidirectional attention in groups of `positions` rows. qkv bf16 [groups * positions, 3 * heads * head_dim],
 // out bf16 [groups * positions, heads * head_dim]. head_dim a multiple of 16 up to 128.
-void attention(const Forms& forms, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions, int64_t heads,
+void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions, int64_t heads,
                int64_t head_dim, Workers& workers);
 
 // How one forward pass is cut into tasks; made once a pass, used by every layer.
@@ -78,7 +91,7 @@ class AttentionPlan {
             int threads);
 
   // qkv bf16 [rows, (heads + 2 * kv_heads) * head_dim] -> out bf16 [rows, heads * head_dim].
-  void run(const Forms& forms, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
+  void run(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
            int64_t layer, int64_t heads, Workers& workers);
 
  private:

@@ -21,7 +21,7 @@ struct SourceRow {
 
 // Packs panels whose row i is `row_of(panel, i)`. `done(first, last)`: the rows of panels [first, last) were read.
 template <class RowOf, class Done>
-void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowOf& row_of, const Done& done) {
+void pack(PackedMatrix& matrix, const cpu::KernelTable& kernels, int threads, const RowOf& row_of, const Done& done) {
   const int64_t k = matrix.cols, panels = cpu::panel_count(matrix.rows);
   ThreadPool::instance().parallel_for(threads, panels, 4, [&](int64_t first, int64_t last) {
     std::vector<float> wide(kPanelRows * k);
@@ -54,7 +54,7 @@ void pack(PackedMatrix& matrix, const cpu::Forms& forms, int threads, const RowO
           packed[i] = row;
         }
       }
-      forms.pack_panel(to, matrix.kind, packed, k);
+      kernels.pack_panel(to, matrix.kind, packed, k);
     }
     done(first, last);
   });
@@ -73,12 +73,12 @@ size_t PackedMatrix::bytes(WeightKind kind, int64_t n, int64_t k) {
   return cpu::packed_bytes(kind, n, k) + cpu::panel_count(n) * kPanelRows * of_rows;
 }
 
-PackedCpuDevice::PackedCpuDevice(int threads, const cpu::Forms& forms, CpuFormat format)
+PackedCpuDevice::PackedCpuDevice(int threads, const cpu::KernelTable& kernels, CpuFormat format)
     : CpuDevice(DType::bf16, threads,
-                [threads, &forms, format](Device& device) {
-                  return std::make_unique<PackedCpuOps>(device, threads, forms, format.int8_activations);
+                [threads, &kernels, format](Device& device) {
+                  return std::make_unique<PackedCpuOps>(device, threads, kernels, format.int8_activations);
                 }),
-      forms_(forms),
+      kernels_(kernels),
       format_(format),
       threads_(threads) {}
 
@@ -105,7 +105,7 @@ std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_
   auto memory = std::make_unique<HostMemory>(bytes, "The packed " + source.name, true);
   if (source.store) source.store->add(source.name, form, memory->data, bytes);
   auto matrix = std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(memory));
-  pack(*matrix, forms_, threads_, row_of, done);
+  pack(*matrix, kernels_, threads_, row_of, done);
   return matrix;
 }
 

@@ -1,5 +1,5 @@
-// The CPU backend for speed: weights packed at load or by one before, activations and cache in bf16, the forms of the tier that this CPU
-// is of. What it does not do better it inherits from the plain backend, which stays its oracle.
+// The CPU backend for speed: weights packed at load or by one before, activations and cache in bf16, the kernels of the target that this CPU
+// is of. What it does not do better it inherits from the reference backend, which stays its oracle.
 #pragma once
 
 #include <memory>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_device.h"
-#include "kernels/cpu/forms.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_attention.h"
 
 namespace drivlm {
@@ -37,9 +37,9 @@ class PackedMatrix : public Matrix {
   std::unique_ptr<Memory> memory_;
 };
 
-class PackedCpuOps : public CpuOps {
+class PackedCpuOps : public ReferenceOps {
  public:
-  PackedCpuOps(Device& device, int threads, const cpu::Forms& forms, bool int8_activations);
+  PackedCpuOps(Device& device, int threads, const cpu::KernelTable& kernels, bool int8_activations);
 
   void attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) override;
   void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) override;
@@ -69,7 +69,7 @@ class PackedCpuOps : public CpuOps {
   double log_sum_exp(const float* logits, int64_t count) const override;
   void multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob job);
 
-  const cpu::Forms& forms_;
+  const cpu::KernelTable& kernels_;
   const bool int8_activations_;
   Pool pool_;
   cpu::AttentionPlan plan_;
@@ -78,7 +78,7 @@ class PackedCpuOps : public CpuOps {
 
 class PackedCpuDevice : public CpuDevice {
  public:
-  PackedCpuDevice(int threads, const cpu::Forms& forms, CpuFormat format = {});
+  PackedCpuDevice(int threads, const cpu::KernelTable& kernels, CpuFormat format = {});
 
   std::unique_ptr<Matrix> load_matrix(const HostTensor& source) override;
   std::unique_ptr<Matrix> load_gated(const HostTensor& gate, const HostTensor& up) override;
@@ -93,7 +93,7 @@ class PackedCpuDevice : public CpuDevice {
   template <class RowOf, class Done>
   std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of, const Done& done) const;
 
-  const cpu::Forms& forms_;
+  const cpu::KernelTable& kernels_;
   const CpuFormat format_;
   int threads_;
 };

@@ -1,4 +1,4 @@
-// Which caches are kept packed: those the attention forms can read. The others stay as the plain ops keep them.
+// Which caches are kept packed: those the attention kernels can read. The others stay as the reference ops keep them.
 #pragma once
 
 #include "device/device.h"

@@ -1,17 +1,17 @@
-// The ops of the packed backend: check shapes, describe the job, hand it to the forms.
+// The ops of the packed backend: check shapes, describe the job, hand it to the kernels.
 
 #include <cstring>
 
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/packed_kv.h"
-#include "kernels/cpu/plain.h"
+#include "kernels/cpu/reference.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace drivlm {
 
 namespace {
 
-constexpr int64_t kRows = 32;  // rows a task of the row forms takes
+constexpr int64_t kRows = 32;  // rows a task of the row kernels takes
 
 void expect_bf16(const char* op, const Tensor& tensor) {
   if (tensor.dtype != DType::bf16)
@@ -32,8 +32,8 @@ void PackedCpuOps::Pool::run(int64_t tasks, void (*body)(const void*, int64_t), 
   });
 }
 
-PackedCpuOps::PackedCpuOps(Device& device, int threads, const cpu::Forms& forms, bool int8_activations)
-    : CpuOps(device, threads), forms_(forms), int8_activations_(int8_activations), pool_(threads) {}
+PackedCpuOps::PackedCpuOps(Device& device, int threads, const cpu::KernelTable& kernels, bool int8_activations)
+    : ReferenceOps(device, threads), kernels_(kernels), int8_activations_(int8_activations), pool_(threads) {}
 
 // The shapes, then job.out = job.after(x * w^T).
 void PackedCpuOps::multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob job) {
@@ -61,7 +61,7 @@ void PackedCpuOps::multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob 
   job.out = out.data;
   job.out_stride = n;
   job.out_f32 = out.dtype == DType::f32;
-  cpu::gemm(forms_, job, pool_);
+  cpu::gemm(kernels_, job, pool_);
 }
 
 void PackedCpuOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
@@ -92,7 +92,7 @@ void PackedCpuOps::scale_add(Tensor x, Tensor y, Tensor scale) {
   expect_bf16("scale_add", y);
   const float* scales = vector_of("scale_add", "scale", scale, dim);
   parallel(rows, kRows, [&](int64_t first, int64_t last) {
-    forms_.scale_add(x.as<uint16_t>() + first * dim, y.as<uint16_t>() + first * dim, last - first, dim, scales);
+    kernels_.scale_add(x.as<uint16_t>() + first * dim, y.as<uint16_t>() + first * dim, last - first, dim, scales);
   });
 }
 
@@ -108,9 +108,9 @@ void PackedCpuOps::norm(Tensor out, Tensor x, const Norm& norm) {
     uint16_t* to = out.as<uint16_t>() + first * dim;
     const uint16_t* from = x.as<uint16_t>() + first * dim;
     if (norm.layer) {
-      forms_.layer_norm(to, from, last - first, dim, weight, norm.bias.as<float>(), norm.eps);
+      kernels_.layer_norm(to, from, last - first, dim, weight, norm.bias.as<float>(), norm.eps);
     } else {
-      forms_.rms_norm(to, from, last - first, dim, dim, weight, norm.eps);
+      kernels_.rms_norm(to, from, last - first, dim, dim, weight, norm.eps);
     }
   });
 }
@@ -121,25 +121,25 @@ void PackedCpuOps::norm_columns(Tensor x, int64_t first_column, int64_t width, T
   expect_bf16("norm_columns", x);
   parallel(rows, kRows, [&](int64_t first, int64_t last) {
     uint16_t* part = x.as<uint16_t>() + first * stride + first_column;
-    forms_.rms_norm(part, part, last - first, stride, width, weight.as<float>(), eps);
+    kernels_.rms_norm(part, part, last - first, stride, width, weight.as<float>(), eps);
   });
 }
 
 void PackedCpuOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) {
-  if (!cpu::packs_head(head_dim)) return CpuOps::attention(out, qkv, heads, head_dim, positions);
+  if (!cpu::packs_head(head_dim)) return ReferenceOps::attention(out, qkv, heads, head_dim, positions);
   const int64_t rows = qkv.shape[0], dim = heads * head_dim;
   expect_shape("attention", "qkv", qkv, {rows, 3 * dim});
   expect_shape("attention", "out", out, {rows, dim});
   expect_bf16("attention", qkv);
   expect_bf16("attention", out);
-  cpu::attention(forms_, out.as<uint16_t>(), qkv.as<uint16_t>(), rows / positions, positions, heads, head_dim, pool_);
+  cpu::attention(kernels_, out.as<uint16_t>(), qkv.as<uint16_t>(), rows / positions, positions, heads, head_dim, pool_);
 }
 
 void PackedCpuOps::begin_batch(const Batch&) { planned_ = false; }
 
 void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv,
                                int64_t layer, int64_t heads, const Batch& batch) {
-  if (!cpu::packs(kv.shape)) return CpuOps::rope_append(qkv, q_norm, k_norm, eps, cos_sin, kv, layer, heads, batch);
+  if (!cpu::packs(kv.shape)) return ReferenceOps::rope_append(qkv, q_norm, k_norm, eps, cos_sin, kv, layer, heads, batch);
   const KvShape& s = kv.shape;
   const int64_t dim = s.head_dim, width = (heads + 2 * s.kv_heads) * dim;
   expect_shape("rope_append", "qkv", qkv, {batch.rows, width});
@@ -160,14 +160,14 @@ void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
           const int64_t row = segment.row + token - segment.past;
           uint16_t* q = qkv.as<uint16_t>() + row * width;
           const float* angles = cos_sin.as<float>() + row * dim;
-          forms_.rope(q, heads, dim, q_weight, eps, angles);
-          forms_.rope(q + heads * dim, s.kv_heads, dim, k_weight, eps, angles);
+          kernels_.rope(q, heads, dim, q_weight, eps, angles);
+          kernels_.rope(q + heads * dim, s.kv_heads, dim, k_weight, eps, angles);
         }
         const uint16_t* keys = qkv.as<uint16_t>() + (segment.row + token0 - segment.past) * width + heads * dim;
         for (int64_t head = 0; head < s.kv_heads; ++head) {
           char* block =
               static_cast<char*>(kv.data) + layout.block_offset(batch.pages[segment.first_page + page], layer, head);
-          forms_.append(block, layout, keys + head * dim, keys + (s.kv_heads + head) * dim, width,
+          kernels_.append(block, layout, keys + head * dim, keys + (s.kv_heads + head) * dim, width,
                         token0 - page * s.page_tokens, token1 - token0);
         }
       }
@@ -176,27 +176,27 @@ void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
 }
 
 void PackedCpuOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) {
-  if (!cpu::packs(kv.shape)) return CpuOps::attention_cached(out, qkv, kv, layer, heads, batch);
+  if (!cpu::packs(kv.shape)) return ReferenceOps::attention_cached(out, qkv, kv, layer, heads, batch);
   const KvShape& s = kv.shape;
   expect_shape("attention_cached", "qkv", qkv, {batch.rows, (heads + 2 * s.kv_heads) * s.head_dim});
   expect_shape("attention_cached", "out", out, {batch.rows, heads * s.head_dim});
   expect_bf16("attention_cached", qkv);
   expect_bf16("attention_cached", out);
   if (!planned_) {
-    plan_.make(batch, s.page_tokens, heads, s.kv_heads, s.head_dim, forms_.tile_rows, threads_);
+    plan_.make(batch, s.page_tokens, heads, s.kv_heads, s.head_dim, kernels_.tile_rows, threads_);
     planned_ = true;
   }
-  plan_.run(forms_, out.as<uint16_t>(), qkv.as<uint16_t>(), kv.data, cpu::layout_of(s), layer, heads, pool_);
+  plan_.run(kernels_, out.as<uint16_t>(), qkv.as<uint16_t>(), kv.data, cpu::layout_of(s), layer, heads, pool_);
 }
 
 void PackedCpuOps::copy_page(Kv kv, int32_t from, int32_t to) {
-  if (!cpu::packs(kv.shape)) return CpuOps::copy_page(kv, from, to);
+  if (!cpu::packs(kv.shape)) return ReferenceOps::copy_page(kv, from, to);
   const int64_t bytes = cpu::layout_of(kv.shape).page_bytes();
   std::memcpy(static_cast<char*>(kv.data) + to * bytes, static_cast<char*>(kv.data) + from * bytes, bytes);
 }
 
 void PackedCpuOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) {
-  if (!cpu::packs(kv.shape)) return CpuOps::read_kv(keys, values, kv, layer, pages, tokens);
+  if (!cpu::packs(kv.shape)) return ReferenceOps::read_kv(keys, values, kv, layer, pages, tokens);
   const KvShape& s = kv.shape;
   const cpu::KvLayout layout = cpu::layout_of(s);
   for (int64_t head = 0; head < s.kv_heads; ++head) {

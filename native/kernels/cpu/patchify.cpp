@@ -5,11 +5,11 @@
 #include <cstring>
 
 #include "kernels/cpu/cpu_gradients.h"
-#include "kernels/cpu/plain.h"
+#include "kernels/cpu/reference.h"
 
 namespace drivlm {
 
-void CpuOps::patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
+void ReferenceOps::patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
                       const std::array<float, 3>& std) {
   const int64_t count = tiles.shape[0], size = tiles.shape[1], grid = size / patch;
   const int64_t values = 3 * patch * patch;
@@ -36,7 +36,7 @@ void CpuOps::patchify(Tensor patches, Tensor tiles, int64_t patch, const std::ar
   });
 }
 
-void CpuOps::assemble_tiles(Tensor x, Tensor patches, Tensor class_embedding, Tensor positions) {
+void ReferenceOps::assemble_tiles(Tensor x, Tensor patches, Tensor class_embedding, Tensor positions) {
   const int64_t tiles = x.shape[0], places = x.shape[1], dim = x.shape[2];
   expect_shape("assemble_tiles", "patches", patches, {tiles * (places - 1), dim});
   expect_shape("assemble_tiles", "class_embedding", class_embedding, {dim});
@@ -58,7 +58,7 @@ void CpuOps::assemble_tiles(Tensor x, Tensor patches, Tensor class_embedding, Te
   });
 }
 
-void CpuOps::pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) {
+void ReferenceOps::pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) {
   const int64_t tiles = x.shape[0], dim = x.shape[2], half = grid / 2;
   expect_shape("pixel_shuffle", "x", x, {tiles, 1 + grid * grid, dim});
   expect_shape("pixel_shuffle", "out", out, {tiles * half * half, 4 * dim});

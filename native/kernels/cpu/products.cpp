@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/forms.h"
+#include "kernels/cpu/kernel_table.h"
 
 namespace drivlm::cpu {
 
@@ -34,12 +34,12 @@ void turn(float* out, const Factor<float>& from, int64_t first, int64_t rows, in
 }
 
 // Panel `panel` of b's rows, terms [p0, p0 + depth). An f32 unit is one value of each of the 32 rows, so that a factor by columns is copied.
-void pack_panel(const Forms& forms, float* to, const Factor<float>& b, int64_t n, int64_t panel, int64_t p0, int64_t depth) {
+void pack_panel(const KernelTable& kernels, float* to, const Factor<float>& b, int64_t n, int64_t panel, int64_t p0, int64_t depth) {
   const int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, n - first);
   if (b.by_rows) {
     const void* sources[kPanelRows] = {};
     for (int64_t i = 0; i < rows; ++i) sources[i] = b.data + (first + i) * b.stride + p0;
-    return forms.pack_panel(to, WeightKind::f32, sources, depth);
+    return kernels.pack_panel(to, WeightKind::f32, sources, depth);
   }
   for (int64_t p = 0; p < depth; ++p, to += kPanelRows) {
     const float* from = b.data + (p0 + p) * b.stride + first;
@@ -57,7 +57,7 @@ void reserve(ProductSpace& space, int64_t m, int64_t n, int64_t k) {
 }
 
 template <>
-void product<float>(const Forms& forms, Workers& workers, ProductSpace& space, float* c, int64_t stride, Factor<float> a,
+void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& space, float* c, int64_t stride, Factor<float> a,
                     Factor<float> b, int64_t m, int64_t n, int64_t k, bool add) {
   if (m <= 0 || n <= 0) return;
   if (k <= 0) {
@@ -70,7 +70,7 @@ void product<float>(const Forms& forms, Workers& workers, ProductSpace& space, f
   for (int64_t p0 = 0; p0 < k; p0 += kDepth) {
     const int64_t depth = std::min(kDepth, k - p0);
     run(workers, panel_count(n), [&](int64_t panel) {
-      pack_panel(forms, panels + panel * kPanelRows * depth, b, n, panel, p0, depth);
+      pack_panel(kernels, panels + panel * kPanelRows * depth, b, n, panel, p0, depth);
     });
     GemmJob job;
     if (a.by_rows) {
@@ -90,15 +90,15 @@ void product<float>(const Forms& forms, Workers& workers, ProductSpace& space, f
     job.m = m;
     job.n = n;
     job.k = depth;
-    job.after = add || p0 > 0 ? After::add : After::store;
+    job.after = add || p0 > 0 ? Epilogue::add : Epilogue::store;
     job.out = c;
     job.out_stride = stride;
-    gemm(forms, job, workers);
+    gemm(kernels, job, workers);
   }
 }
 
 template <>
-void product<double>(const Forms&, Workers& workers, ProductSpace&, double* c, int64_t stride, Factor<double> a,
+void product<double>(const KernelTable&, Workers& workers, ProductSpace&, double* c, int64_t stride, Factor<double> a,
                      Factor<double> b, int64_t m, int64_t n, int64_t k, bool add) {
   auto at = [](const Factor<double>& f, int64_t i, int64_t p) { return f.by_rows ? f.data[i * f.stride + p] : f.data[p * f.stride + i]; };
   run(workers, std::max<int64_t>(m, 0), [&](int64_t i) {

@@ -2,7 +2,7 @@
 //
 //   c[i, j] = sum over p of a(i, p) * b(j, p)
 //
-// f32 goes through the tier's matrix form (gemm.h); f64, the oracle, through plain loops. A sum is cut into pieces of kDepth terms: a panel of
+// f32 goes through the target's matrix form (gemm.h); f64, the oracle, through plain loops. A sum is cut into pieces of kDepth terms: a panel of
 // b then stays in L2. Where it is cut does not depend on the threads.
 #pragma once
 
@@ -29,7 +29,7 @@ struct ProductSpace {
 // c [m, n] with rows `stride` apart. add: to what is there. f32: on the threads of `workers`; space must hold what product_space says, which
 // reserve() sees to.
 template <class T>
-void product(const Forms& forms, Workers& workers, ProductSpace& space, T* c, int64_t stride, Factor<T> a, Factor<T> b,
+void product(const KernelTable& kernels, Workers& workers, ProductSpace& space, T* c, int64_t stride, Factor<T> a, Factor<T> b,
              int64_t m, int64_t n, int64_t k, bool add);
 
 // Room for products of up to these sizes, so that one inside of a threads' region allocates nothing.

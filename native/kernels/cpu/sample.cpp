@@ -2,13 +2,13 @@
 
 #include "device/sampling.h"
 #include "kernels/cpu/packed_device.h"
-#include "kernels/cpu/plain.h"
+#include "kernels/cpu/reference.h"
 
 namespace drivlm {
 
-CpuOps::CpuOps(Device& device, int threads) : Ops(device), threads_(threads) {}
+ReferenceOps::ReferenceOps(Device& device, int threads) : Ops(device), threads_(threads) {}
 
-void CpuOps::sample(Sample* samples, Tensor logits, const SampleParams* params) {
+void ReferenceOps::sample(Sample* samples, Tensor logits, const SampleParams* params) {
   const int64_t vocab = logits.shape[1];
   const auto row_of = [&](int64_t row) { return logits.as<float>() + row * vocab; };
   // Sampling allocates, and what a thread of the pool throws is lost: only greedy rows go there.
@@ -25,8 +25,8 @@ void CpuOps::sample(Sample* samples, Tensor logits, const SampleParams* params) 
   });
 }
 
-double CpuOps::log_sum_exp(const float* logits, int64_t count) const { return drivlm::log_sum_exp(logits, count); }
+double ReferenceOps::log_sum_exp(const float* logits, int64_t count) const { return drivlm::log_sum_exp(logits, count); }
 
-double PackedCpuOps::log_sum_exp(const float* logits, int64_t count) const { return forms_.log_sum_exp(logits, count); }
+double PackedCpuOps::log_sum_exp(const float* logits, int64_t count) const { return kernels_.log_sum_exp(logits, count); }
 
 }  // namespace drivlm

@@ -1,4 +1,4 @@
-// Vectors of the tier that the including file is compiled for. Included only by the files of one tier (forms_*.cpp),
+// Vectors of the target that the including file is compiled for. Included only by the files of one target (kernels_*.cpp),
 // inside whose namespace everything here lives: no inline function is shared between files compiled for different CPUs.
 //
 // F, I, U   kWidth floats, int32, uint32 in one register; the compiler's vector extensions do the arithmetic
@@ -17,14 +17,14 @@
 #include <arm_neon.h>
 #endif
 
-#ifndef DRIVLM_TIER
-#error "DRIVLM_TIER names the tier's namespace"
+#ifndef DRIVLM_CPU_TARGET
+#error "DRIVLM_CPU_TARGET names the target's namespace"
 #endif
 
 #define DRIVLM_INLINE inline __attribute__((always_inline))
 #define DRIVLM_UNROLL _Pragma("GCC unroll 32")
 
-namespace drivlm::DRIVLM_TIER {
+namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
 
 #if defined(__AVX512F__)
@@ -285,4 +285,4 @@ DRIVLM_INLINE F gelu_coarse(F x) {  // 5e-4
 }
 
 }  // namespace
-}  // namespace drivlm::DRIVLM_TIER
+}  // namespace drivlm::DRIVLM_CPU_TARGET

@@ -3,17 +3,17 @@
 //   c [rows, 32] = x [rows, k] * panel [32, k]^T
 //
 // Tiling    kTileRows x 2 registers of sums (14 x 2 of the 32 registers of AVX-512, 12 x 2 of NEON's; 6 x 2 of 16). A
-//           panel is 32 columns wide: with 16 lanes one pass does it; narrower tiers take columns {p, p + 1, ...} and
+//           panel is 32 columns wide: with 16 lanes one pass does it; narrower targets take columns {p, p + 1, ...} and
 //           {16 + p, ...} per pass, so that both halves of a gated panel are in registers together.
 // x         Packed per tile as [step along k][rows] 32-bit words (kRowStep 1, kDepthStep rows), or row-major with a
 //           fixed stride (the weights of attention). Each word is broadcast once and used twice.
-// Numerics  f32 sums in k order. Dot::Bf16 on FMA units is exact per product; vdpbf16ps flushes subnormals and rounds
+// Numerics  f32 sums in k order. Bf16Dots on FMA units is exact per product; vdpbf16ps flushes subnormals and rounds
 //           each pair's sum. u8 * s8 sums are exact in int32.
 #pragma once
 
 #include "kernels/cpu/simd.h"
 
-namespace drivlm::DRIVLM_TIER {
+namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
 
 // Words between rows of x in its row-major form: 352 scores of an attention chunk, and a line against cache aliasing.
@@ -95,9 +95,9 @@ struct Bf16Dot {
     }
   }
 };
-using Bf16 = Bf16Dot;
+using Bf16Dots = Bf16Dot;
 #else
-using Bf16 = Bf16Fma;
+using Bf16Dots = Bf16Fma;
 #endif
 
 // NEON's dot product has two operands of one sign: there x is kept as q - 128 in s8, and its zero point is 128 less.
@@ -297,21 +297,21 @@ using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, cons
 #define DRIVLM_EACH_HEIGHT(form) form<Dot, 1>, form<Dot, 2>, form<Dot, 3>, form<Dot, 4>
 #endif
 
-// The forms for `rows` rows of x.
+// The tile for `rows` rows of x.
 template <class Dot>
 DRIVLM_INLINE Tile tile_for(int64_t rows) {
-  static constexpr Tile kForms[] = {DRIVLM_EACH_HEIGHT(tile)};
-  return kForms[rows - 1];
+  static constexpr Tile kHeights[] = {DRIVLM_EACH_HEIGHT(tile)};
+  return kHeights[rows - 1];
 }
 template <class Dot>
 DRIVLM_INLINE ScoreTile score_tile_for(int64_t rows) {
-  static constexpr ScoreTile kForms[] = {DRIVLM_EACH_HEIGHT(score_tile)};
-  return kForms[rows - 1];
+  static constexpr ScoreTile kHeights[] = {DRIVLM_EACH_HEIGHT(score_tile)};
+  return kHeights[rows - 1];
 }
 template <class Dot>
 DRIVLM_INLINE PieceTile piece_tile_for(int64_t rows) {
-  static constexpr PieceTile kForms[] = {DRIVLM_EACH_HEIGHT(piece_tile)};
-  return kForms[rows - 1];
+  static constexpr PieceTile kHeights[] = {DRIVLM_EACH_HEIGHT(piece_tile)};
+  return kHeights[rows - 1];
 }
 
 #undef DRIVLM_EACH_HEIGHT
@@ -392,4 +392,4 @@ void pack_rows(uint32_t* out, const char* in, int64_t stride, int64_t rows, int6
 }
 
 }  // namespace
-}  // namespace drivlm::DRIVLM_TIER
+}  // namespace drivlm::DRIVLM_CPU_TARGET

@@ -6,7 +6,7 @@
 
 namespace drivlm {
 
-CpuGradients::CpuGradients(int threads, const cpu::Forms& forms) : threads_(threads), forms_(forms), pool_(threads) {
+CpuGradients::CpuGradients(int threads, const cpu::KernelTable& kernels) : threads_(threads), kernels_(kernels), pool_(threads) {
   ThreadPool::instance().grow(threads);
 }
 

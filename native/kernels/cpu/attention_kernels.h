@@ -15,12 +15,12 @@
 
 #include <type_traits>
 
-#include "kernels/cpu/forms.h"
-#include "kernels/cpu/gemm_forms.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/tile.h"
 
-namespace drivlm::DRIVLM_TIER {
+namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
 
 using cpu::AttendJob;
@@ -117,7 +117,7 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
   // q as [step][rows]
   uint16_t* together = reinterpret_cast<uint16_t*>(s.scores);
   for (int64_t r = 0; r < count; ++r) memcpy(together + r * dim, rows[r].q, static_cast<size_t>(dim) * 2);
-  using Words = std::conditional_t<Bf16::kPairs, RawWords, WidenedWords>;
+  using Words = std::conditional_t<Bf16Dots::kPairs, RawWords, WidenedWords>;
   pack_rows<Words>(reinterpret_cast<uint32_t*>(s.q), reinterpret_cast<const char*>(together), dim * 2, count, dim * 2,
                    count);
 
@@ -136,8 +136,8 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
     const int64_t page = token / page_tokens;
     return job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
   };
-  const ScoreTile multiply_keys = score_tile_for<Bf16>(count);
-  const PieceTile multiply_values = piece_tile_for<Bf16>(count);
+  const ScoreTile multiply_keys = score_tile_for<Bf16Dots>(count);
+  const PieceTile multiply_values = piece_tile_for<Bf16Dots>(count);
   for (int64_t chunk = token0; chunk < last; chunk += job.chunk_tokens) {
     const int64_t tokens = min_of(job.chunk_tokens, last - chunk);
 
@@ -168,7 +168,7 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       float* row = s.scores + r * kScoreStride;
       float* part = s.parts + r * kPartStride;
       float top = largest_of(row, valid) * scale;
-      if (Bf16::kPairs) top = __builtin_ceilf(top);
+      if (Bf16Dots::kPairs) top = __builtin_ceilf(top);
       part[0] = top;
       part[1] = sum_of(soften(row, valid, width, scale, top));
     }
@@ -278,5 +278,8 @@ void append(char* block, const KvLayout& layout, const uint16_t* keys, const uin
   }
 }
 
+constexpr cpu::AttentionKernels kAttention = {
+    .attend = attend, .attend_scratch = attend_scratch, .merge = merge, .append = append};
+
 }  // namespace
-}  // namespace drivlm::DRIVLM_TIER
+}  // namespace drivlm::DRIVLM_CPU_TARGET

@@ -8,10 +8,10 @@
 
 #include <type_traits>
 
-#include "kernels/cpu/forms.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/tile.h"
 
-namespace drivlm::DRIVLM_TIER {
+namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
 
 using drivlm::Epilogue;
@@ -146,8 +146,8 @@ constexpr int64_t kStreamAhead = 2048;
 
 // What many rows of x are multiplied with, whatever the weights are kept as: where bf16 is multiplied as f32 the panel
 // is widened once rather than by every tile (the work of one unit in 15), on vdpbf16ps it is bf16 itself.
-constexpr WeightKind kExpanded = Bf16::kPairs ? WeightKind::bf16 : WeightKind::f32;
-using Expanded = std::conditional_t<Bf16::kPairs, Bf16, F32Fma>;
+constexpr WeightKind kExpanded = Bf16Dots::kPairs ? WeightKind::bf16 : WeightKind::f32;
+using Expanded = std::conditional_t<Bf16Dots::kPairs, Bf16Dots, F32Fma>;
 constexpr int64_t kExpandTiles = 8;  // tiles that make it worth while for bf16 weights
 
 // Parts of a share's scratch, 64-byte aligned.
@@ -346,7 +346,7 @@ void group_tile(float* __restrict__ c, const char* __restrict__ w, const float* 
 void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
   constexpr int64_t kDepth = cpu::kGroupDepth;
   using GroupTile = void (*)(float*, const char*, const float*, const int32_t*, int64_t, const char*, int64_t);
-  static constexpr GroupTile kForms[] = {
+  static constexpr GroupTile kHeights[] = {
     group_tile<1>,
     group_tile<2>,
 #if defined(__AVX512F__)
@@ -377,7 +377,7 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
   over_panels(
       job, row0, rows, tiles, panel0, panel1, groups * 4, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t step, float* sums) {
-        kForms[height - 1](sums, w, reinterpret_cast<const float*>(x + first * groups * kDepth),
+        kHeights[height - 1](sums, w, reinterpret_cast<const float*>(x + first * groups * kDepth),
                            offsets + first * groups, groups, next, step);
         return Rescale{false, scales + first, nullptr, nullptr, nullptr};
       });
@@ -385,7 +385,7 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
 
 // Values of k = 2i (low) and 2i + 1 (high) of kWidth rows from `lane` on, to an expanded panel.
 DRIVLM_INLINE void expand_pair(char* panel, int64_t i, int64_t lane, F low, F high) {
-  if constexpr (Bf16::kPairs) {
+  if constexpr (Bf16Dots::kPairs) {
     store_bits(panel + i * 128 + lane * 4, (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u));
   } else {
     store_bits(panel + 2 * i * 128 + lane * 4, reinterpret_cast<U>(low));
@@ -393,45 +393,61 @@ DRIVLM_INLINE void expand_pair(char* panel, int64_t i, int64_t lane, F low, F hi
   }
 }
 
-void expand_bf16(char* out, const char* w, int64_t units) {
-  for (int64_t u = 0; u < units; ++u) {
-    for (int64_t lane = 0; lane < 32; lane += kWidth) {
-      expand_pair(out, u, lane, even_values(w + u * 128 + lane * 4), odd_values(w + u * 128 + lane * 4));
+// How weights are stored, each format a type. `expand` makes a panel that many rows of x meet; what it leaves out is a factor a row of the
+// panel, `row_scale`. `stream` multiplies few rows of x with the weights as they are.
+struct Bf16 {
+  static void expand(char* out, const char* w, int64_t k) {
+    const int64_t units = cpu::unit_count(WeightKind::bf16, k);
+    for (int64_t u = 0; u < units; ++u) {
+      for (int64_t lane = 0; lane < 32; lane += kWidth) {
+        expand_pair(out, u, lane, even_values(w + u * 128 + lane * 4), odd_values(w + u * 128 + lane * 4));
+      }
     }
   }
-}
+  static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
+};
 
-// q alone: the scale of a row is left to the sums.
-void expand_s8(char* out, const char* w, int64_t units) {
-  for (int64_t u = 0; u < units; ++u) {
-    for (int64_t lane = 0; lane < 32; lane += kWidth) {
-      const I q = reinterpret_cast<I>(load_bits(w + u * 128 + lane * 4));
-      const auto value = [&](int byte) { return __builtin_convertvector((q << (24 - 8 * byte)) >> 24, F); };
-      expand_pair(out, 2 * u, lane, value(0), value(1));
-      expand_pair(out, 2 * u + 1, lane, value(2), value(3));
+// The scale of a row is left to the sums.
+struct S8Rows {
+  static void expand(char* out, const char* w, int64_t k) {
+    const int64_t units = cpu::unit_count(WeightKind::s8, k);
+    for (int64_t u = 0; u < units; ++u) {
+      for (int64_t lane = 0; lane < 32; lane += kWidth) {
+        const I q = reinterpret_cast<I>(load_bits(w + u * 128 + lane * 4));
+        const auto value = [&](int byte) { return __builtin_convertvector((q << (24 - 8 * byte)) >> 24, F); };
+        expand_pair(out, 2 * u, lane, value(0), value(1));
+        expand_pair(out, 2 * u + 1, lane, value(2), value(3));
+      }
     }
   }
-}
+  static const float* row_scale(const GemmJob& job, int64_t panel) { return job.w_scale + panel * 32; }
+  static constexpr auto stream = stream_s8;
+};
 
-void expand_s4(char* out, const char* w, int64_t k) {
-  for (int64_t g = 0; g < (k + cpu::kGroupDepth - 1) / cpu::kGroupDepth; ++g, w += cpu::kGroupBytes) {
-    const uint16_t* scales = reinterpret_cast<const uint16_t*>(w + 4 * 128);
-    for (int64_t lane = 0; lane < 32; lane += kWidth) {
-      const F scale = to_f32(load_half(scales + lane));
-      for (int64_t u = 0; u < 4; ++u) {
-        const U word = load_bits(w + u * 128 + lane * 4);
-        for (int j = 0; j < 4; ++j) {
-          const I low = reinterpret_cast<I>((word >> (4 * j)) & 0xfu),
-                  high = reinterpret_cast<I>((word >> (4 * j + 16)) & 0xfu);
-          expand_pair(out, g * 16 + u * 4 + j, lane, __builtin_convertvector(low - 8, F) * scale,
-                      __builtin_convertvector(high - 8, F) * scale);
+struct S4Groups {
+  static void expand(char* out, const char* w, int64_t k) {
+    for (int64_t g = 0; g < (k + cpu::kGroupDepth - 1) / cpu::kGroupDepth; ++g, w += cpu::kGroupBytes) {
+      const uint16_t* scales = reinterpret_cast<const uint16_t*>(w + 4 * 128);
+      for (int64_t lane = 0; lane < 32; lane += kWidth) {
+        const F scale = to_f32(load_half(scales + lane));
+        for (int64_t u = 0; u < 4; ++u) {
+          const U word = load_bits(w + u * 128 + lane * 4);
+          for (int j = 0; j < 4; ++j) {
+            const I low = reinterpret_cast<I>((word >> (4 * j)) & 0xfu),
+                    high = reinterpret_cast<I>((word >> (4 * j + 16)) & 0xfu);
+            expand_pair(out, g * 16 + u * 4 + j, lane, __builtin_convertvector(low - 8, F) * scale,
+                        __builtin_convertvector(high - 8, F) * scale);
+          }
         }
       }
     }
   }
-}
+  static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
+  static constexpr auto stream = stream_s4;
+};
 
 // Many rows of x as they are: each panel is expanded once, then meets every tile.
+template <class Format>
 void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(kExpanded, job.k), words = units * Expanded::kWords;
@@ -444,17 +460,21 @@ void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units,
       [&](const char* w) {
-        if (job.kind == WeightKind::bf16) expand_bf16(expanded, w, cpu::unit_count(WeightKind::bf16, job.k));
-        if (job.kind == WeightKind::s8) expand_s8(expanded, w, cpu::unit_count(WeightKind::s8, job.k));
-        if (job.kind == WeightKind::s4) expand_s4(expanded, w, job.k);
+        Format::expand(expanded, w, job.k);
         return static_cast<const char*>(expanded);
       },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
         tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next,
                                    step);
-        return Rescale{false, nullptr, nullptr, job.kind == WeightKind::s8 ? job.w_scale + panel * 32 : nullptr,
-                       nullptr};
+        return Rescale{false, nullptr, nullptr, Format::row_scale(job, panel), nullptr};
       });
+}
+
+// Few rows of x meet the weights as they are, more of them an expanded panel.
+template <class Format>
+void multiply_quantised(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+  if (job.m <= cpu::kStreamRows) return Format::stream(job, row0, row1, panel0, panel1, scratch);
+  multiply_expanded<Format>(job, row0, row1, panel0, panel1, scratch);
 }
 
 // Many rows of x in 8 bits against s8.
@@ -487,18 +507,16 @@ void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_
   uint32_t* x = static_cast<uint32_t*>(scratch);
   switch (job.kind) {
     case WeightKind::bf16:
-      if (!Bf16::kPairs && row1 - row0 > (kExpandTiles - 1) * kTileRows)
-        return multiply_expanded(job, row0, row1, panel0, panel1, space);
-      return multiply<Bf16>(job, row0, row1, panel0, panel1, x);
+      if (!Bf16Dots::kPairs && row1 - row0 > (kExpandTiles - 1) * kTileRows)
+        return multiply_expanded<Bf16>(job, row0, row1, panel0, panel1, space);
+      return multiply<Bf16Dots>(job, row0, row1, panel0, panel1, x);
     case WeightKind::f32:
       return multiply<F32Fma>(job, row0, row1, panel0, panel1, x);
     case WeightKind::s8:
-      if (job.m <= cpu::kStreamRows) return stream_s8(job, row0, row1, panel0, panel1, space);
-      if (job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
-      return multiply_expanded(job, row0, row1, panel0, panel1, space);
+      if (job.m > cpu::kStreamRows && job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
+      return multiply_quantised<S8Rows>(job, row0, row1, panel0, panel1, space);
     case WeightKind::s4:
-      if (job.m <= cpu::kStreamRows) return stream_s4(job, row0, row1, panel0, panel1, space);
-      return multiply_expanded(job, row0, row1, panel0, panel1, space);
+      return multiply_quantised<S4Groups>(job, row0, row1, panel0, panel1, space);
   }
 }
 
@@ -515,5 +533,8 @@ void pack_panel(void* panel, WeightKind kind, const void* const* rows, int64_t k
   }
 }
 
+constexpr cpu::GemmKernels kGemm = {
+    .tile_rows = kTileRows, .gemm = gemm, .gemm_scratch = gemm_scratch, .pack_panel = pack_panel};
+
 }  // namespace
-}  // namespace drivlm::DRIVLM_TIER
+}  // namespace drivlm::DRIVLM_CPU_TARGET

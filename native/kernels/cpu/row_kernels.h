@@ -6,10 +6,29 @@
 //   rope        (a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of a head
 #pragma once
 
-#include "kernels/cpu/forms.h"
+#include <cstdint>
+
+namespace drivlm::cpu {
+
+// A target's part of its table.
+struct RowKernels {
+  void (*layer_norm)(uint16_t* out, const uint16_t* x, int64_t rows, int64_t dim, const float* weight,
+                     const float* bias, float eps);
+  void (*rms_norm)(uint16_t* out, const uint16_t* x, int64_t rows, int64_t stride, int64_t dim, const float* weight,
+                   float eps);
+  void (*scale_add)(uint16_t* x, const uint16_t* y, int64_t rows, int64_t dim, const float* scale);
+  void (*rope)(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, float eps, const float* cos_sin);
+
+  // ln sum exp of `count` logits, NaNs ignored, to 1e-6.
+  double (*log_sum_exp)(const float* logits, int64_t count);
+};
+
+}  // namespace drivlm::cpu
+
+#if defined(DRIVLM_CPU_TARGET)
 #include "kernels/cpu/simd.h"
 
-namespace drivlm::DRIVLM_TIER {
+namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
 
 DRIVLM_INLINE float inverse_root(float v) {
@@ -125,5 +144,9 @@ double log_sum_exp(const float* logits, int64_t count) {
   return static_cast<double>(top) + __builtin_log(sum);
 }
 
+constexpr cpu::RowKernels kRows = {
+    .layer_norm = layer_norm, .rms_norm = rms_norm, .scale_add = scale_add, .rope = rope, .log_sum_exp = log_sum_exp};
+
 }  // namespace
-}  // namespace drivlm::DRIVLM_TIER
+}  // namespace drivlm::DRIVLM_CPU_TARGET
+#endif

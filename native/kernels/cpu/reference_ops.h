@@ -1,13 +1,13 @@
-// The plain ops of the CPU backend: f32 loops over f32 or bf16 storage. In f32 they are the oracle of every other kernel.
+// The reference ops of the CPU backend: f32 loops over f32 or bf16 storage. In f32 they are the oracle of every other kernel.
 #pragma once
 
 #include "device/ops.h"
 
 namespace drivlm {
 
-class CpuOps : public Ops {
+class ReferenceOps : public Ops {
  public:
-  CpuOps(Device& device, int threads);
+  ReferenceOps(Device& device, int threads);
 
   void patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
                 const std::array<float, 3>& std) override;

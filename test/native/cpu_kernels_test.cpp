@@ -1,4 +1,4 @@
-// The fast matrix products of every tier that this CPU has, against sums in double. The bound for every value: twice the
+// The fast matrix products of every target that this CPU has, against sums in double. The bound for every value: twice the
 // largest error of the plain computation (f32 sums, result rounded to the same type), plus one last-place unit of bf16.
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/numeric.h"
-#include "cpu_forms_testing.h"
+#include "cpu_kernels_testing.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/pack_s4.h"
 #include "packed/formats.h"
@@ -18,7 +18,7 @@ using namespace drivlm::cpu;
 
 namespace {
 
-std::unique_ptr<Aligned> pack(const Forms& forms, WeightKind kind, const void* weights, int64_t n, int64_t k) {
+std::unique_ptr<Aligned> pack(const KernelTable& kernels, WeightKind kind, const void* weights, int64_t n, int64_t k) {
   const int64_t row_bytes = k * (kind == WeightKind::f32 ? 4 : kind == WeightKind::s8 ? 1 : 2);
   auto packed = std::make_unique<Aligned>(packed_bytes(kind, n, k));
   for (int64_t panel = 0; panel < panel_count(n); ++panel) {
@@ -27,7 +27,7 @@ std::unique_ptr<Aligned> pack(const Forms& forms, WeightKind kind, const void* w
       const int64_t row = panel * kPanelRows + r;
       rows[r] = row < n ? static_cast<const char*>(weights) + row * row_bytes : nullptr;
     }
-    forms.pack_panel(static_cast<char*>(packed->data) + panel * unit_count(kind, k) * kUnitBytes, kind, rows, k);
+    kernels.pack_panel(static_cast<char*>(packed->data) + panel * unit_count(kind, k) * kUnitBytes, kind, rows, k);
   }
   return packed;
 }
@@ -42,9 +42,9 @@ struct GemmCase {
 };
 
 // gate rows are the even rows of w in blocks of 16: packed row p * 32 + i is gate row p * 16 + i, + 16 the up row.
-void run_gemm(const Tier& tier, WeightKind kind, const GemmCase& c, int threads) {
+void run_gemm(const Target& target, WeightKind kind, const GemmCase& c, int threads) {
   std::ostringstream name;
-  name << tier.name << " " << (kind == WeightKind::f32 ? "f32" : "bf16") << " " << c.m << "x" << c.n << "x" << c.k
+  name << target.name << " " << (kind == WeightKind::f32 ? "f32" : "bf16") << " " << c.m << "x" << c.n << "x" << c.k
        << " after " << static_cast<int>(c.after) << " threads " << threads;
   Random random(static_cast<uint32_t>(c.m * 131 + c.n * 17 + c.k));
   const bool gated = c.after == Epilogue::gated;
@@ -59,14 +59,14 @@ void run_gemm(const Tier& tier, WeightKind kind, const GemmCase& c, int threads)
   const auto x16_exact = exact(x16);
   const auto x32_exact = exact(x32);
   const auto x_at = [&](int64_t i) { return c.x_f32 ? x32[i] : widen(x16[i]); };
-  // The plain computation on bf16 weights takes x in bf16 too.
+  // The reference computation on bf16 weights takes x in bf16 too.
   const auto x_plain = [&](int64_t i) {
     return kind == WeightKind::f32 ? x_at(i) : to_float(from_float<bf16>(x_at(i)));
   };
   const auto w_at = [&](int64_t i) { return kind == WeightKind::f32 ? w32[i] : widen(w16[i]); };
 
   const auto packed =
-      pack(*tier.forms, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), c.n, c.k);
+      pack(*target.kernels, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), c.n, c.k);
   auto out16 = exact(before);
   auto out32 = exact(before32);
   GemmJob job;
@@ -83,7 +83,7 @@ void run_gemm(const Tier& tier, WeightKind kind, const GemmCase& c, int threads)
   job.out_stride = out_stride;
   job.out_f32 = c.out_f32;
   TestWorkers workers(threads);
-  gemm(*tier.forms, job, workers);
+  gemm(*target.kernels, job, workers);
 
   std::vector<double> expected;
   std::vector<float> plain, found;
@@ -137,23 +137,23 @@ void run_gemm(const Tier& tier, WeightKind kind, const GemmCase& c, int threads)
 }  // namespace
 
 TEST(cpu_gemm_odd_shapes) {
-  for_each_tier([](const Tier& tier) {
+  for_each_target([](const Target& target) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
       for (const int64_t m : {1, 2, 3, 5, 8, 13, 14, 15, 29, 131}) {
-        run_gemm(tier, kind, {m, 67, 45, Epilogue::store, true, false, false, false}, 1);
-        run_gemm(tier, kind, {m, 33, 1, Epilogue::store, false, false, true, kind == WeightKind::f32}, 2);
+        run_gemm(target, kind, {m, 67, 45, Epilogue::store, true, false, false, false}, 1);
+        run_gemm(target, kind, {m, 33, 1, Epilogue::store, false, false, true, kind == WeightKind::f32}, 2);
       }
-      run_gemm(tier, kind, {1025, 37, 19, Epilogue::store, true, false, false, false}, 3);
-      run_gemm(tier, kind, {7, 1, 130, Epilogue::store, true, false, true, true}, 2);
-      run_gemm(tier, kind, {300, 70, 2500, Epilogue::store, true, false, false, false}, 2);  // several blocks of rows
-      run_gemm(tier, kind, {2, 900, 64, Epilogue::store, true, false, false, true}, 3);      // shares of panels
+      run_gemm(target, kind, {1025, 37, 19, Epilogue::store, true, false, false, false}, 3);
+      run_gemm(target, kind, {7, 1, 130, Epilogue::store, true, false, true, true}, 2);
+      run_gemm(target, kind, {300, 70, 2500, Epilogue::store, true, false, false, false}, 2);  // several blocks of rows
+      run_gemm(target, kind, {2, 900, 64, Epilogue::store, true, false, false, true}, 3);      // shares of panels
     }
   });
 }
 
 // A row gets the same, bit for bit, however many others there are.
 TEST(cpu_gemm_beside_others) {
-  for_each_tier([](const Tier& tier) {
+  for_each_target([](const Target& target) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
       const int64_t most = 400, n = 70, k = 333;
       Random random(7);
@@ -161,7 +161,7 @@ TEST(cpu_gemm_beside_others) {
       const auto w16 = random.halves(n * k, 0.3f);
       const auto w32 = random.floats(n * k, 0.3f);
       const auto packed =
-          pack(*tier.forms, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), n, k);
+          pack(*target.kernels, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), n, k);
       const auto product = [&](int64_t first, int64_t m, int threads) {
         std::vector<float> out(m * n);
         GemmJob job;
@@ -175,7 +175,7 @@ TEST(cpu_gemm_beside_others) {
         job.out_stride = n;
         job.out_f32 = true;
         TestWorkers workers(threads);
-        gemm(*tier.forms, job, workers);
+        gemm(*target.kernels, job, workers);
         return out;
       };
       const auto all = product(0, most, 2);
@@ -188,15 +188,15 @@ TEST(cpu_gemm_beside_others) {
 }
 
 TEST(cpu_gemm_epilogues) {
-  for_each_tier([](const Tier& tier) {
+  for_each_target([](const Target& target) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
       for (const bool out_f32 : {false, true}) {
-        run_gemm(tier, kind, {15, 75, 45, Epilogue::gelu, true, false, out_f32, false}, 1);
-        run_gemm(tier, kind, {15, 75, 45, Epilogue::gelu, false, false, out_f32, false}, 2);
-        run_gemm(tier, kind, {15, 75, 45, Epilogue::add, true, true, out_f32, false}, 1);
-        run_gemm(tier, kind, {15, 75, 45, Epilogue::add, false, false, out_f32, false}, 2);
-        run_gemm(tier, kind, {15, 96, 45, Epilogue::gated, false, false, out_f32, false}, 1);
-        run_gemm(tier, kind, {1, 128, 45, Epilogue::gated, false, false, out_f32, false}, 2);
+        run_gemm(target, kind, {15, 75, 45, Epilogue::gelu, true, false, out_f32, false}, 1);
+        run_gemm(target, kind, {15, 75, 45, Epilogue::gelu, false, false, out_f32, false}, 2);
+        run_gemm(target, kind, {15, 75, 45, Epilogue::add, true, true, out_f32, false}, 1);
+        run_gemm(target, kind, {15, 75, 45, Epilogue::add, false, false, out_f32, false}, 2);
+        run_gemm(target, kind, {15, 96, 45, Epilogue::gated, false, false, out_f32, false}, 1);
+        run_gemm(target, kind, {1, 128, 45, Epilogue::gated, false, false, out_f32, false}, 2);
       }
     }
   });
@@ -212,7 +212,7 @@ struct Quantized {
   std::vector<float> values;  // [n, k]
 };
 
-Quantized quantize(const Forms& forms, WeightKind kind, const std::vector<float>& w, int64_t n, int64_t k) {
+Quantized quantize(const KernelTable& kernels, WeightKind kind, const std::vector<float>& w, int64_t n, int64_t k) {
   Quantized out;
   out.values.resize(n * k);
   if (kind == WeightKind::s8) {
@@ -226,7 +226,7 @@ Quantized quantize(const Forms& forms, WeightKind kind, const std::vector<float>
         out.values[r * k + i] = out.scales[r] * static_cast<float>(q[r * k + i]);
       }
     }
-    out.packed = pack(forms, kind, q.data(), n, k);
+    out.packed = pack(kernels, kind, q.data(), n, k);
     return out;
   }
   out.packed = std::make_unique<Aligned>(packed_bytes(kind, n, k));
@@ -252,11 +252,11 @@ Quantized quantize(const Forms& forms, WeightKind kind, const std::vector<float>
   return out;
 }
 
-void run_quantized(const Tier& tier, WeightKind kind, int64_t m, int64_t n, int64_t k, bool x_f32, int threads) {
+void run_quantized(const Target& target, WeightKind kind, int64_t m, int64_t n, int64_t k, bool x_f32, int threads) {
   std::ostringstream name;
-  name << tier.name << (kind == WeightKind::s8 ? " s8 " : " s4 ") << m << "x" << n << "x" << k;
+  name << target.name << (kind == WeightKind::s8 ? " s8 " : " s4 ") << m << "x" << n << "x" << k;
   Random random(static_cast<uint32_t>(m + n + k));
-  const Quantized w = quantize(*tier.forms, kind, random.floats(n * k, 0.3f), n, k);
+  const Quantized w = quantize(*target.kernels, kind, random.floats(n * k, 0.3f), n, k);
   const auto x16 = exact(random.halves(m * k, 1));
   const auto x32 = exact(random.floats(m * k, 1));
   auto out = std::make_unique<uint16_t[]>(m * n);
@@ -272,7 +272,7 @@ void run_quantized(const Tier& tier, WeightKind kind, int64_t m, int64_t n, int6
   job.out = out.get();
   job.out_stride = n;
   TestWorkers workers(threads);
-  gemm(*tier.forms, job, workers);
+  gemm(*target.kernels, job, workers);
   std::vector<double> expected;
   std::vector<float> plain, found;
   for (int64_t r = 0; r < m; ++r) {
@@ -294,11 +294,11 @@ void run_quantized(const Tier& tier, WeightKind kind, int64_t m, int64_t n, int6
 
 // x in 8 bits: no value further off than half a step a product allows, and the mean square at most twice that of even
 // rounding.
-void run_int8(const Tier& tier, int64_t m, int64_t n, int64_t k, float shift, int threads) {
+void run_int8(const Target& target, int64_t m, int64_t n, int64_t k, float shift, int threads) {
   std::ostringstream name;
-  name << tier.name << " int8 " << m << "x" << n << "x" << k;
+  name << target.name << " int8 " << m << "x" << n << "x" << k;
   Random random(static_cast<uint32_t>(m + n + k));
-  const Quantized w = quantize(*tier.forms, WeightKind::s8, random.floats(n * k, 0.3f), n, k);
+  const Quantized w = quantize(*target.kernels, WeightKind::s8, random.floats(n * k, 0.3f), n, k);
   auto x = random.floats(m * k, 1);
   for (float& v : x) v += shift;
   const auto x_exact = exact(x);
@@ -317,7 +317,7 @@ void run_int8(const Tier& tier, int64_t m, int64_t n, int64_t k, float shift, in
   job.out_f32 = true;
   job.out_stride = n;
   TestWorkers workers(threads);
-  gemm(*tier.forms, job, workers);
+  gemm(*target.kernels, job, workers);
   double square = 0, allowed_square = 0;
   for (int64_t r = 0; r < m; ++r) {
     const auto [low, high] = std::minmax_element(x.begin() + r * k, x.begin() + (r + 1) * k);
@@ -349,23 +349,23 @@ void run_int8(const Tier& tier, int64_t m, int64_t n, int64_t k, float shift, in
 }  // namespace
 
 TEST(cpu_gemm_quantized) {
-  for_each_tier([](const Tier& tier) {
+  for_each_target([](const Target& target) {
     for (const WeightKind kind : {WeightKind::s8, WeightKind::s4}) {
-      for (const int64_t m : {1, 2, 3, 4, 5, 7, 8, 9, 15, 61}) run_quantized(tier, kind, m, 67, 77, false, 2);
-      run_quantized(tier, kind, 1, 33, 1, false, 1);
-      run_quantized(tier, kind, 2, 40, 2500, true, 1);  // longer than sums of 16 by 8 bits stay exact
-      run_quantized(tier, kind, 20, 40, 257, true, 2);
-      run_quantized(tier, kind, 1, 900, 64, false, 3);
+      for (const int64_t m : {1, 2, 3, 4, 5, 7, 8, 9, 15, 61}) run_quantized(target, kind, m, 67, 77, false, 2);
+      run_quantized(target, kind, 1, 33, 1, false, 1);
+      run_quantized(target, kind, 2, 40, 2500, true, 1);  // longer than sums of 16 by 8 bits stay exact
+      run_quantized(target, kind, 20, 40, 257, true, 2);
+      run_quantized(target, kind, 1, 900, 64, false, 3);
     }
   });
 }
 
 TEST(cpu_gemm_int8_activations) {
-  for_each_tier([](const Tier& tier) {
-    for (const int64_t m : {9, 13, 14, 15, 131}) run_int8(tier, m, 67, 45, 0.3f, 2);
-    run_int8(tier, 30, 33, 1025, 2.0f, 1);  // all of one sign
-    run_int8(tier, 30, 33, 4, -2.0f, 1);
-    run_int8(tier, 300, 40, 2500, 0, 2);
+  for_each_target([](const Target& target) {
+    for (const int64_t m : {9, 13, 14, 15, 131}) run_int8(target, m, 67, 45, 0.3f, 2);
+    run_int8(target, 30, 33, 1025, 2.0f, 1);  // all of one sign
+    run_int8(target, 30, 33, 4, -2.0f, 1);
+    run_int8(target, 300, 40, 2500, 0, 2);
   });
 }
 
@@ -377,10 +377,10 @@ TEST(cpu_quantize_extremes) {
   CHECK_EQ(int(q[1]), 64);
   CHECK_EQ(quantize_s8(q, zeros, 3), 0.0f);
   CHECK_EQ(int(q[0]), 0);
-  for_each_tier([](const Tier& tier) {  // the largest sums there can be: every product 127 * 32767, or 7 * 32767
+  for_each_target([](const Target& target) {  // the largest sums there can be: every product 127 * 32767, or 7 * 32767
     for (const WeightKind kind : {WeightKind::s8, WeightKind::s4}) {
       const int64_t k = 5000;
-      const Quantized w = quantize(*tier.forms, kind, std::vector<float>(k, 1.0f), 1, k);
+      const Quantized w = quantize(*target.kernels, kind, std::vector<float>(k, 1.0f), 1, k);
       std::vector<uint16_t> x(k, from_float<bf16>(3.0f).bits);
       float out = 0;
       GemmJob job;
@@ -395,17 +395,17 @@ TEST(cpu_quantize_extremes) {
       job.out_f32 = true;
       job.out_stride = 1;
       TestWorkers workers(1);
-      gemm(*tier.forms, job, workers);
+      gemm(*target.kernels, job, workers);
       CHECK(std::fabs(out - 15000) < 15000 * 0x1p-8);
     }
   });
 }
 
 TEST(cpu_tiers) {
-  CHECK_EQ(std::string(tier_named("portable").name), "portable");
-  CHECK(tier_named(nullptr).supported);
-  CHECK_ERROR(Code::bad_argument, tier_named("avx1024"));
-  for (const Tier& tier : tiers()) {
-    if (!tier.supported) CHECK_ERROR(Code::bad_argument, tier_named(tier.name));
+  CHECK_EQ(std::string(target_named("portable").name), "portable");
+  CHECK(target_named(nullptr).supported);
+  CHECK_ERROR(Code::bad_argument, target_named("avx1024"));
+  for (const Target& target : targets()) {
+    if (!target.supported) CHECK_ERROR(Code::bad_argument, target_named(target.name));
   }
 }

@@ -1,4 +1,4 @@
-// What the plain ops share: typed access to f32 or bf16 storage, and sums that the compiler can vectorise without reordering
+// What the reference ops share: typed access to f32 or bf16 storage, and sums that the compiler can vectorise without reordering
 // anything at random (16 running sums, added in a fixed order).
 #pragma once
 
@@ -7,7 +7,7 @@
 
 #include "base/numeric.h"
 #include "base/tensor.h"
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/reference_ops.h"
 #include "kernels/cpu/thread_pool.h"
 
 // ThreadSanitizer looks up every number that a sum reads, which makes it fifty times slower. The innermost loops go without; what an op
@@ -21,7 +21,7 @@
 namespace drivlm {
 
 template <class Body>
-void CpuOps::parallel(int64_t count, int64_t grain, const Body& body) const {
+void ReferenceOps::parallel(int64_t count, int64_t grain, const Body& body) const {
   ThreadPool::instance().parallel_for(threads_, count, std::max<int64_t>(grain, 1), body);
 }
 

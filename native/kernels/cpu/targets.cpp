@@ -1,4 +1,4 @@
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/targets.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -16,8 +16,8 @@ namespace drivlm::cpu {
 
 namespace {
 
-std::vector<Tier> find_tiers() {
-  std::vector<Tier> all;
+std::vector<Target> find_targets() {
+  std::vector<Target> all;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -25,14 +25,14 @@ std::vector<Tier> find_tiers() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vnni");
   const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  all.push_back({"avx512bf16", &kAvx512Bf16Forms, avx512bf16});
-  all.push_back({"avx512", &kAvx512Forms, avx512});
-  all.push_back({"avxvnni", &kAvxVnniForms, avx2 && __builtin_cpu_supports("avxvnni")});
-  all.push_back({"avx2", &kAvx2Forms, avx2});
+  all.push_back({"avx512bf16", &kAvx512Bf16Kernels, avx512bf16});
+  all.push_back({"avx512", &kAvx512Kernels, avx512});
+  all.push_back({"avxvnni", &kAvxVnniKernels, avx2 && __builtin_cpu_supports("avxvnni")});
+  all.push_back({"avx2", &kAvx2Kernels, avx2});
 #elif defined(__aarch64__) && defined(__linux__)
-  all.push_back({"neon", &kNeonForms, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0});
+  all.push_back({"neon", &kNeonKernels, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0});
 #endif
-  all.push_back({"portable", &kPortableForms, true});
+  all.push_back({"portable", &kPortableKernels, true});
   return all;
 }
 
@@ -48,24 +48,24 @@ bool slow_bf16() {
 
 }  // namespace
 
-std::span<const Tier> tiers() {
-  static const std::vector<Tier> all = find_tiers();
+std::span<const Target> targets() {
+  static const std::vector<Target> all = find_targets();
   return all;
 }
 
-const Tier& tier_named(const char* name) {
+const Target& target_named(const char* name) {
   if (!name || !*name) {
-    for (const Tier& tier : tiers()) {
-      if (tier.supported && !(std::strcmp(tier.name, "avx512bf16") == 0 && slow_bf16())) return tier;
+    for (const Target& target : targets()) {
+      if (target.supported && !(std::strcmp(target.name, "avx512bf16") == 0 && slow_bf16())) return target;
     }
   }
   std::string known;
-  for (const Tier& tier : tiers()) {
-    if (std::strcmp(tier.name, name) != 0) {
-      if (tier.supported) known += std::string(known.empty() ? "" : ", ") + tier.name;
+  for (const Target& target : targets()) {
+    if (std::strcmp(target.name, name) != 0) {
+      if (target.supported) known += std::string(known.empty() ? "" : ", ") + target.name;
       continue;
     }
-    if (tier.supported) return tier;
+    if (target.supported) return target;
     throw Error(
         Code::bad_argument,
         text("DRIVLM_CPU asks for '%s', whose instructions this CPU lacks. Unset it to use the best there is.", name));
@@ -73,9 +73,9 @@ const Tier& tier_named(const char* name) {
   throw Error(Code::bad_argument, text("DRIVLM_CPU: expected one of %s, found '%s'.", known.c_str(), name));
 }
 
-const Tier& chosen_tier() {
-  static const Tier& tier = tier_named(std::getenv("DRIVLM_CPU"));
-  return tier;
+const Target& chosen_target() {
+  static const Target& target = target_named(std::getenv("DRIVLM_CPU"));
+  return target;
 }
 
 }  // namespace drivlm::cpu

@@ -1,4 +1,4 @@
-// What the tests of the CPU's fast forms have in common: threads, numbers, the bound, the tiers that this CPU has.
+// What the tests of the CPU's fast kernels have in common: threads, numbers, the bound, the targets that this CPU has.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 
 #include "check.h"
 #include "base/numeric.h"
-#include "kernels/cpu/forms.h"
-#include "kernels/cpu/tiers.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/targets.h"
 
 namespace drivlm::cpu {
 
@@ -93,9 +93,9 @@ inline void check_close(const std::string& what, const std::vector<double>& exac
 }
 
 template <class Body>
-void for_each_tier(Body body) {
-  for (const Tier& tier : tiers()) {
-    if (tier.supported) body(tier);
+void for_each_target(Body body) {
+  for (const Target& target : targets()) {
+    if (target.supported) body(target);
   }
 }
 

@@ -1,0 +1,3 @@
+#define DRIVLM_CPU_TARGET on_avx512bf16
+#define DRIVLM_TABLE kAvx512Bf16Kernels
+#include "kernels/cpu/target_table.h"

@@ -1,0 +1,3 @@
+#define DRIVLM_CPU_TARGET on_neon
+#define DRIVLM_TABLE kNeonKernels
+#include "kernels/cpu/target_table.h"

@@ -1,0 +1,11 @@
+// A target's table. The file that includes this defines DRIVLM_CPU_TARGET, the target's namespace, and DRIVLM_TABLE, the name of its table,
+// and is compiled for the target.
+#include "kernels/cpu/attention_kernels.h"
+#include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/row_kernels.h"
+
+namespace drivlm::cpu {
+
+const KernelTable DRIVLM_TABLE = {DRIVLM_CPU_TARGET::kGemm, DRIVLM_CPU_TARGET::kAttention, DRIVLM_CPU_TARGET::kRows};
+
+}  // namespace drivlm::cpu
