@@ -401,7 +401,7 @@ TEST(cpu_quantize_extremes) {
   });
 }
 
-TEST(cpu_tiers) {
+TEST(cpu_targets) {
   CHECK_EQ(std::string(target_named("portable").name), "portable");
   CHECK(target_named(nullptr).supported);
   CHECK_ERROR(Code::bad_argument, target_named("avx1024"));
