@@ -2,8 +2,8 @@
 import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { makeCheckpoint } from '../dist/checkpoint/stand-in/make-checkpoint.js'
 import { packageRoot } from '../dist/native.js'
+import { loadStandIns } from '../scripts/stand-in/load.mjs'
 
 const family = 'internvl2-1b'
 
@@ -15,6 +15,7 @@ export async function standIn(log) {
   const unfinished = `${dir}.${process.pid}`
   await rm(unfinished, { recursive: true, force: true })
   try {
+    const { makeCheckpoint } = await loadStandIns()
     await makeCheckpoint({ family, out: unfinished })
     await rename(unfinished, dir)
   } catch (error) {

@@ -3,9 +3,9 @@
 //
 //   npm run make-checkpoint -- --family internvl2-1b --out models/stand-in-1b [--layers N] [--seed N]
 import { parseArgs } from 'node:util'
-import { standIns } from '../dist/checkpoint/stand-in/families.js'
-import { makeCheckpoint } from '../dist/checkpoint/stand-in/make-checkpoint.js'
-import { ModelError } from '../dist/errors.js'
+import { loadStandIns } from './stand-in/load.mjs'
+
+const { makeCheckpoint, ModelError, standIns } = await loadStandIns()
 
 const usage = `usage: npm run make-checkpoint -- --family FAMILY --out DIR [--layers N] [--seed N]
 families: ${Object.keys(standIns).join(', ')}`

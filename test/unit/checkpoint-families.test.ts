@@ -3,9 +3,9 @@ import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { type Checkpoint, readCheckpoint } from '../../lib/checkpoint/load-checkpoint.ts'
 import { readWeights } from '../../lib/checkpoint/safetensors.ts'
-import { configOf, type StandIn, standIns } from '../../lib/checkpoint/stand-in/families.ts'
-import { tensorsOf } from '../../lib/checkpoint/stand-in/tensors.ts'
 import { loadAddon, type NetworkDescription } from '../../lib/native.ts'
+import { configOf, type StandIn, standIns } from '../../scripts/stand-in/families.ts'
+import { tensorsOf } from '../../scripts/stand-in/tensors.ts'
 import {
   type Folder,
   fixture,

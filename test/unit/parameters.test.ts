@@ -3,9 +3,9 @@ import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { prefillCost, visionCost } from '../../bench/floors.mjs'
-import { standIns } from '../../lib/checkpoint/stand-in/families.ts'
-import { tensorsOf } from '../../lib/checkpoint/stand-in/tensors.ts'
 import { loadAddon, type NativeParameter, type NetworkDescription } from '../../lib/native.ts'
+import { standIns } from '../../scripts/stand-in/families.ts'
+import { tensorsOf } from '../../scripts/stand-in/tensors.ts'
 import { root } from './checkpoint-folder.ts'
 
 const vision: NetworkDescription['vision'] = {

@@ -4,7 +4,7 @@
  */
 import { mkdir, open, readdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { ModelError } from '../../errors.ts'
+import { ModelError } from '../../lib/errors.ts'
 import { configOf, type StandIn, standIns } from './families.ts'
 import { type StandInTensor, tensorsOf } from './tensors.ts'
 import { tokenizerFiles } from './tokenizer.ts'
