@@ -8,7 +8,7 @@ import { ModelError } from './errors.ts'
 import { runJob, untilAborted } from './job.ts'
 import { Listener } from './listener.ts'
 import { describeValue, isRecord } from './messages.ts'
-import { Model } from './model.ts'
+import { Model, warningsOf } from './model.ts'
 import {
   loadAddon,
   type NativeAddon,
@@ -91,6 +91,7 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
     const automatic = (options.device ?? 'auto') === 'auto' && device === 'cpu'
     const deviceReason = automatic ? systemOf(addon).cuda.reason : undefined
     const cache = cacheInfo(nativeOptions, native)
+    for (const warning of warningsOf(tokenizer)) process.emitWarning(`${checkpoint.dir}: ${warning}`, 'DrivlmWarning')
     return new Model({
       ...parts,
       device,

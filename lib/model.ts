@@ -38,6 +38,8 @@ export interface ModelInfo {
   family: string
   /** Prompt template, such as `Hermes-2`. */
   template: string
+  /** What to know about the folder's files, and what to do, a sentence or two each; also given to `process.emitWarning`. */
+  warnings: readonly string[]
   parameters: number
   /** `cpu` or `cuda:N`. */
   device: string
@@ -379,6 +381,11 @@ function pictureCount(views: ViewSources): number {
   return isViewSource(views) ? 1 : Object.values(views).filter((view) => view !== undefined).length
 }
 
+/** A tokenizer whose ids may not be those of training. */
+export function warningsOf({ warning }: Tokenizer): string[] {
+  return warning === undefined ? [] : [warning]
+}
+
 function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
   const { checkpoint, template, device, deviceReason, precision, weights, activations } = parts
   const { cache, maxContext, visionCacheBytes } = parts
@@ -388,6 +395,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
     dir: checkpoint.dir,
     family: checkpoint.family,
     template: template.name,
+    warnings: warningsOf(parts.tokenizer),
     parameters: checkpoint.parameters,
     device,
     deviceReason,

@@ -14,6 +14,7 @@ import {
   type VisionDescription,
 } from '../native.ts'
 import { loadTokenizer } from '../text/load-tokenizer.ts'
+import type { Tokenizer } from '../text/tokenizer.ts'
 import { tileCount } from '../views/compose.ts'
 import { type LoadFlags, loadOptions } from './flags.ts'
 import { formatBytes, formatCount, print, printable, printFields, printJson, styled, withProgress } from './terminal.ts'
@@ -47,7 +48,7 @@ export async function inspect(given: string | undefined, flags: InspectFlags): P
           systemMessage: template.value.template.systemMessage,
         }
       : {}),
-    ...(tokenizer.ok ? { tokenizer: { rules: tokenizer.value.rules, tokens: tokenizer.value.size } } : {}),
+    ...(tokenizer.ok ? { tokenizer: describeTokenizer(tokenizer.value) } : {}),
     ...(memory.ok && memory.value ? { memory: memory.value } : {}),
     files,
     problems: problems.map(({ code, message }) => ({ code, message })),
@@ -55,6 +56,10 @@ export async function inspect(given: string | undefined, flags: InspectFlags): P
   if (flags.json) printJson(facts)
   else printReport(facts)
   if (problems.length > 0) process.exitCode = 1
+}
+
+function describeTokenizer({ rules, size, warning }: Tokenizer) {
+  return { rules, tokens: size, ...(warning === undefined ? {} : { warning }) }
 }
 
 async function attempt<T>(work: () => Promise<T>): Promise<Found<T>> {
@@ -172,7 +177,7 @@ type Facts = Partial<ReturnType<typeof describeCheckpoint>> & {
   /** Why this template, as a sentence. */
   templateWhy?: string
   systemMessage?: string | undefined
-  tokenizer?: { rules: string; tokens: number }
+  tokenizer?: ReturnType<typeof describeTokenizer>
   memory?: MemoryReport
   files: Record<string, string[]>
   problems: { code: string; message: string }[]
@@ -207,6 +212,8 @@ function printReport(facts: Facts): void {
   }
   if (facts.tokenizer !== undefined) {
     fields.push(['tokenizer', `${facts.tokenizer.tokens} tokens, rules of ${facts.tokenizer.rules}`])
+    const { warning } = facts.tokenizer
+    if (warning !== undefined) fields.push(['', styled('yellow', printable(warning))])
   }
   if (facts.template !== undefined) {
     const system = facts.systemMessage

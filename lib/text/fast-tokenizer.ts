@@ -28,6 +28,10 @@ import { decoderRules, readMerges, readVocabulary, refuse, templateIds } from '.
 
 const utf8 = new TextEncoder()
 
+/** Bytes stand in for missing characters only where the vocabulary came from a `tokenizer.model`. */
+const convertedWarning =
+  "tokenizer.json was converted from a tokenizer.model, which is not in the folder. Training read the latter; by the former's rules, which are followed, texts that begin with a blank or a role, or have several blanks in a row, may get other ids. Put the tokenizer.model of the original model into the folder."
+
 /** A piece of a text: an added token, or text that is normalised and ready to be cut into words. */
 interface Piece {
   text: string
@@ -71,6 +75,7 @@ export class FastTokenizer implements Tokenizer {
   readonly paddingId: number | undefined
   readonly namedTokens: Readonly<Record<string, string>>
   readonly addsBos: boolean
+  readonly warning: string | undefined
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>
   readonly #ids: ReadonlyMap<string, number>
@@ -165,6 +170,7 @@ export class FastTokenizer implements Tokenizer {
     this.#behind = template?.behind ?? []
     this.bosId = bos ?? this.#before[0]
     this.namedTokens = files.namedTokens
+    this.warning = model.byte_fallback === true && !files.hasPieces ? convertedWarning : undefined
     this.paddingId = files.pad === undefined ? undefined : this.idOf(files.pad)
     this.addsBos = this.#before.length > 0
   }

@@ -31,6 +31,7 @@ export class SlowTokenizer implements Tokenizer {
   readonly paddingId: number | undefined
   readonly namedTokens: Readonly<Record<string, string>>
   readonly addsBos: boolean
+  readonly warning = undefined
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>
   readonly #legacy: boolean

@@ -1,4 +1,5 @@
 /** Side files of a tokenizer: added tokens from every place that holds them, named special tokens, bos. */
+import { existsSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ModelError } from '../errors.ts'
@@ -25,6 +26,8 @@ export interface TokenizerFiles {
   lists: boolean
   /** The folder's own code loads the compiled tokenizer: a class named so, or an -hf folder's processor. */
   loadedFast: boolean
+  /** There is a tokenizer.model, or, in an `-hf` folder with a processor, the reference never reads one. */
+  hasPieces: boolean
   /** LlamaTokenizer's `legacy`. */
   legacy: boolean
   /** Throws when a vocabulary file has an added token's content under another id. */
@@ -268,6 +271,7 @@ export async function readTokenizerFiles(
     addBos: typeof config.add_bos_token === 'boolean' ? config.add_bos_token : pieces,
     lists,
     loadedFast: name === undefined || name.endsWith('Fast') || config.processor_class !== undefined,
+    hasPieces: config.processor_class !== undefined || existsSync(join(dir, 'tokenizer.model')),
     legacy: config.legacy !== false,
     checkContents(file, idOf) {
       for (const { token, file: where } of table.all) {

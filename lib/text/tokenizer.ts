@@ -26,6 +26,8 @@ export interface Tokenizer {
   readonly namedTokens: Readonly<Record<string, string>>
   /** Whether encoding puts bos first. */
   readonly addsBos: boolean
+  /** What to know about these files, and what to do: ids of some texts differ from those of training. */
+  readonly warning: string | undefined
   /** Ids left out by `decode` with `skipSpecial`. */
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>

@@ -3,8 +3,9 @@ import { copyFileSync, readdirSync, readFileSync, rmSync, writeFileSync } from '
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
 import { loadModel } from '../../lib/index.ts'
+import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import { fixture, write } from './checkpoint-folder.ts'
-import { fixtures, json } from './tokenizer-shared.ts'
+import { fixtures, folder, json } from './tokenizer-shared.ts'
 
 vi.setConfig({ testTimeout: 120_000 })
 
@@ -91,5 +92,45 @@ describe("a folder's own chat template", () => {
     const longer = source.replaceAll("\\n' -}}", "\\n\\n' -}}")
     const changed = await promptTokens({ base: 'f1-hf-qwen2', write: { 'chat_template.jinja': longer } })
     expect(changed[0]).toBeGreaterThan(plain[0]!)
+  })
+})
+
+describe('a Phi-3 tokenizer that the newest library saved', () => {
+  const dir = join(fixtures, 'cases', 'phi3-tokenizer-saved-again')
+  const files = (): Record<string, Uint8Array> =>
+    Object.fromEntries(['tokenizer.json', 'tokenizer_config.json'].map((name) => [name, readFileSync(join(dir, name))]))
+
+  test('gives the ids of its file, and says what to do', async () => {
+    const { texts, ids, decoded } = json(dir, 'expected.json')
+    const tokenizer = await loadTokenizer(folder(files()))
+    expect(tokenizer.rules).toBe('tokenizer.json')
+    for (const [i, text] of texts.entries()) {
+      expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(ids[i])
+      expect(tokenizer.decode(ids[i]), JSON.stringify(text)).toBe(decoded[i])
+    }
+    expect(tokenizer.warning).toMatch(/tokenizer\.model of the original model/)
+  })
+
+  test('is silent where the original file is there, or was never read', async () => {
+    const original = join(fixtures, 'tokenizer', 'c1-phi3')
+    const model = readFileSync(join(original, 'tokenizer.model'))
+    expect((await loadTokenizer(folder({ ...files(), 'tokenizer.model': model }))).warning).toBeUndefined()
+    const config = { ...json(dir, 'tokenizer_config.json'), processor_class: 'InternVLProcessor' }
+    expect((await loadTokenizer(folder({ ...files(), 'tokenizer_config.json': config }))).warning).toBeUndefined()
+    for (const name of readdirSync(join(fixtures, 'tokenizer'))) {
+      expect((await loadTokenizer(join(fixtures, 'tokenizer', name))).warning, name).toBeUndefined()
+    }
+  })
+
+  test('a model that is loaded with it warns once and lists it', async () => {
+    const to = write(fixture('c1-phi3'))
+    for (const [name, bytes] of Object.entries(files())) writeFileSync(join(to, name), bytes)
+    const emit = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+    const model = await loadModel(to, { precision: 'f32', device: 'cpu', threads: 1 })
+    expect(emit).toHaveBeenCalledTimes(1)
+    expect(emit).toHaveBeenCalledWith(expect.stringContaining('tokenizer.model'), 'DrivlmWarning')
+    expect(model.info.warnings).toEqual([expect.stringContaining('tokenizer.model')])
+    emit.mockRestore()
+    await model.dispose()
   })
 })
