@@ -124,6 +124,28 @@ describe('comments of native sources', () => {
   })
 })
 
+describe('CONTRIBUTING.md', () => {
+  test('its table of what to touch names files that are there', () => {
+    const table = readFileSync(path.join(root, 'CONTRIBUTING.md'), 'utf8')
+      .split('\n')
+      .filter((line) => line.startsWith('| '))
+    const missing: string[] = []
+    for (const row of table) {
+      let folder = '' // a name alone stands beside the file before it
+      for (const [, name] of row.matchAll(/`([\w./<>-]+)`/g)) {
+        if (!/\/|\.\w+$/.test(name!)) continue
+        const bare = name!.replace(/<\w+>/, 'norm') // kernels/cuda/<op>.cu
+        const places = [bare, `native/${bare}`, `lib/cli/${bare}`, path.posix.join(folder, bare)]
+        const found = places.find((place) => existsSync(path.join(root, place)))
+        if (found === undefined) missing.push(name!)
+        else folder = /\.\w+$/.test(found) ? path.posix.dirname(found) : found
+      }
+    }
+    expect(table.length).toBeGreaterThan(6)
+    expect(missing).toEqual([])
+  })
+})
+
 describe('lib', () => {
   test('only native.ts loads an addon, and addon-file.ts knows where it lies', () => {
     const found = sources('lib', /\.ts$/).filter(
