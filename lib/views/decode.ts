@@ -1,12 +1,14 @@
 /**
- * Pictures to interleaved 8-bit RGB, with the bytes Pillow's `open(file).convert('RGB')` gives: EXIF orientation and colour
- * profiles are not applied, alpha is dropped (not blended), CMYK is inverted plainly. 16-bit grey is the exception: it is
- * scaled to 8 bits, where Pillow clips it at 255.
+ * Pictures to interleaved 8-bit RGB, with the bytes Pillow's `open(file).convert('RGB')` gives: orientation is applied to TIFF files only,
+ * colour profiles are not applied, alpha is dropped (not blended), transparent parts of a GIF have the colour that its palette has for
+ * them, CMYK is inverted plainly. 16-bit grey is the exception: it is scaled to 8 bits, where Pillow clips it at 255.
  */
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
+import type { Sharp } from 'sharp'
 import { ModelError } from '../errors.ts'
 import { describeValue } from '../messages.ts'
+import { firstFrame, type GifFrame } from './gif.ts'
 import { bytesOf, isBlob, isRaw, notASource, type PictureSource, pathOf, type RawPicture } from './sources.ts'
 
 export { isPictureSource, type PictureSource, type RawPicture } from './sources.ts'
@@ -140,7 +142,7 @@ async function decodeBytes(bytes: Buffer, name: string, file?: string): Promise<
     const image = sharp(bytes, {
       limitInputPixels: maxPixels,
       failOn: 'error',
-      autoOrient: false,
+      autoOrient: header.format === 'tiff', // Pillow turns TIFF pictures when it loads them, and no others
       ignoreIcc: true,
       pages: 1,
     })
@@ -153,12 +155,24 @@ async function decodeBytes(bytes: Buffer, name: string, file?: string): Promise<
       const { channels, width, height } = info
       return { rgb: fromCmyk(data, channels, width * height), width, height, owned: true }
     }
+    const frame = header.format === 'gif' ? firstFrame(bytes) : undefined
+    if (frame !== undefined) fillAround(image, frame, header)
     const { data, info } = await image.toColourspace('srgb').removeAlpha().raw().toBuffer({ resolveWithObject: true })
     if (info.channels !== 3) throw new Error(`it decodes to ${info.channels} channels`)
     return { rgb: data, width: info.width, height: info.height, owned: true }
   } catch (error) {
     throw notPicture(error)
   }
+}
+
+/** As Pillow shows a GIF where its first frame is transparent, and where it does not reach. */
+function fillAround(image: Sharp, { fill, ...frame }: GifFrame, screen: { width: number; height: number }): void {
+  image.flatten({ background: fill })
+  const right = screen.width - frame.left - frame.width
+  const bottom = screen.height - frame.top - frame.height
+  if (right < 0 || bottom < 0 || (right === 0 && bottom === 0 && frame.left === 0 && frame.top === 0)) return
+  if (frame.width === 0 || frame.height === 0) return
+  image.extract(frame).extend({ left: frame.left, top: frame.top, right, bottom, background: fill })
 }
 
 // Pillow's: (255 - k) - (255 - k) * c / 255, the product rounded.
