@@ -166,6 +166,20 @@ describe('lib', () => {
     expect(found).toEqual([])
   })
 
+  test('files of lib/text import each other in one direction', () => {
+    const own = imports.filter(([file, target]) => file.startsWith('lib/text/') && target.startsWith('lib/text/'))
+    const reach = (from: string, seen = new Set<string>()): Set<string> => {
+      for (const [file, target] of own) {
+        if (file !== from || seen.has(target)) continue
+        seen.add(target)
+        reach(target, seen)
+      }
+      return seen
+    }
+    expect(own.length).toBeGreaterThan(20)
+    expect(own.map(([file]) => file).filter((file) => reach(file).has(file))).toEqual([])
+  })
+
   test('rooms do not know the model, and the library does not know the command line', () => {
     const rooms = /^lib\/(views|checkpoint|text)\//
     const story = /^lib\/(index|model|scene|load-model|generation|answer-stream)\.ts$/

@@ -6,7 +6,7 @@
  * at both ends removed as the reference does.
  */
 import { ModelError } from '../errors.ts'
-import { leadingSpace, stripPython, trailingSpace } from './added-tokens.ts'
+import { leadingSpace, trailingSpace } from './added-tokens.ts'
 import { heldPrefix, type IncrementalDecoder } from './decoding.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
@@ -110,17 +110,4 @@ export class Detokenizer {
     this.#stop = found
     this.#held = this.#held.slice(0, end - found.length)
   }
-}
-
-/** Decodes a finished answer at once: the same text that a {@link Detokenizer} gives out piece by piece. */
-export function detokenize(tokenizer: Tokenizer, ids: Iterable<number>, options: DetokenizerOptions = {}): string {
-  const detokenizer = new Detokenizer(tokenizer, options)
-  return detokenizer.push(ids) + detokenizer.finish()
-}
-
-/** What the reference does to a decoded answer: cut at the turn end's text, then strip. */
-export function answerText(decoded: string, sep: string): string {
-  const mark = stripPython(sep)
-  const at = mark === '' ? -1 : decoded.indexOf(mark)
-  return stripPython(at < 0 ? decoded : decoded.slice(0, at))
 }

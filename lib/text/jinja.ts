@@ -9,7 +9,7 @@ import { ModelError } from '../errors.ts'
 /** What one rendering printed, or why it failed. */
 export type Rendered = { text: string } | { error: string }
 
-export const maxTemplateLength: number = 1 << 18
+const maxTemplateLength = 1 << 18
 const limits = { maxText: 1 << 15, maxNumber: 100_000, maxCount: 10_000, budget: 16_000_000 }
 const limitMs = 10_000
 const resourceLimits = { stackSizeMb: 2 }

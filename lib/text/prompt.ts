@@ -96,10 +96,11 @@ function isEmpty(parts: readonly PromptPart[]): boolean {
   return parts.every((part) => 'text' in part && part.text === '')
 }
 
-/** Everything before the first question's role. */
-function systemParts(template: Template, system: string | undefined): PromptPart[] {
+/** Everything before the first question. */
+function headParts(template: Template, system: string | undefined): PromptPart[] {
+  const user = trusted(template.user)
   const message = system ?? template.systemMessage
-  if (message === undefined) return textPart(template.begin ?? '')
+  if (message === undefined) return [...textPart(template.begin ?? ''), user]
   if (template.takesSystem === false) {
     throw new ModelError(
       'UNSUPPORTED_MODEL',
@@ -107,12 +108,18 @@ function systemParts(template: Template, system: string | undefined): PromptPart
     )
   }
   const text = template.trimsSystem ? stripPython(message) : message
-  return [trusted(template.systemStart), { text, trusted: false }, trusted(template.systemSep ?? template.sep)]
+  const end = trusted(template.systemSep ?? template.sep)
+  return [trusted(template.systemStart), { text, trusted: false }, end, user]
 }
 
 /** What stands between a question and its answer. */
 function questionEnd(template: Template, isOpen: boolean): string {
   return (isOpen ? '' : (template.questionSep ?? template.sep)) + template.assistant
+}
+
+/** What stands between an answer and the next question. */
+function nextQuestion(template: Template): string {
+  return template.sep + template.user
 }
 
 /** A question as the template prints it; `behindPicture` says that a picture stands before it in the same text. */
@@ -127,23 +134,19 @@ function questionText(template: Template, question: string, behindPicture: boole
 
 /** The whole conversation, ready for {@link encodePrompt}. */
 export function renderConversation(template: Template, conversation: Conversation): PromptPart[] {
-  const out = systemParts(template, conversation.system)
-  for (const [i, turn] of conversation.turns.entries()) {
-    const question = userParts(template, turn.user)
-    out.push(
-      trusted(template.user),
-      ...question,
-      trusted(questionEnd(template, template.emptyIsOpen && isEmpty(question))),
-    )
-    if (typeof turn.assistant === 'string') {
-      if (!template.emptyIsOpen || turn.assistant !== '')
-        out.push({ text: turn.assistant, trusted: false }, trusted(template.sep))
-    } else if (i < conversation.turns.length - 1) {
-      throw new ModelError(
-        'BAD_ARGUMENT',
-        `Turn ${i + 1} of ${conversation.turns.length} has no answer; only the last may be open.`,
-      )
+  const { system, turns } = conversation
+  const out = headParts(template, system)
+  for (const [i, { user, assistant }] of turns.entries()) {
+    const last = i === turns.length - 1
+    const question = userParts(template, user)
+    out.push(...question, trusted(questionEnd(template, template.emptyIsOpen && isEmpty(question))))
+    if (typeof assistant !== 'string') {
+      if (last) break
+      throw new ModelError('BAD_ARGUMENT', `Turn ${i + 1} of ${turns.length} has no answer; only the last may be open.`)
     }
+    const open = template.emptyIsOpen && assistant === ''
+    if (open) out.push(...(last ? [] : [trusted(template.user)]))
+    else out.push({ text: assistant, trusted: false }, trusted(last ? template.sep : nextQuestion(template)))
   }
   return out
 }
@@ -226,7 +229,7 @@ export interface SceneOptions {
 
 /** Everything before the question. */
 export function buildScenePrompt(tokenizer: Tokenizer, template: Template, options: SceneOptions): ScenePrompt {
-  const parts = [...systemParts(template, options.system), trusted(template.user), ...layoutParts(template, options)]
+  const parts = [...headParts(template, options.system), ...layoutParts(template, options)]
   const cut = cutPlace(tokenizer, textParts(parts))
   if (!cut) {
     throw new ModelError(
@@ -339,7 +342,7 @@ export function buildTurn(
 ): Int32Array<ArrayBuffer> {
   const stop = stopId(tokenizer, template)
   const parts: PromptPart[] = [
-    trusted(template.sep.slice(template.stop.length) + template.user),
+    trusted(nextQuestion(template).slice(template.stop.length)),
     questionText(template, question, false),
     trusted(questionEnd(template, template.emptyIsOpen && question === '')),
   ]

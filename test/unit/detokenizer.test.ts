@@ -1,12 +1,25 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
+import { stripPython } from '../../lib/text/added-tokens.ts'
 import { SpaceCleaner } from '../../lib/text/decoding.ts'
-import { answerText, Detokenizer, detokenize } from '../../lib/text/detokenizer.ts'
+import { Detokenizer, type DetokenizerOptions } from '../../lib/text/detokenizer.ts'
 import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import { templateOf } from '../../lib/text/templates.ts'
 import type { Tokenizer } from '../../lib/text/tokenizer.ts'
 import { fixtures, json, missing, realFolder } from './tokenizer-shared.ts'
+
+function detokenize(tokenizer: Tokenizer, ids: Iterable<number>, options: DetokenizerOptions = {}): string {
+  const detokenizer = new Detokenizer(tokenizer, options)
+  return detokenizer.push(ids) + detokenizer.finish()
+}
+
+/** What the reference does to a decoded answer: cut at the turn end's text, then strip. */
+function answerText(decoded: string, sep: string): string {
+  const mark = stripPython(sep)
+  const at = mark === '' ? -1 : decoded.indexOf(mark)
+  return stripPython(at < 0 ? decoded : decoded.slice(0, at))
+}
 
 // Two shared cores may be slow; a hang is still found.
 vi.setConfig({ testTimeout: 120_000 })
