@@ -224,7 +224,7 @@ describe('ids, answers and what is absent', () => {
     const data = (): AsyncIterable<Moment> => readMoments(inCase('judge-out-of-range/data.json'))
     const foreign = new Map(Array.from({ length: 9 }, (_, i) => [`other_${i}`, 'x']))
     expect(await failure(scoreDrivelm(data(), foreign))).toMatch(
-      /^BAD_DATA: .*other_0.*others: other_1, other_2, other_3, ….* 9 of 9 .* ids such as sceneA_frameA_0; are they of another split/,
+      /^BAD_DATA: No prediction for question sceneA_frameA_0 .* Of 9 predictions 9 .*\(other_0, other_1, other_2, other_3, …\); are they of another split/,
     )
     const sheet = await scoreDrivelm(data(), foreign, { keepGoing: true })
     expect(sheet.problems.map(({ id }) => id)).toEqual(['sceneA_frameA_0', ...foreign.keys()])

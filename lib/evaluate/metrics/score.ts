@@ -187,12 +187,14 @@ export async function scoreDrivelm(
     )
   }
   const foreign = [...predictions.keys()].filter((id) => !known.has(id))
-  // Predictions of another file miss all questions of this one too; these say why.
-  if (!keepGoing && foreign.length > 0) throw foreignPredictions(foreign, predictions.size, [...known][0])
+  const whose = keepGoing ? '' : foreignIds(foreign, predictions.size)
   for (const id of partial ? [] : unanswered) {
-    problem(id, new ModelError('BAD_DATA', `No prediction for question ${id} (${unanswered.length} missing).`))
+    problem(id, new ModelError('BAD_DATA', `No prediction for question ${id} (${unanswered.length} missing).${whose}`))
   }
-  for (const id of foreign) problem(id, foreignPredictions([id], 1, undefined))
+  for (const id of foreign) {
+    const what = `A prediction answers question ${id}, which the data does not hold.`
+    problem(id, new ModelError('BAD_DATA', `${what}${foreign.length > 1 ? whose : ''}`))
+  }
   const failed = new Set<ScoredItem>()
   const queue = toJudge.values() // one iterator, shared by all who judge
   const work = async (): Promise<void> => {
@@ -212,13 +214,11 @@ export async function scoreDrivelm(
   return { ...summarise(scored, judge !== undefined, strict, keepGoing), gated, unanswered, graphs, problems }
 }
 
-function foreignPredictions(foreign: readonly string[], of: number, own: string | undefined): ModelError {
-  const one = `A prediction answers question ${foreign[0]}, which the data does not hold.`
-  if (own === undefined) return new ModelError('BAD_DATA', one)
-  const more =
-    foreign.length === 1 ? '' : ` So do others: ${foreign.slice(1, 4).join(', ')}${foreign.length > 4 ? ', …' : ''}.`
-  const advice = `In all ${foreign.length} of ${of} predictions are foreign, where the data has ids such as ${own}; are they of another split?`
-  return new ModelError('BAD_DATA', `${one}${more} ${advice}`)
+/** Predictions of another file miss all questions of this one: what they answer says why. */
+function foreignIds(foreign: readonly string[], of: number): string {
+  if (foreign.length === 0) return ''
+  const some = foreign.slice(0, 4).join(', ') + (foreign.length > 4 ? ', …' : '')
+  return ` Of ${of} predictions ${foreign.length} answer questions that the data does not hold (${some}); are they of another split?`
 }
 
 type Summary = Omit<ScoreSheet, 'gated' | 'unanswered' | 'graphs' | 'problems'>

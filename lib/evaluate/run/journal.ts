@@ -178,12 +178,15 @@ export class Journal {
   append(entry: JournalEntry): Promise<void> {
     this.entries.set(entry.id, entry)
     this.#writing = this.#writing.then(async () => {
-      await this.#handle.appendFile(`${JSON.stringify(entry)}\n`)
-      if (this.#sync === 'answer') await this.#handle.datasync()
+      try {
+        await this.#handle.appendFile(`${JSON.stringify(entry)}\n`)
+        if (this.#sync === 'answer') await this.#handle.datasync()
+      } catch (error) {
+        this.failure ??= cannotWrite(this.#file, error)
+        throw this.failure
+      }
     })
-    this.#writing.catch((error) => {
-      this.failure ??= cannotWrite(this.#file, error)
-    })
+    this.#writing.catch(() => undefined) // told to whoever awaits it, and by `failure`
     return this.#writing
   }
 
