@@ -4,13 +4,15 @@ import type { LanguageDescription } from '../native.ts'
 import type { Rows, TensorBinder } from './binder.ts'
 import { describe } from './files.ts'
 import type { JsonReader } from './json-reader.ts'
-import { readRope } from './rope.ts'
+import { type RopeOptions, readRope } from './rope.ts'
 
 /** The language part of a config, before its tensors are known. */
 export interface DecoderConfig {
   language: Omit<LanguageDescription, 'tiedHead'>
   /** `max_position_embeddings`. */
   maxPositions: number
+  /** Sentences on values of the config that were passed over. */
+  notes: string[]
 }
 
 /** Where a checkpoint format keeps the decoder's tensors. */
@@ -39,7 +41,12 @@ const dimension = { min: 1, max: 1 << 20 }
 /** The keys all families state. `head_dim` is given by the family: stated, or `hidden_size / num_attention_heads`. */
 export function readDecoder(
   config: JsonReader,
-  options: { headDim: 'stated' | 'derived'; qkvBias: boolean; qkNorm: boolean },
+  options: {
+    headDim: 'stated' | 'derived'
+    qkvBias: boolean
+    qkNorm: boolean
+    rope: Pick<RopeOptions, 'scalingStated' | 'parametersFirst'>
+  },
 ): DecoderConfig {
   config.oneOf('hidden_act', ['silu'])
   const dim = config.integer('hidden_size', dimension)
@@ -52,12 +59,14 @@ export function readDecoder(
   const vocab = config.integer('vocab_size', { max: 1 << 24 })
   const normEps = config.number('rms_norm_eps', 1)
   const maxPositions = config.integer('max_position_embeddings', { max: 2 ** 31 - 1 })
-  const rope = readRope(config, headDim, maxPositions)
+  const notes: string[] = []
+  const rope = readRope(config, { headDim, maxPositions, ...options.rope }, notes)
   refuseSlidingWindow(config, maxPositions)
   const { qkvBias, qkNorm } = options
   return {
     language: { dim, layers, heads, kvHeads, headDim, ffnDim, vocab, normEps, qkvBias, qkNorm, rope },
     maxPositions,
+    notes,
   }
 }
 

@@ -12,8 +12,12 @@ export const internlm2: DecoderAdapter = {
   head: 'output.weight',
   read(config) {
     refuseBias(config, 'bias')
-    if (config.raw('rope_scaling') === undefined) throw config.fail('rope_scaling', 'an object or null')
-    return readDecoder(config, { headDim: 'derived', qkvBias: false, qkNorm: false })
+    return readDecoder(config, {
+      headDim: 'derived',
+      qkvBias: false,
+      qkNorm: false,
+      rope: { scalingStated: true, parametersFirst: false },
+    })
   },
   bind(binder, config, names, where) {
     const { dim, layers, heads, kvHeads, headDim, ffnDim } = config.language

@@ -8,7 +8,12 @@ export const llama: DecoderAdapter = {
   read(config) {
     refuseBias(config, 'attention_bias')
     refuseBias(config, 'mlp_bias')
-    return readDecoder(config, { headDim: 'derived', qkvBias: false, qkNorm: false })
+    return readDecoder(config, {
+      headDim: 'derived',
+      qkvBias: false,
+      qkNorm: false,
+      rope: { scalingStated: false, parametersFirst: true },
+    })
   },
   bind: bindLlamaLayers,
 }

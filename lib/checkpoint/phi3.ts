@@ -7,13 +7,12 @@ export const phi3: DecoderAdapter = {
   head: 'lm_head.weight',
   read(config) {
     refuseBias(config, 'attention_bias')
-    if (config.raw('rope_scaling') === undefined && !config.has('rope_parameters')) {
-      throw config.fail('rope_scaling', 'an object or null')
-    }
-    if (config.has('partial_rotary_factor') && config.number('partial_rotary_factor', 1) !== 1) {
-      throw config.unsupported('partial_rotary_factor', 'rotary embeddings over whole heads (1)')
-    }
-    return readDecoder(config, { headDim: 'derived', qkvBias: false, qkNorm: false })
+    return readDecoder(config, {
+      headDim: 'derived',
+      qkvBias: false,
+      qkNorm: false,
+      rope: { scalingStated: true, parametersFirst: true },
+    })
   },
   bind(binder, config, names, where) {
     const { dim, layers, heads, kvHeads, headDim, ffnDim } = config.language

@@ -5,6 +5,12 @@ export const qwen2: DecoderAdapter = {
   name: 'qwen2',
   embedding: 'embed_tokens.weight',
   head: 'lm_head.weight',
-  read: (config) => readDecoder(config, { headDim: 'derived', qkvBias: true, qkNorm: false }),
+  read: (config) =>
+    readDecoder(config, {
+      headDim: 'derived',
+      qkvBias: true,
+      qkNorm: false,
+      rope: { scalingStated: false, parametersFirst: true },
+    }),
   bind: bindLlamaLayers,
 }

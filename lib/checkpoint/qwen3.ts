@@ -7,7 +7,12 @@ export const qwen3: DecoderAdapter = {
   head: 'lm_head.weight',
   read(config) {
     refuseBias(config, 'attention_bias')
-    return readDecoder(config, { headDim: 'stated', qkvBias: false, qkNorm: true })
+    return readDecoder(config, {
+      headDim: 'stated',
+      qkvBias: false,
+      qkNorm: true,
+      rope: { scalingStated: false, parametersFirst: true },
+    })
   },
   bind: bindLlamaLayers,
 }
