@@ -30,6 +30,8 @@ export interface TensorSpan {
   offset: number
   /** Rows (entries of the first dimension) taken from here. */
   rows: number
+  /** As these rows are stored, where that is not the tensor's dtype; the tensor is F32 then, and the addon widens them. */
+  dtype?: StoredDType
 }
 
 /**

@@ -123,33 +123,29 @@ export class TensorBinder {
   }
 
   /**
-   * A canonical tensor out of rows of stored ones, in order.
+   * A canonical tensor out of rows of stored ones, in order. Parts of several dtypes, as a merged adapter leaves them, make an f32 tensor, which
+   * holds each of their values exactly.
    *
    * @param shape - Canonical shape; its first dimension must be the sum of the rows.
    */
   add(role: string, shape: readonly number[], parts: readonly Rows[]): void {
-    const dtype = parts[0]!.tensor.dtype as StoredDType
-    let rowBytes = bytesOf[dtype]
-    for (const size of shape.slice(1)) rowBytes *= size
+    const dtypes = parts.map((part) => part.tensor.dtype as StoredDType)
+    const dtype = dtypes.every((one) => one === dtypes[0]) ? dtypes[0]! : 'F32'
+    const columns = shape.slice(1).reduce((product, size) => product * size, 1)
     const spans: TensorSpan[] = []
     let rows = 0
-    for (const part of parts) {
-      if (part.tensor.dtype !== dtype) {
-        const first = parts[0]!.tensor
-        throw new ModelError(
-          'BAD_WEIGHTS',
-          `${part.tensor.name}: expected ${dtype.toLowerCase()} as ${first.name} has, found ${part.tensor.dtype.toLowerCase()} in ${this.fileOf(part.tensor)}.`,
-        )
-      }
+    for (const [i, part] of parts.entries()) {
+      const rowBytes = columns * bytesOf[dtypes[i]!]
       const offset = part.tensor.offset + part.first * rowBytes
       if ((part.first + part.rows) * rowBytes > part.tensor.bytes) {
         throw new ModelError('INTERNAL', `${role}: rows past the end of ${part.tensor.name}.`)
       }
       const last = spans.at(-1)
-      if (last !== undefined && last.file === part.tensor.file && last.offset + last.rows * rowBytes === offset) {
-        last.rows += part.rows
-      } else {
-        spans.push({ file: part.tensor.file, offset, rows: part.rows })
+      const follows = last !== undefined && last.file === part.tensor.file && dtypes[i] === dtypes[i - 1]
+      if (follows && last.offset + last.rows * rowBytes === offset) last.rows += part.rows
+      else {
+        const own = dtypes[i] === dtype ? {} : { dtype: dtypes[i]! }
+        spans.push({ file: part.tensor.file, offset, rows: part.rows, ...own })
       }
       rows += part.rows
     }

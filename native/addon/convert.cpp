@@ -81,7 +81,8 @@ TensorSource to_tensor(const Fields& fields, int64_t files) {
   fields.each("spans", 1 << 20, [&](Napi::Value value, const std::string& where) {
     const Fields span(value, where);
     tensor.spans.push_back({span.integer("file", 0, files - 1), span.integer("offset", 0, kMaxInteger),
-                            span.integer("rows", 1, kMaxInteger)});
+                            span.integer("rows", 1, kMaxInteger),
+                            span.has("dtype") ? to_stored_type(span.get("dtype"), span.path("dtype")) : tensor.dtype});
   });
   return tensor;
 }

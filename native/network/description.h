@@ -66,6 +66,7 @@ struct NetworkDescription {
 // Rows of a stored tensor: `rows` entries of the first dimension from byte `offset` of file `file`.
 struct TensorSpan {
   int64_t file, offset, rows;
+  DType dtype;  // as stored; where it is not the tensor's, which is then f32, the rows are widened on load
 };
 
 // One canonical tensor (roles: lib/native.ts), the concatenation of its spans.

@@ -1,5 +1,7 @@
 #include "network/weights.h"
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 #include <numeric>
 
@@ -16,33 +18,25 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return out + "]";
 }
 
-std::vector<float> widen(const HostTensor& tensor) {
-  std::vector<float> out;
-  out.reserve(tensor.rows * tensor.cols);
-  for (const HostRows& run : tensor.runs) {
-    const int64_t count = run.rows * tensor.cols;
-    const char* bytes = static_cast<const char*>(run.data);
-    for (int64_t i = 0; i < count; ++i) {
-      if (tensor.dtype == DType::f32) {
-        float v;
-        std::memcpy(&v, bytes + 4 * i, 4);
-        out.push_back(v);
-      } else {
-        uint16_t bits;
-        std::memcpy(&bits, bytes + 2 * i, 2);
-        out.push_back(tensor.dtype == DType::bf16 ? to_float(bf16{bits}) : to_float(f16{bits}));
-      }
-    }
+// out [count] = stored values as f32, which holds each of them exactly.
+void widen(float* out, const char* bytes, DType dtype, int64_t count) {
+  if (dtype == DType::f32) {
+    std::memcpy(out, bytes, 4 * count);
+    return;
   }
-  return out;
+  for (int64_t i = 0; i < count; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, bytes + 2 * i, 2);
+    out[i] = dtype == DType::bf16 ? to_float(bf16{bits}) : to_float(f16{bits});
+  }
 }
 
 // Hands out the tensors of a source by the rows of the table of parameters: each row once, none left over.
 class Loader {
  public:
   Loader(const ModelSource& source, PackedStore* store, Device& device, const std::function<void(int64_t, int64_t)>& progress,
-         const std::atomic<bool>& cancel, std::vector<std::unique_ptr<MappedFile>>& files)
-      : store_(store), device_(device), progress_(progress), cancel_(cancel), files_(files) {
+         const std::atomic<bool>& cancel, Weights& weights)
+      : store_(store), device_(device), progress_(progress), cancel_(cancel), files_(weights.files), widened_(weights.widened) {
     if (source.files.size() != source.file_bytes.size()) throw Error(Code::bad_argument, "files and fileBytes differ in length.");
     for (size_t i = 0; i < source.files.size(); ++i) {
       files_.push_back(std::make_unique<MappedFile>(source.files[i], source.file_bytes[i]));
@@ -105,6 +99,7 @@ class Loader {
   Tensor vector(const std::string& role) {
     const Row row = take(role);
     Tensor out = device_.load_vector(host(row));
+    passing_.erase(row.tensor);
     report(row);
     return out;
   }
@@ -121,7 +116,9 @@ class Loader {
   std::vector<float> values(const std::string& role) {
     const Row row = take(role);
     report(row);
-    return widen(host(row));
+    std::vector<float> out(row.parameter.count());
+    gather(*row.tensor, out.data());
+    return out;
   }
 
   Tensor derived(const std::string& name, const std::vector<float>& values) {
@@ -150,11 +147,12 @@ class Loader {
     for (int64_t dim : tensor.shape) {
       if (dim < 1 || dim > (int64_t{1} << 31)) fail("dimension " + std::to_string(dim) + " is out of range.");
     }
-    const int64_t row_bytes = dtype_bytes(tensor.dtype) * (tensor.shape.size() == 2 ? tensor.shape[1] : 1);
     int64_t rows = 0;
     for (const TensorSpan& span : tensor.spans) {
       if (span.file < 0 || span.file >= static_cast<int64_t>(files_.size())) fail("a span names file " + std::to_string(span.file) + ".");
+      if (span.dtype != tensor.dtype && tensor.dtype != DType::f32) fail("only a tensor of f32 may have rows of another type.");
       const MappedFile& file = *files_[span.file];
+      const int64_t row_bytes = row_bytes_of(tensor, span);
       if (span.rows < 1 || span.rows > tensor.shape[0]) fail("a span of " + std::to_string(span.rows) + " rows.");
       if (span.offset < 0 || span.offset > file.bytes() || span.rows > (file.bytes() - span.offset) / row_bytes) {
         fail("a span reaches past the end of " + file.path() + ".");
@@ -175,20 +173,51 @@ class Loader {
     return row;
   }
 
-  HostTensor host(const Row& row) const {
-    HostTensor out{row.parameter.role, row.tensor->dtype, row.parameter.rows(), row.parameter.cols(), {}, row.parameter.use, store_};
-    for (const TensorSpan& span : row.tensor->spans) {
+  // Rows of several dtypes, as q and v of a merged adapter beside k, become one f32 tensor of our own.
+  HostTensor host(const Row& row) {
+    const TensorSource& tensor = *row.tensor;
+    HostTensor out{row.parameter.role, tensor.dtype, row.parameter.rows(), row.parameter.cols(), {}, row.parameter.use, store_};
+    if (!one_dtype(tensor)) {
+      auto values = std::make_unique<float[]>(row.parameter.count());
+      gather(tensor, values.get());
+      out.runs.push_back({values.get(), out.rows});
+      passing_[&tensor] = std::move(values);
+      return out;
+    }
+    for (const TensorSpan& span : tensor.spans) {
       const MappedFile* file = files_[span.file].get();
       out.runs.push_back({file->data() + span.offset, span.rows, file});
     }
     return out;
   }
 
-  // A packed copy was made: the mapped pages can go.
+  static int64_t cols_of(const TensorSource& tensor) { return tensor.shape.size() == 2 ? tensor.shape[1] : 1; }
+
+  static int64_t row_bytes_of(const TensorSource& tensor, const TensorSpan& span) { return cols_of(tensor) * dtype_bytes(span.dtype); }
+
+  static bool one_dtype(const TensorSource& tensor) {
+    return std::all_of(tensor.spans.begin(), tensor.spans.end(), [&](const TensorSpan& span) { return span.dtype == tensor.dtype; });
+  }
+
+  // out = the tensor's rows as f32, in order.
+  void gather(const TensorSource& tensor, float* out) const {
+    for (const TensorSpan& span : tensor.spans) {
+      const int64_t count = span.rows * cols_of(tensor);
+      widen(out, files_[span.file]->data() + span.offset, span.dtype, count);
+      out += count;
+    }
+  }
+
+  // Bytes that the device reads in place stay; of what it copied, the mapped pages can go.
   void finish(const Row& row, const Matrix& matrix) {
-    if (!device_.keeps_mapping(matrix)) {
-      const int64_t row_bytes = bytes_of(*row.tensor) / row.tensor->shape[0];
-      for (const TensorSpan& span : row.tensor->spans) files_[span.file]->drop(span.offset, span.rows * row_bytes);
+    const TensorSource& tensor = *row.tensor;
+    const bool keeps = device_.keeps_mapping(matrix);
+    if (const auto own = passing_.find(&tensor); own != passing_.end()) {
+      if (keeps) widened_.push_back(std::move(own->second));
+      passing_.erase(own);
+    }
+    if (!keeps || !one_dtype(tensor)) {
+      for (const TensorSpan& span : tensor.spans) files_[span.file]->drop(span.offset, span.rows * row_bytes_of(tensor, span));
     }
     report(row);
   }
@@ -203,6 +232,8 @@ class Loader {
   const std::function<void(int64_t, int64_t)>& progress_;
   const std::atomic<bool>& cancel_;
   std::vector<std::unique_ptr<MappedFile>>& files_;
+  std::vector<std::unique_ptr<float[]>>& widened_;
+  std::map<const TensorSource*, std::unique_ptr<float[]>> passing_;  // f32 copies between host() and the load's end
   std::map<std::string, Row> waiting_;
   int64_t done_ = 0, total_ = 0;
 };
@@ -279,7 +310,7 @@ DecoderWeights load_decoder(Loader& load, const LanguageConfig& c) {
 Weights load_weights(const ModelSource& source, PackedStore* store, Device& device,
                      const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel) {
   Weights w;
-  Loader load(source, store, device, progress, cancel, w.files);
+  Loader load(source, store, device, progress, cancel, w);
   for (const auto& file : w.files) {
     if (auto shared = device.share(file->data(), file->bytes())) w.shared.push_back(std::move(shared));
   }

@@ -50,6 +50,7 @@ struct DecoderWeights {
 
 struct Weights {
   std::vector<std::unique_ptr<MappedFile>> files;
+  std::vector<std::unique_ptr<float[]>> widened;  // tensors of several dtypes that the device reads in place
   std::vector<std::unique_ptr<Memory>> shared;  // files that the device reads in place; they go before the files do
   VisionWeights vision;
   ProjectorWeights projector;
