@@ -118,7 +118,7 @@ export async function templateFor(checkpoint: Checkpoint, tokenizer: Tokenizer |
       : { template: templateOf(checkpoint.template ?? ''), note: 'config.json names it.' }
   const sources = {
     config: checkpoint.layout.systemMessage ?? checkpoint.systemMessage?.text,
-    v15: /V1[-_.]5/i.test(checkpoint.name),
+    v15: checkpoint.v15,
   }
   return { template: withSystemMessage(template, sources), note }
 }
@@ -208,6 +208,14 @@ function lowerFirst(sentence: string): string {
  * by the engine. A vocabulary that does is another model's.
  */
 function checkVocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer): void {
+  const { imageTokenId } = checkpoint
+  const own = tokenizer.idOf('<IMG_CONTEXT>')
+  if (imageTokenId !== undefined && own !== imageTokenId) {
+    throw new ModelError(
+      'BAD_TOKENIZER',
+      `config.json: expected image_token_id to be the id of <IMG_CONTEXT>, found ${imageTokenId}; the tokenizer has ${own === undefined ? 'no such token' : own}. The files belong to different models.`,
+    )
+  }
   for (let id = checkpoint.vocab; id < tokenizer.size; id++) {
     if (tokenizer.addedIds.has(id) || tokenizer.tokenOf(id) === undefined) continue
     throw new ModelError(

@@ -14,9 +14,9 @@ export interface Rows {
   rows: number
 }
 
-const bytesOf: Record<StoredDType, number> = { F32: 4, F16: 2, BF16: 2 }
+export const elementBytes: Record<StoredDType, number> = { F32: 4, F16: 2, BF16: 2 }
 
-const isStored = (dtype: string): dtype is StoredDType => Object.hasOwn(bytesOf, dtype)
+const isStored = (dtype: string): dtype is StoredDType => Object.hasOwn(elementBytes, dtype)
 const shapeText = (shape: readonly number[]): string => `[${shape.join(', ')}]`
 
 /** Buffers old exporters stored along; they are computed, never read. */
@@ -25,7 +25,8 @@ const ignored = /(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$/
 /** Modules of the `-Flash` checkpoints, which compress some tiles. */
 const flashModule = /^(model\.)?(mlp2|gating|pooling_before_gating)\./
 
-const adapterName = /(^|\.)(lora_[A-Za-z_]+|base_layer|modules_to_save)(\.|$)/
+/** Parts of tensor names that a LoRA adapter leaves while it is not merged. */
+export const adapterName: RegExp = /(^|\.)(lora_[A-Za-z_]+|base_layer|modules_to_save)(\.|$)/
 
 export class TensorBinder {
   readonly #weights: WeightFiles
@@ -34,6 +35,10 @@ export class TensorBinder {
   readonly #unused = new Set<string>()
   readonly #spell: (name: string) => string
   readonly #sources: TensorSource[] = []
+  readonly #aliases = new Map<string, string>()
+  readonly #joined: string[] = []
+  /** Sentences on how tensors were taken that are not stored as the model wants them. */
+  readonly notes: string[] = []
 
   /**
    * @param normalize - From a stored name to the name adapters ask for.
@@ -46,6 +51,7 @@ export class TensorBinder {
   ) {
     this.#weights = weights
     this.#spell = spell
+    for (const [name, kept] of weights.aliases) this.#aliases.set(normalize(name), normalize(kept))
     for (const tensor of weights.tensors.values()) {
       if (adapterName.test(tensor.name)) {
         throw new ModelError(
@@ -77,6 +83,11 @@ export class TensorBinder {
     return this.#byName.has(name)
   }
 
+  /** Whether a file notes that these names were one tensor when it was saved. */
+  isSame(one: string, other: string): boolean {
+    return this.#aliases.get(one) === other || this.#aliases.get(other) === one
+  }
+
   fileOf(tensor: StoredTensor): string {
     return (this.#weights.files[tensor.file] ?? '').split('/').at(-1) ?? ''
   }
@@ -101,7 +112,7 @@ export class TensorBinder {
       const expected = shape === undefined ? '' : ` of shape ${shapeText(shape)}`
       throw new ModelError(
         'BAD_WEIGHTS',
-        `${this.#spell(name)} is missing; expected a tensor${expected}, found none of that name in ${this.#fileNames()}. Download the weights again.`,
+        `${this.#spell(name)} is missing; expected a tensor${expected}, found none of that name in ${this.#fileNames()}. ${this.#advice(name)}`,
       )
     }
     if (!this.#unused.delete(name)) throw new ModelError('INTERNAL', `${tensor.name} is used twice.`)
@@ -133,9 +144,10 @@ export class TensorBinder {
     const dtype = dtypes.every((one) => one === dtypes[0]) ? dtypes[0]! : 'F32'
     const columns = shape.slice(1).reduce((product, size) => product * size, 1)
     const spans: TensorSpan[] = []
+    if (dtypes.some((one) => one !== dtype)) this.#joined.push(parts.map(({ tensor }) => tensor.name).join(', '))
     let rows = 0
     for (const [i, part] of parts.entries()) {
-      const rowBytes = columns * bytesOf[dtypes[i]!]
+      const rowBytes = columns * elementBytes[dtypes[i]!]
       const offset = part.tensor.offset + part.first * rowBytes
       if ((part.first + part.rows) * rowBytes > part.tensor.bytes) {
         throw new ModelError('INTERNAL', `${role}: rows past the end of ${part.tensor.name}.`)
@@ -181,7 +193,41 @@ export class TensorBinder {
         `${shorten(tensor.name, 200)}${more}: expected only tensors that config.json accounts for, found ${tensor.dtype.toLowerCase()} ${shapeText(tensor.shape)} in ${this.fileOf(tensor)}. The model would not be what its weights say.`,
       )
     }
+    const [first, ...more] = this.#joined
+    if (first !== undefined) {
+      const others = more.length === 0 ? '' : ` and ${more.length} more like ${more.length === 1 ? 'it' : 'them'}`
+      this.notes.push(`Stored in several dtypes and widened to f32 on load: ${shorten(first, 300)}${others}.`)
+    }
     return this.#sources
+  }
+
+  /** What a missing tensor is most likely a sign of. */
+  #advice(name: string): string {
+    const head = /\b(lm_head|output)\.weight$/
+    const table =
+      /\b(embed_tokens|tok_embeddings)\.weight$/.test(name) &&
+      [...this.#byName.values()].find((one) => head.test(one.name))
+    if (table) {
+      return `There is ${table.name}; if it is the embedding as well, save the model with both names, or with save_model of the safetensors library, which notes that they are one.`
+    }
+    const stored = [...this.#weights.tensors.keys()]
+    for (const spelled of new Set([name, this.#spell(name)])) {
+      const longer = stored.find((one) => one.endsWith(`.${spelled}`))
+      const prefix = longer?.slice(0, -spelled.length)
+      if (prefix !== undefined && stored.every((one) => one.startsWith(prefix))) {
+        return `Every name there begins with "${shorten(prefix, 60)}": a wrapped model was saved. Save the model inside it, or take the prefix off the names.`
+      }
+      if (longer !== undefined)
+        return `There is ${shorten(longer, 200)}: the names have a prefix. Save the model without its wrapper.`
+      const group = `${spelled.split('.')[0]}.`
+      const shorter = stored.find((one) => spelled.endsWith(`.${one}`))
+      if (shorter !== undefined) {
+        return `There is ${shorten(shorter, 200)}: the names lack "${spelled.slice(0, -shorter.length)}". Save the whole model, not a part of it.`
+      }
+      if (stored.some((one) => one.startsWith(group))) return 'Download the weights again.'
+    }
+    const groups = [...new Set(stored.map((one) => `"${one.split('.')[0]}."`))]
+    return `No name begins as it does; names there begin with ${shorten(groups.join(', '), 200)}, so the weights are of another form than config.json says, or of a part of the model.`
   }
 
   #fileNames(): string {

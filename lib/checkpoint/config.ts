@@ -11,6 +11,7 @@ import type { VisionConfig } from './internvit.ts'
 import type { JsonReader } from './json-reader.ts'
 import { llama } from './llama.ts'
 import { phi3 } from './phi3.ts'
+import { type ProcessorFiles, parseProcessor } from './processor.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
 
@@ -48,6 +49,8 @@ export interface ModelConfig {
   /** `system_message`, if it is a string. */
   systemMessage?: string
   imageTokenId?: number
+  /** Sentences on what was decided from what, where the files leave a choice. */
+  notes: string[]
 }
 
 const adapters: Record<string, DecoderAdapter> = {
@@ -69,12 +72,12 @@ const tileCount = { min: 1, max: 1024 }
 /**
  * Parses config.json.
  *
- * @param processor - preprocessor_config.json, which states the tiling of the `-hf` format.
+ * @param processor - Picture settings of the `-hf` format.
  * @param tileSize - In place of the configured tile size.
  * @throws {@link ModelError} `BAD_CHECKPOINT` for missing or impossible values, `UNSUPPORTED_MODEL` for sound
  *   checkpoints of other kinds, `BAD_ARGUMENT` for an impossible `tileSize`.
  */
-export function parseConfig(config: JsonReader, processor: JsonReader | undefined, tileSize?: number): ModelConfig {
+export function parseConfig(config: JsonReader, processor: ProcessorFiles, tileSize?: number): ModelConfig {
   const architecture = config.strings('architectures')[0]!
   if (architecture === 'InternVLChatModel') return parseRemoteCode(config, tileSize)
   if (architecture === 'InternVLForConditionalGeneration') return parseHf(config, processor, tileSize)
@@ -84,8 +87,6 @@ export function parseConfig(config: JsonReader, processor: JsonReader | undefine
 function parseRemoteCode(config: JsonReader, tileOverride: number | undefined): ModelConfig {
   const vision = config.object('vision_config')
   const llm = config.object('llm_config')
-  config.mustBeOff('use_backbone_lora', 'the vision weights are LoRA-wrapped; merge the adapter into the weights first')
-  config.mustBeOff('use_llm_lora', 'the language weights are LoRA-wrapped; merge the adapter into the weights first')
   config.mustBeOff('pad2square', 'this package runs tiles cut from the whole image only')
   config.mustBeOff('flash_mode', 'this is a Flash variant; use the checkpoint without Flash in its name')
   vision.mustBeOff('use_moe', 'this package runs towers without experts only')
@@ -102,6 +103,7 @@ function parseRemoteCode(config: JsonReader, tileOverride: number | undefined): 
     outputLayer: readOutputLayer(config, 'select_layer', vision.integer('num_hidden_layers', { max: 1024 })),
   })
   readDownsample(config)
+  const decoder = adapter.read(llm)
   const template = config.string('template')
   const minTiles = config.integer('min_dynamic_patch', tileCount)
   const systemMessage = config.optional('system_message', (key) => readMessage(config, key))
@@ -111,7 +113,7 @@ function parseRemoteCode(config: JsonReader, tileOverride: number | undefined): 
     vision: tower,
     projector: { normEps: 1e-5, shuffle: config.oneOf('ps_version', ['v1', 'v2']) },
     adapter,
-    decoder: adapter.read(llm),
+    decoder,
     names: { body: 'language_model.model.', head: 'language_model.' },
     where: 'llm_config',
     tied: readTie(config, llm),
@@ -123,11 +125,12 @@ function parseRemoteCode(config: JsonReader, tileOverride: number | undefined): 
       useThumbnail: config.boolean('use_thumbnail'),
     },
     template,
+    notes: decoder.notes,
     ...(systemMessage === undefined ? {} : { systemMessage }),
   }
 }
 
-function parseHf(config: JsonReader, processor: JsonReader | undefined, tileOverride: number | undefined): ModelConfig {
+function parseHf(config: JsonReader, processor: ProcessorFiles, tileOverride: number | undefined): ModelConfig {
   const vision = config.object('vision_config')
   const text = config.object('text_config')
   const adapter = pickAdapter(text, hfAdapters, text.string('model_type'), 'model_type')
@@ -151,18 +154,17 @@ function parseHf(config: JsonReader, processor: JsonReader | undefined, tileOver
     qkNorm: vision.boolean('use_qk_norm'),
     outputLayer: readOutputLayer(config, 'vision_feature_layer', vision.integer('num_hidden_layers', { max: 1024 })),
   })
-  for (const key of ['mean', 'std'] as const) {
-    const values = processor?.optional(`image_${key}`, (name) => processor.numbers(name, 3))
-    if (values !== undefined) tower.vision[key] = values as [number, number, number]
-  }
   readDownsample(config)
   const imageTokens = (imageSize / tower.vision.patchSize / 2) ** 2
   if (config.has('image_seq_length') && config.integer('image_seq_length') !== imageTokens) {
     throw config.fail('image_seq_length', `${imageTokens}, which follows from image_size and patch_size`)
   }
   const decoder = adapter.read(text)
-  const minTiles = processor?.optional('min_patches', (key) => processor.integer(key, tileCount)) ?? 1
-  const limits = { ...tileCount, min: minTiles }
+  const imageTokenId = config.integer('image_token_id', { min: 0, max: decoder.language.vocab - 1 })
+  const sizes = [imageSize, tower.vision.tileSize]
+  const pictures = parseProcessor(processor, { sizes, imageTokens, imageTokenId })
+  tower.vision.mean = pictures.mean
+  tower.vision.std = pictures.std
   return {
     format: 'hf',
     family: `internvl-hf-${adapter.name}`,
@@ -177,12 +179,13 @@ function parseHf(config: JsonReader, processor: JsonReader | undefined, tileOver
     // The library's processor always cuts tiles and adds the thumbnail, whatever crop_to_patches says in the file.
     tiling: {
       tileSize: tower.vision.tileSize,
-      minTiles,
-      maxTiles: processor?.optional('max_patches', (key) => processor.integer(key, limits)) ?? Math.max(12, minTiles),
+      minTiles: pictures.minTiles,
+      maxTiles: pictures.maxTiles,
       dynamic: true,
       useThumbnail: true,
     },
-    imageTokenId: config.integer('image_token_id', { min: 0, max: decoder.language.vocab - 1 }),
+    imageTokenId,
+    notes: [...processor.notes, ...decoder.notes],
   }
 }
 

@@ -101,14 +101,19 @@ export function bindVocabulary(
   binder: TensorBinder,
   config: DecoderConfig,
   names: { embedding: string; head: string },
-  where: string,
-  tied: boolean | undefined,
+  { tied, where }: { tied: boolean | undefined; where: string },
 ): boolean {
   const { vocab, dim } = config.language
   const why = `${where}.vocab_size ${vocab}, ${where}.hidden_size ${dim}`
+  // The safetensors library's save_model keeps of tied tensors the one whose name sorts first, which may be the head's, and notes the other.
+  if (binder.isSame(names.embedding, names.head) && !binder.has(names.embedding)) {
+    binder.whole('language.embedding.weight', names.head, [vocab, dim], why)
+    binder.notes.push(`The one table of a tied model is stored as ${names.head}; it is the embedding as well.`)
+    return true
+  }
   binder.whole('language.embedding.weight', names.embedding, [vocab, dim], why)
   // The flag is unreliable: several published files say "tied" beside a stored table. A stored table is always used.
-  if (!binder.has(names.head) && tied) return true
+  if (!binder.has(names.head) && (tied || binder.isSame(names.embedding, names.head))) return true
   binder.whole('language.head.weight', names.head, [vocab, dim], why)
   return false
 }

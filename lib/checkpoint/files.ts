@@ -1,5 +1,5 @@
 /** Reading the small text files of a model folder: every failure names the file and says what to do. */
-import { open, stat } from 'node:fs/promises'
+import { lstat, open, readlink, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type ErrorCode, ModelError } from '../errors.ts'
 
@@ -22,9 +22,33 @@ export async function regularFileBytes(file: string, code: ErrorCode): Promise<n
   } catch (error) {
     if (error instanceof ModelError) throw error
     const errno = errnoOf(error)
-    if (errno === 'ENOENT' || errno === 'ENOTDIR') return undefined
-    throw new ModelError(code, `${file} cannot be read (${errno}). Check its permissions.`, { cause: error })
+    if (errno === 'ENOENT' || errno === 'ENOTDIR' || errno === 'ELOOP') {
+      const target = await danglingTarget(file)
+      if (target === undefined) return undefined
+      const why = 'the download was interrupted, or what it points to was cleaned up'
+      throw new ModelError(code, `${file} is a link to ${target}, which is not there: ${why}. Download it again.`, {
+        cause: error,
+      })
+    }
+    throw unreadable(file, error, code)
   }
+}
+
+/** Where a link leads that leads nowhere; undefined if there is no link of that name. */
+async function danglingTarget(file: string): Promise<string | undefined> {
+  const link = await lstat(file).catch(() => undefined)
+  return link?.isSymbolicLink() ? readlink(file).catch(() => 'nowhere') : undefined
+}
+
+function unreadable(file: string, error: unknown, code: ErrorCode): ModelError {
+  const errno = errnoOf(error)
+  const advice =
+    errno === 'EMFILE' || errno === 'ENFILE'
+      ? 'Too many files are open; close some, or raise the limit (ulimit -n).'
+      : errno === 'EACCES' || errno === 'EPERM'
+        ? 'Check its permissions.'
+        : 'Check the disk it is on.'
+  return new ModelError(code, `${file} cannot be read (${errno}). ${advice}`, { cause: error })
 }
 
 /** Text of a UTF-8 file, `undefined` when there is none of that name. */
@@ -61,7 +85,7 @@ export async function readRange(file: string, offset: number, bytes: number, cod
       await handle.close()
     }
   } catch (error) {
-    throw new ModelError(code, `${file} cannot be read (${errnoOf(error)}). Check its permissions.`, { cause: error })
+    throw unreadable(file, error, code)
   }
   if (read < bytes) {
     throw new ModelError(
@@ -97,6 +121,14 @@ export function parseJsonObject(text: string, name: string, code: ErrorCode): Re
   try {
     value = JSON.parse(text)
   } catch (error) {
+    const foreign = findPythonNumber(text)
+    if (foreign !== undefined) {
+      throw new ModelError(
+        code,
+        `${name}: expected JSON, found ${foreign}, which Python writes and JSON does not have. Give it the number it should be, or remove the key.`,
+        { cause: error },
+      )
+    }
     const why = error instanceof Error ? error.message : String(error)
     throw new ModelError(
       code,
@@ -112,6 +144,29 @@ export function parseJsonObject(text: string, name: string, code: ErrorCode): Re
   return value as Record<string, unknown>
 }
 
+/** `Infinity` or `NaN` in a text that is JSON but for them, with the key that has it. */
+function findPythonNumber(text: string): string | undefined {
+  if (text.length > 1 << 22) return undefined
+  const token = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\bInfinity\b|\bNaN\b/gs
+  let found: string | undefined
+  let key = ''
+  const mended = text.replace(token, (word, at: number) => {
+    if (word.startsWith('"')) {
+      if (/^\s*:/.test(text.slice(at + word.length, at + word.length + 64))) key = word
+      return word
+    }
+    found ??= `${word}${key === '' ? '' : ` for ${shorten(key.slice(1, -1), 100)}`}`
+    return '0'
+  })
+  if (found === undefined) return undefined
+  try {
+    JSON.parse(mended)
+    return found
+  } catch {
+    return undefined
+  }
+}
+
 /** Any JSON value in a few words, for the "found" part of a message. */
 export function describe(value: unknown): string {
   if (value === undefined) return 'nothing'
@@ -121,7 +176,9 @@ export function describe(value: unknown): string {
     return flat ? shorten(JSON.stringify(value), 80) : `a list of ${value.length} entries`
   }
   if (typeof value === 'object' && value !== null) return 'an object'
-  return shorten(JSON.stringify(value) ?? String(value), 80)
+  // JSON writes numbers out of range, as 1e999 is, as null.
+  const text = typeof value === 'number' ? String(value) : JSON.stringify(value)
+  return shorten(text ?? String(value), 80)
 }
 
 export function shorten(text: string, most: number): string {

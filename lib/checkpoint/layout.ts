@@ -54,7 +54,7 @@ export interface ViewLayout {
 }
 
 /**
- * The optional file `drivlm.json` beside config.json. Every key is optional except `layout`, and unknown keys are errors.
+ * The optional file `drivlm.json` beside config.json. Every key is optional, and unknown keys are errors.
  *
  * ```json
  * {
@@ -74,7 +74,7 @@ export interface ViewLayout {
  *
  * | key | meaning | default |
  * |---|---|---|
- * | `layout` | `canvas`: one stitched picture; `separate`: an image a view; `single`: the model takes one image only | required |
+ * | `layout` | `canvas`: one stitched picture; `separate`: an image a view; `single`: the model takes one image only | as without the file |
  * | `canvas` | required with `layout: "canvas"`, an error with another; its `columns`, `rows`, `cellWidth`, `cellHeight` and `cameras` are required | |
  * | `canvas.labels` | paint the camera names; needs the six nuScenes cameras | false |
  * | `canvas.thumbnail` | append the whole canvas as one more tile | `use_thumbnail` of config.json |
@@ -84,7 +84,8 @@ export interface ViewLayout {
  * | `cameraNames` | camera names in the text of separate images | false |
  * | `systemMessage`, `promptSuffix` | texts | the template's, none |
  */
-export function parseLayout(file: JsonReader, tiling: TilingLimits): ViewLayout {
+export function parseLayout(file: JsonReader, tiling: TilingLimits, origin?: string): ViewLayout {
+  const usual = defaultLayout(origin, tiling)
   refuseUnknown(file, [
     'layout',
     'canvas',
@@ -95,7 +96,8 @@ export function parseLayout(file: JsonReader, tiling: TilingLimits): ViewLayout 
     'promptSuffix',
   ])
   const kinds = ['canvas', 'separate', 'single'] as const
-  const layout = kinds.find((kind) => kind === file.raw('layout'))
+  const stated = file.raw('layout')
+  const layout = stated === undefined && !file.has('canvas') ? usual.layout : kinds.find((kind) => kind === stated)
   if (layout === undefined) throw file.fail('layout', '"canvas", "separate" or "single"')
   if (layout !== 'canvas' && file.has('canvas')) throw file.fail('canvas', `absent with layout "${layout}"`)
   const maxTilesPerImage = file.optional('maxTilesPerImage', (key) => file.integer(key, tiles)) ?? tiling.maxTiles
@@ -103,13 +105,18 @@ export function parseLayout(file: JsonReader, tiling: TilingLimits): ViewLayout 
   const promptSuffix = file.optional('promptSuffix', (key) => readText(file, key))
   return {
     layout,
-    ...(layout === 'canvas' ? { canvas: parseCanvas(file.object('canvas'), tiling) } : {}),
+    ...(layout === 'canvas'
+      ? { canvas: stated === undefined ? usual.canvas! : parseCanvas(file.object('canvas'), tiling) }
+      : {}),
     maxTilesPerImage,
     tileBudget: file.optional('tileBudget', (key) => file.integer(key, tiles)) ?? maxTilesPerImage,
     cameraNames: file.optional('cameraNames', (key) => file.boolean(key)) ?? false,
     ...(systemMessage === undefined ? {} : { systemMessage }),
     ...(promptSuffix === undefined ? {} : { promptSuffix }),
-    why: `${file.file} beside config.json asks for layout "${layout}".`,
+    why:
+      stated === undefined
+        ? usual.why.replace('There is no drivlm.json', `${file.file} names no layout`)
+        : `${file.file} beside config.json asks for layout "${layout}".`,
   }
 }
 
@@ -161,11 +168,11 @@ function refuseUnknown(file: JsonReader, known: readonly string[]): void {
  * The layout of a folder without `drivlm.json`: DriveLM's labelled canvas for six views where the tiles are the size it
  * was made for, separate images otherwise.
  *
- * @param names - What the model is called: its folder, `_name_or_path` of its config.
+ * @param origin - The checkpoint that this one was made from, as `_name_or_path` of config.json says.
  */
-export function defaultLayout(names: readonly string[], tiling: TilingLimits): ViewLayout {
+export function defaultLayout(origin: string | undefined, tiling: TilingLimits): ViewLayout {
   const common = { maxTilesPerImage: tiling.maxTiles, tileBudget: tiling.maxTiles, cameraNames: false }
-  const adapted = names.find((name) => /DriveLM/i.test(name))
+  const adapted = origin !== undefined && /DriveLM/i.test(origin) ? origin : undefined
   if (tiling.tileSize !== 448) {
     const size = `${tiling.tileSize} px tiles are not the 448 px ones DriveLM's canvas was made for`
     return {
@@ -177,7 +184,7 @@ export function defaultLayout(names: readonly string[], tiling: TilingLimits): V
   const why =
     adapted === undefined
       ? 'There is no drivlm.json; six views are stitched as DriveLM models were trained, other sets of views are separate images.'
-      : `There is no drivlm.json; the name ${shorten(adapted, 100)} says that the model was adapted to DriveLM, whose six views are stitched.`
+      : `There is no drivlm.json; the name ${shorten(adapted, 100)} (_name_or_path of config.json) says that the model was adapted to DriveLM, whose six views are stitched.`
   const canvas: CanvasLayout = {
     columns: 3,
     rows: 2,

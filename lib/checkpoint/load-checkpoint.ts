@@ -2,21 +2,24 @@
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
 import type { NetworkDescription, StoredDType, TensorSource } from '../native.ts'
-import { TensorBinder } from './binder.ts'
+import { adapterName, elementBytes, TensorBinder } from './binder.ts'
 import { type CheckpointFormat, type ModelConfig, parseConfig, type TilingLimits } from './config.ts'
 import { findSystemMessage } from './conversation.ts'
 import { bindVocabulary } from './decoder.ts'
-import { readJsonObject, readText, regularFileBytes } from './files.ts'
+import { readJsonObject, readText, shorten } from './files.ts'
+import { missingConfig } from './folder-advice.ts'
+import { isV15, labelOf, originOf, systemMessageNote } from './identity.ts'
 import { bindProjector, bindVision, normalizeHf, spellHf } from './internvit.ts'
 import { JsonReader } from './json-reader.ts'
 import { defaultLayout, parseLayout, type ViewLayout } from './layout.ts'
+import { readProcessorFiles } from './processor.ts'
 import { readWeights, type WeightFiles } from './safetensors.ts'
 
 /** What a model folder holds. */
 export interface Checkpoint {
   /** Absolute path of the folder. */
   dir: string
-  /** Name of the folder. */
+  /** A label for people: the folder's name, or the repository's in a hub cache. Nothing is decided by it. */
   name: string
   /** Generation and decoder, such as `internvl2-qwen2` or `internvl-hf-llama`. */
   family: string
@@ -50,6 +53,10 @@ export interface Checkpoint {
   vocab: number
   /** From drivlm.json, or the default for this folder. */
   layout: ViewLayout
+  /** Made from a Mini-InternVL-Chat-*-V1-5 model, as config.json says. */
+  v15: boolean
+  /** Sentences on what was decided from what, where the files leave a choice. */
+  notes: string[]
 }
 
 export interface CheckpointOptions {
@@ -74,22 +81,25 @@ export async function readCheckpoint(dir: string, options: CheckpointOptions = {
   }
   const configFile = await object('config.json')
   if (configFile === undefined) throw await missingConfig(root)
-  const config = parseConfig(configFile, await readProcessor(object), options.tileSize)
+  const config = parseConfig(configFile, await readProcessorFiles(object), options.tileSize)
   const weights = await readWeights(root)
-  const { network, tensors } = bindNetwork(config, weights)
-  const name = path.basename(root)
+  if (config.format === 'remote-code') refuseAdapters(configFile, weights)
+  const { network, tensors, notes } = bindNetwork(config, weights)
   const layoutFile =
     options.layout === undefined ? await object('drivlm.json') : new JsonReader('options.layout', options.layout)
-  const hint = configFile.raw('_name_or_path')
+  const origin = originOf(configFile)
+  const v15 = isV15(origin)
   const layout =
-    layoutFile === undefined
-      ? defaultLayout([name, ...(typeof hint === 'string' ? [hint] : [])], config.tiling)
-      : parseLayout(layoutFile, config.tiling)
+    layoutFile === undefined ? defaultLayout(origin, config.tiling) : parseLayout(layoutFile, config.tiling, origin)
   const systemMessage = await readSystemMessage(root, config)
+  if (config.template !== undefined) {
+    const file = layout.systemMessage === undefined ? systemMessage?.file : layoutFile?.file
+    notes.push(systemMessageNote(configFile, { file, template: config.template, v15 }))
+  }
   const chatTemplate = await readChatTemplate(root)
   return {
     dir: root,
-    name,
+    name: labelOf(root),
     family: config.family,
     format: config.format,
     network,
@@ -106,24 +116,30 @@ export async function readCheckpoint(dir: string, options: CheckpointOptions = {
     maxPositions: config.decoder.maxPositions,
     vocab: config.decoder.language.vocab,
     layout,
+    v15,
+    notes: [...config.notes, ...notes],
   }
 }
 
-type ReadObject = (name: string) => Promise<JsonReader | undefined>
-
-/** preprocessor_config.json, or where newer folders keep the same. */
-async function readProcessor(object: ReadObject): Promise<JsonReader | undefined> {
-  const separate = await object('preprocessor_config.json')
-  if (separate !== undefined) return separate
-  const joint = await object('processor_config.json')
-  return joint?.optional('image_processor', (key) => joint.object(key))
+/** `use_llm_lora` and its like say that the tensors are wrapped; some tools merge the adapter and leave the key. */
+function refuseAdapters(config: JsonReader, weights: WeightFiles): void {
+  for (const key of ['use_backbone_lora', 'use_llm_lora']) {
+    const wrapped = [...weights.tensors.keys()].find((name) => adapterName.test(name))
+    const what = key === 'use_llm_lora' ? 'language' : 'vision'
+    config.mustBeOff(
+      key,
+      wrapped === undefined
+        ? `but no tensor is LoRA-wrapped, so an adapter was merged and the key stayed. Set it to 0 in ${config.file}`
+        : `the ${what} weights are LoRA-wrapped (${shorten(wrapped, 120)}); merge the adapter into the weights first`,
+    )
+  }
 }
 
 /** Canonical tensors of a checkpoint whose config is known. */
 function bindNetwork(
   config: ModelConfig,
   weights: WeightFiles,
-): { network: NetworkDescription; tensors: TensorSource[] } {
+): { network: NetworkDescription; tensors: TensorSource[]; notes: string[] } {
   const { vision, projector, adapter, decoder, names, where } = config
   const newer = [...weights.tensors.keys()].some((name) => name.startsWith('model.'))
   const binder =
@@ -131,25 +147,26 @@ function bindNetwork(
   const positionGrid = bindVision(binder, vision, config.format)
   bindProjector(binder, vision.vision.dim, decoder.language.dim, config.format)
   const tables = { embedding: names.body + adapter.embedding, head: names.head + adapter.head }
-  const tiedHead = bindVocabulary(binder, decoder, tables, where, config.tied)
+  const tied = { tied: config.tied, where }
+  const tiedHead = bindVocabulary(binder, decoder, tables, tied)
   adapter.bind(binder, decoder, names, where)
   const network = {
     vision: { ...vision.vision, positionGrid },
     projector,
     language: { ...decoder.language, tiedHead },
   }
-  return { network, tensors: binder.finish() }
+  return { network, tensors: binder.finish(), notes: binder.notes }
 }
-
-const elementBytes: Record<StoredDType, number> = { F32: 4, F16: 2, BF16: 2 }
 
 function countWeights(tensors: TensorSource[]): Pick<Checkpoint, 'parameters' | 'weightsBytes' | 'weightsDType'> {
   const bytes: Record<StoredDType, number> = { BF16: 0, F16: 0, F32: 0 }
   let parameters = 0
-  for (const { shape, dtype } of tensors) {
-    const elements = shape.reduce((product, size) => product * size, 1)
-    parameters += elements
-    bytes[dtype] += elements * elementBytes[dtype]
+  for (const { shape, dtype, spans } of tensors) {
+    const columns = shape.slice(1).reduce((product, size) => product * size, 1)
+    for (const { rows, dtype: own = dtype } of spans) {
+      parameters += rows * columns
+      bytes[own] += rows * columns * elementBytes[own]
+    }
   }
   const weightsBytes = bytes.BF16 + bytes.F16 + bytes.F32
   const weightsDType = (Object.keys(bytes) as StoredDType[]).reduce((a, b) => (bytes[b] > bytes[a] ? b : a))
@@ -184,14 +201,4 @@ function readEosIds(config: JsonReader | undefined, vocab: number): number[] {
     throw config.fail('eos_token_id', `a token id below ${vocab} (the vocabulary) or a list of them`)
   }
   return ids
-}
-
-async function missingConfig(root: string): Promise<ModelError> {
-  const parent = await regularFileBytes(root, 'BAD_CHECKPOINT').catch(() => 'folder')
-  const found =
-    parent === undefined ? 'no such folder' : parent === 'folder' ? 'a folder without config.json' : 'a file'
-  return new ModelError(
-    'BAD_CHECKPOINT',
-    `${root}: expected a model folder with config.json, found ${found}. Pass the path of a folder as downloaded from the hub.`,
-  )
 }

@@ -71,10 +71,10 @@ export function readRope(config: JsonReader, options: RopeOptions, notes: string
   }
 }
 
-/** The settings under a key; null and an empty object state nothing, as in the library. */
+/** The settings under a key; null states nothing, nor does an empty `rope_parameters`. */
 function stated(config: JsonReader, key: string): JsonReader | undefined {
   const group = config.optional(key, () => config.object(key))
-  return group === undefined || group.keys().length === 0 ? undefined : group
+  return group?.keys().length === 0 && key === 'rope_parameters' ? undefined : group
 }
 
 /** Settings that would change the angles, wherever they stand. */

@@ -9,6 +9,7 @@
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
 import { describe, parseJsonObject, readJsonObject, readRange, regularFileBytes, shorten } from './files.ts'
+import { missingWeights } from './folder-advice.ts'
 
 /** One stored tensor; `offset` is absolute in its file. */
 export interface StoredTensor {
@@ -29,6 +30,8 @@ export interface WeightFiles {
   files: string[]
   fileBytes: number[]
   tensors: Map<string, StoredTensor>
+  /** Names of tensors that were left out of a file because they are another one's, as `__metadata__` notes them. */
+  aliases: Map<string, string>
 }
 
 /** Headers of the supported families are below 0.2 MiB; a larger one than this is damage or an attack. */
@@ -64,6 +67,13 @@ const dtypeBits: Record<string, number> = {
 const bad = (message: string): ModelError => new ModelError('BAD_WEIGHTS', message)
 const again = 'Download the file again.'
 
+/** One file. */
+export interface SafetensorsFile {
+  bytes: number
+  tensors: StoredTensor[]
+  aliases: [name: string, kept: string][]
+}
+
 /**
  * Tensors of one safetensors file.
  *
@@ -71,7 +81,7 @@ const again = 'Download the file again.'
  * @param index - Becomes {@link StoredTensor.file}.
  * @throws {@link ModelError} `BAD_WEIGHTS`.
  */
-export async function readSafetensors(file: string, index = 0): Promise<{ bytes: number; tensors: StoredTensor[] }> {
+export async function readSafetensors(file: string, index = 0): Promise<SafetensorsFile> {
   const name = path.basename(file)
   const bytes = await regularFileBytes(file, 'BAD_WEIGHTS')
   if (bytes === undefined) throw bad(`${file} is missing. Download it into the model folder.`)
@@ -89,7 +99,18 @@ export async function readSafetensors(file: string, index = 0): Promise<{ bytes:
     throw bad(`${name}: expected a header of ${headerBytes} bytes, found a file of only ${bytes}. ${again}`)
   }
   const header = await readRange(file, 8, headerBytes, 'BAD_WEIGHTS')
-  return { bytes, tensors: parseSafetensorsHeader(header, bytes, name, index) }
+  const tensors = parseSafetensorsHeader(header, bytes, name, index)
+  return { bytes, tensors, aliases: aliasesOf(header, tensors) }
+}
+
+/** Entries of `__metadata__` whose value is a tensor of the file and whose key is none. */
+function aliasesOf(header: Uint8Array, tensors: StoredTensor[]): [name: string, kept: string][] {
+  const { __metadata__: metadata } = JSON.parse(Buffer.from(header).toString('utf8'))
+  if (typeof metadata !== 'object' || metadata === null) return []
+  const names = new Set(tensors.map((tensor) => tensor.name))
+  return Object.entries(metadata as Record<string, unknown>).flatMap(([name, kept]): [string, string][] =>
+    typeof kept === 'string' && names.has(kept) && !names.has(name) ? [[name, kept]] : [],
+  )
 }
 
 /**
@@ -223,15 +244,14 @@ function countTopLevelKeys(text: string): number {
 export async function readWeights(dir: string): Promise<WeightFiles> {
   const single = path.join(dir, 'model.safetensors')
   if ((await regularFileBytes(single, 'BAD_WEIGHTS')) !== undefined) {
-    const { bytes, tensors } = await readSafetensors(single)
-    return { files: [single], fileBytes: [bytes], tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])) }
+    const { bytes, tensors, aliases } = await readSafetensors(single)
+    const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]))
+    return { files: [single], fileBytes: [bytes], tensors: byName, aliases: new Map(aliases) }
   }
   const indexName = 'model.safetensors.index.json'
   const index = await readJsonObject(path.join(dir, indexName), 'BAD_CHECKPOINT')
   if (index === undefined) {
-    throw bad(
-      `${dir}: expected model.safetensors or ${indexName}, found neither. Only safetensors weights can be read; download them into this folder.`,
-    )
+    throw await missingWeights(dir, indexName)
   }
   return readShards(dir, indexName, index)
 }
@@ -253,9 +273,11 @@ async function readShards(dir: string, indexName: string, index: Record<string, 
   }
   const fileBytes: number[] = []
   const tensors = new Map<string, StoredTensor>()
+  const aliases = new Map<string, string>()
   for (const [i, file] of files.entries()) {
     const shard = await readSafetensors(file, i)
     fileBytes.push(shard.bytes)
+    for (const [name, kept] of shard.aliases) aliases.set(name, kept)
     for (const tensor of shard.tensors) {
       const expected = weightMap.get(tensor.name)
       if (expected !== names[i]) {
@@ -272,7 +294,7 @@ async function readShards(dir: string, indexName: string, index: Record<string, 
       )
     }
   }
-  return { files, fileBytes, tensors }
+  return { files, fileBytes, tensors, aliases }
 }
 
 function parseWeightMap(value: unknown, indexName: string): Map<string, string> {

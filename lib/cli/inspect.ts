@@ -103,6 +103,7 @@ function describeCheckpoint(checkpoint: Checkpoint) {
     },
     layout,
     tiling,
+    notes: checkpoint.notes,
   }
 }
 
@@ -227,6 +228,7 @@ function printReport(facts: Facts): void {
   }
   if (facts.memory?.canvasTokens !== undefined) fields.push(['', `${facts.memory.canvasTokens} image tokens a moment`])
   if (facts.memory !== undefined) fields.push(...memoryFields(facts.memory))
+  for (const [i, note] of (facts.notes ?? []).entries()) fields.push([i === 0 ? 'decided' : '', printable(note)])
   if (fields.length > 0) printFields(fields)
 
   print('\nFiles')

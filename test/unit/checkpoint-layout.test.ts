@@ -99,27 +99,29 @@ describe('drivlm.json', () => {
 
 describe('without drivlm.json', () => {
   test('448 px tiles get the DriveLM canvas, and a DriveLM name is the reason where there is one', () => {
-    const named = defaultLayout(['Mini-InternVL2-1B-DA-Drivelm'], tiling)
-    const other = defaultLayout(['InternVL2-1B'], { ...tiling, maxTiles: 6, useThumbnail: false })
+    const named = defaultLayout('Mini-InternVL2-1B-DA-Drivelm', tiling)
+    const other = defaultLayout('InternVL2-1B', { ...tiling, maxTiles: 6, useThumbnail: false })
     const canvas = { columns: 3, rows: 2, cellWidth: 896, cellHeight: 448, labels: true, thumbnail: true, maxTiles: 12 }
     for (const layout of [named, other]) expect(layout).toMatchObject({ layout: 'canvas', canvas })
-    expect(named.why).toMatch(/the name Mini-InternVL2-1B-DA-Drivelm says that the model was adapted to DriveLM/)
+    expect(named.why).toMatch(
+      /the name Mini-InternVL2-1B-DA-Drivelm \(_name_or_path of config\.json\) says that the model was adapted to DriveLM/,
+    )
     expect(other.why).toMatch(/six views are stitched as DriveLM models were trained/)
     expect(other).toMatchObject({ maxTilesPerImage: 6, tileBudget: 6 })
   })
 
   test('other tile sizes get separate images', () => {
-    const layout = defaultLayout(['x-DriveLM'], { ...tiling, tileSize: 112 })
+    const layout = defaultLayout('x-DriveLM', { ...tiling, tileSize: 112 })
     expect(layout.layout).toBe('separate')
     expect(layout.canvas).toBeUndefined()
     expect(layout.why).toMatch(/112 px tiles are not the 448 px/)
   })
 
-  test('the name may be the folder’s or the config’s', async () => {
+  test('the name is the config’s, never the folder’s', async () => {
     const folder = fixture('v1-vit448')
-    expect((await readCheckpoint(write(folder, 'my-DriveLM-model'))).layout.why).toMatch(/my-DriveLM-model/)
+    expect((await readCheckpoint(write(folder, 'my-DriveLM-model'))).layout.why).not.toMatch(/my-DriveLM-model/)
     folder.config._name_or_path = 'someone/Mini-DriveLM'
-    expect((await readCheckpoint(write(folder))).layout.why).toMatch(/someone\/Mini-DriveLM/)
+    expect((await readCheckpoint(write(folder))).layout.why).toMatch(/Mini-DriveLM/)
   })
 })
 

@@ -111,8 +111,15 @@ export function differences(
 ): string[] {
   const keys: (keyof RunIdentity)[] = ['data', 'model', 'settings', 'seed', 'shard']
   return keys
-    .filter((key) => !ignored.includes(key) && canonical(found?.[key]) !== canonical(wanted[key]))
+    .filter(
+      (key) => !ignored.includes(key) && canonical(unnamed(key, found?.[key])) !== canonical(unnamed(key, wanted[key])),
+    )
     .map((key) => `${key} ${show(found?.[key])} instead of ${show(wanted[key])}`)
+}
+
+/** A model is its fingerprint; the label in front of it is its folder's name, which may change. */
+function unnamed(key: keyof RunIdentity, value: unknown): unknown {
+  return key === 'model' && typeof value === 'string' ? value.replace(/^.*(?=@[0-9a-f]{16}$)/, '') : value
 }
 
 /** JSON with sorted keys. */
