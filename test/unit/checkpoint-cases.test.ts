@@ -4,8 +4,8 @@ import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { readCheckpoint } from '../../lib/checkpoint/load-checkpoint.ts'
 import { modelIdentity } from '../../lib/cli/eval-model.ts'
-import { differences } from '../../lib/drivelm/journal.ts'
 import type { ErrorCode } from '../../lib/errors.ts'
+import { differences } from '../../lib/evaluate/run/journal.ts'
 import { loadModel, templateFor } from '../../lib/load-model.ts'
 import type { LoadOptions } from '../../lib/options.ts'
 import { type Folder, fixture, type Json, modelError, root, temporaryFolder, write } from './checkpoint-folder.ts'
@@ -81,7 +81,8 @@ describe('folders as people have them', () => {
     }
     const checkpoint = await readCheckpoint(dir)
     if (note !== undefined) expect(checkpoint.notes.join('\n')).toMatch(new RegExp(note))
-    if (system !== undefined) expect(templateFor(checkpoint).systemMessage?.startsWith(system)).toBe(true)
+    if (system !== undefined)
+      expect((await templateFor(checkpoint, undefined)).template.systemMessage?.startsWith(system)).toBe(true)
     if (name !== undefined) expect(checkpoint.name).toBe(name)
     if (rope !== undefined) expect(checkpoint.network.language.rope).toMatchObject(rope)
     const { vision } = checkpoint.network
