@@ -35,7 +35,16 @@ export interface ReadOptions {
  * for await (const frame of readFrames('v1_1_train_nus.json')) console.log(frame.token, frame.objects.length)
  */
 export async function* readFrames(path: string, options: ReadOptions = {}): AsyncGenerator<Frame> {
-  const cursor = new JsonCursor(textChunks(path))
+  yield* framesIn(textChunks(path), path, options)
+}
+
+/** The same of a file that is open. */
+export async function* framesIn(
+  chunks: AsyncIterable<string>,
+  path: string,
+  options: ReadOptions,
+): AsyncGenerator<Frame> {
+  const cursor = new JsonCursor(chunks)
   const file: Place = [path]
   try {
     if ((await cursor.peek()) === '[') {

@@ -95,7 +95,8 @@ function chatItem(item: Record<string, unknown>, place: Place, options: ReadOpti
     )
   }
   const given = chatPictures(image, here)
-  const views = pictures(given, here, options)
+  // One path is one picture as it is; a list says by its paths which cameras it is of.
+  const views = typeof image === 'string' ? { image } : pictures(given, here, options)
   const asked = plainText(text(first.value, 'the value of the human turn', here), given.length, here, options, true)
   const tagged = tagsOf(item.tags ?? item.tag, 'tag', here)
   const answer = second && answerOf(second.value, 'the value of the gpt turn', here)

@@ -206,10 +206,13 @@ export async function* textChunks(path: string, chunkBytes: number = 1 << 20): A
 }
 
 /** Lines of a text file with their numbers from 1; the last one also without a line break. */
-export async function* textLines(path: string): AsyncGenerator<{ line: number; text: string }> {
+export async function* textLines(
+  path: string,
+  chunks: AsyncIterable<string> = textChunks(path),
+): AsyncGenerator<{ line: number; text: string }> {
   let rest = ''
   let line = 0
-  for await (const chunk of textChunks(path)) {
+  for await (const chunk of chunks) {
     const lines = (rest + chunk).split('\n')
     rest = lines.pop()!
     if (rest.length > longestValue) throw badData([path, `line ${line + lines.length + 1}`], 'the line is too long.')

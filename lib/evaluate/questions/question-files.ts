@@ -2,10 +2,10 @@
 
 import { ModelError } from '../../errors.ts'
 import { show } from './fields.ts'
-import { type ReadOptions, readFrames, sceneOfItem } from './frames.ts'
+import { framesIn, type ReadOptions, sceneOfItem } from './frames.ts'
 import { isItem, isLlamaItem, type Numbering, parseItem, plainText, type QuestionItem } from './items.ts'
 import { badData } from './json-stream.ts'
-import { type Row, rowLayout, rowsOf } from './rows.ts'
+import { type OpenedFile, openFile, type Row, rowsOf } from './rows.ts'
 import { type Frame, frameKey, type Moment, type Question, questionsOf } from './types.ts'
 
 /**
@@ -20,9 +20,12 @@ export type QuestionFileForm = 'frames' | 'llama' | 'jsonl'
  * @throws {@link ModelError} `BAD_DATA` if it is none of them.
  */
 export async function questionFileForm(path: string): Promise<QuestionFileForm> {
-  const { kind } = await rowLayout(path, isItem)
-  if (kind === 'object') return 'frames'
-  for await (const row of rowsOf(path, kind)) {
+  const file = await openFile(path, isItem)
+  if (file.kind === 'object') {
+    await file.chunks.return(undefined)
+    return 'frames'
+  }
+  for await (const row of rowsOf(file)) {
     try {
       const value = row.read()
       if (isScene(value)) return 'frames'
@@ -43,10 +46,12 @@ export async function questionFileForm(path: string): Promise<QuestionFileForm> 
  * for await (const { views, questions } of readMoments('v1_1_val_nus_q_only.json')) console.log(views, questions.length)
  */
 export async function* readMoments(path: string, options: ReadOptions = {}): AsyncGenerator<Moment> {
-  const { kind } = await rowLayout(path, isItem)
+  const file = await openFile(path, isItem)
   const ids = new Set<string>()
   const moments =
-    kind === 'object' ? frameMoments(readFrames(path, options), path, options) : rowMoments(path, kind, options)
+    file.kind === 'object'
+      ? frameMoments(framesIn(file.chunks, path, options), path, options)
+      : rowMoments(file, options)
   for await (const moment of moments) {
     const fresh: Question[] = []
     for (const question of moment.questions) {
@@ -79,11 +84,12 @@ async function* frameMoments(frames: AsyncIterable<Frame>, path: string, options
 }
 
 /** Neighbours with the same pictures are one moment; a scene among the items is read frame by frame. */
-async function* rowMoments(path: string, kind: 'list' | 'lines', options: ReadOptions): AsyncGenerator<Moment> {
+async function* rowMoments(file: OpenedFile, options: ReadOptions): AsyncGenerator<Moment> {
+  const { path } = file
   const numbering: Numbering = new Map()
   let moment: Moment | undefined
   let pictures = ''
-  for await (const row of rowsOf(path, kind)) {
+  for await (const row of rowsOf(file)) {
     const item = readRow(row, numbering, options)
     if (item === undefined) continue
     if (item === 'scene') {

@@ -1,4 +1,5 @@
-// Files that hold a value an item: a JSON list, or JSON lines. What the file holds decides, not what it is called.
+// Files that hold a value an item: a JSON list, or JSON lines. What the file holds decides, not what it is called. A file is read once,
+// from its beginning, so it may be a pipe.
 
 import { ModelError } from '../../errors.ts'
 import { badData, JsonCursor, type Place, parseJson, textChunks, textLines } from './json-stream.ts'
@@ -10,10 +11,17 @@ export interface Row {
   read: () => unknown
 }
 
-/** How a file is laid out: a list, a value a line, or one object. */
-export type RowLayout = { kind: 'list' } | { kind: 'lines' } | { kind: 'object' }
+/** A file whose beginning was looked at: a list, an object a line, or one object. */
+export interface OpenedFile {
+  kind: 'list' | 'lines' | 'object'
+  path: string
+  /** All of its text, to be read once. */
+  chunks: AsyncGenerator<string>
+}
 
-/** How many keys of an object are looked at to tell what it is; in a scene file each may hold a scene. */
+/** Characters that are looked at to tell what a file is. */
+const headLength = 1 << 16
+/** How many keys of an object are looked at; in a scene file each may hold a scene. */
 const firstKeys = 4
 
 /**
@@ -22,36 +30,70 @@ const firstKeys = 4
  *
  * @throws {@link ModelError} `BAD_DATA` if it begins with neither an object nor a list.
  */
-export async function rowLayout(path: string, isItem: (keys: readonly string[]) => boolean): Promise<RowLayout> {
-  const cursor = new JsonCursor(textChunks(path, 1 << 16))
-  try {
-    const first = await cursor.peek()
-    if (first === '[') return { kind: 'list' }
-    if (first !== '{') {
-      const found = first === '' ? 'nothing' : `'${first}'`
-      throw badData([path], `expected a JSON object, a list or an object a line, found ${found} at the start.`)
-    }
-    if (/\.(jsonl|ndjson)$/i.test(path)) return { kind: 'lines' }
-    const keys: string[] = []
+export async function openFile(path: string, isItem: (keys: readonly string[]) => boolean): Promise<OpenedFile> {
+  const rest = textChunks(path, headLength)
+  let head = ''
+  for (let next = await rest.next(); !next.done; next = await rest.next()) {
+    head += next.value
+    if (head.length >= headLength) break
+  }
+  const chunks = async function* (): AsyncGenerator<string> {
     try {
-      for await (const key of cursor.keys([path])) {
-        keys.push(key)
-        if (isItem(keys)) return { kind: 'lines' }
-        if (keys.length >= firstKeys) break
-        await cursor.raw([path])
-      }
-    } catch (error) {
-      if (!(error instanceof ModelError)) throw error // broken: who reads it all says where
+      yield head
+      yield* rest
+    } finally {
+      await rest.return(undefined)
     }
-    return { kind: 'object' }
-  } finally {
-    await cursor.close()
+  }
+  try {
+    return { kind: await kindOf(head, path, isItem), path, chunks: chunks() }
+  } catch (error) {
+    await rest.return(undefined)
+    throw error
   }
 }
 
-/** Items of a list. */
-export async function* listRows(path: string): AsyncGenerator<Row> {
-  const cursor = new JsonCursor(textChunks(path))
+async function kindOf(
+  head: string,
+  path: string,
+  isItem: (keys: readonly string[]) => boolean,
+): Promise<OpenedFile['kind']> {
+  const cursor = new JsonCursor(
+    (async function* () {
+      yield head
+    })(),
+  )
+  const first = await cursor.peek()
+  if (first === '[') return 'list'
+  if (first !== '{') {
+    const found = first === '' ? 'nothing' : `'${first}'`
+    throw badData([path], `expected a JSON object, a list or an object a line, found ${found} at the start.`)
+  }
+  if (/\.(jsonl|ndjson)$/i.test(path)) return 'lines'
+  const keys: string[] = []
+  try {
+    for await (const key of cursor.keys([path])) {
+      keys.push(key)
+      if (isItem(keys)) return 'lines'
+      if (keys.length >= firstKeys) break
+      await cursor.raw([path])
+    }
+  } catch (error) {
+    if (!(error instanceof ModelError)) throw error // longer than the head, or broken: who reads it all says where
+  }
+  return 'object'
+}
+
+/** Items of a list, or of lines, of which empty ones count for nothing. */
+export async function* rowsOf({ kind, path, chunks }: OpenedFile): AsyncGenerator<Row> {
+  if (kind === 'lines') {
+    for await (const { line, text: raw } of textLines(path, chunks)) {
+      const place = [path, `line ${line}`]
+      if (raw.trim() !== '') yield { place, raw, read: () => parseJson(raw, place) }
+    }
+    return
+  }
+  const cursor = new JsonCursor(chunks)
   try {
     yield* cursorRows(cursor, [path])
     await cursor.end([path])
@@ -67,17 +109,4 @@ export async function* cursorRows(cursor: JsonCursor, file: Place): AsyncGenerat
     const raw = await cursor.raw(place)
     yield { place, raw, read: () => parseJson(raw, place) }
   }
-}
-
-/** Values a line; empty lines count for nothing. */
-export async function* lineRows(path: string): AsyncGenerator<Row> {
-  for await (const { line, text: raw } of textLines(path)) {
-    const place = [path, `line ${line}`]
-    if (raw.trim() !== '') yield { place, raw, read: () => parseJson(raw, place) }
-  }
-}
-
-/** Items of either. */
-export function rowsOf(path: string, kind: 'list' | 'lines'): AsyncGenerator<Row> {
-  return kind === 'list' ? listRows(path) : lineRows(path)
 }

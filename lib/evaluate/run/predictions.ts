@@ -4,8 +4,8 @@ import { ModelError } from '../../errors.ts'
 import { parseJudgement } from '../metrics/judge.ts'
 import { answerOf, idOf, record, show } from '../questions/fields.ts'
 import type { ReadOptions } from '../questions/frames.ts'
-import { badData, JsonCursor, type Place, textChunks } from '../questions/json-stream.ts'
-import { cursorRows, type Row, rowLayout, rowsOf } from '../questions/rows.ts'
+import { badData, JsonCursor, type Place } from '../questions/json-stream.ts'
+import { cursorRows, type OpenedFile, openFile, type Row, rowsOf } from '../questions/rows.ts'
 import type { Prediction } from '../questions/types.ts'
 
 const isLine = (keys: readonly string[]): boolean => keys.includes('id')
@@ -36,15 +36,14 @@ export async function readPredictions(path: string, options: ReadOptions = {}): 
       options.onProblem(error)
     }
   }
-  const { kind } = await rowLayout(path, isLine)
-  if (kind !== 'object') for await (const row of rowsOf(path, kind)) add(row)
-  else for await (const row of resultRows(path)) add(row)
+  const file = await openFile(path, isLine)
+  for await (const row of file.kind === 'object' ? resultRows(file) : rowsOf(file)) add(row)
   return predictions
 }
 
 /** Items of `results` in a submission. */
-async function* resultRows(path: string): AsyncGenerator<Row> {
-  const cursor = new JsonCursor(textChunks(path))
+async function* resultRows({ path, chunks }: OpenedFile): AsyncGenerator<Row> {
+  const cursor = new JsonCursor(chunks)
   try {
     let found = false
     for await (const key of cursor.keys([path])) {
@@ -75,15 +74,15 @@ export async function readJudgements(path: string): Promise<Map<string, number>>
     }
     judgements.set(id, parseJudgement(value, [...place, id].join(', ')))
   }
-  const { kind } = await rowLayout(path, isLine)
-  if (kind !== 'object') {
-    for await (const { place, read } of rowsOf(path, kind)) {
+  const file = await openFile(path, isLine)
+  if (file.kind !== 'object') {
+    for await (const { place, read } of rowsOf(file)) {
       const { id, score } = record(read(), 'the judgement', place)
       add(idOf(id, place), score, place)
     }
     return judgements
   }
-  const cursor = new JsonCursor(textChunks(path))
+  const cursor = new JsonCursor(file.chunks)
   try {
     for await (const id of cursor.keys([path])) add(id, await cursor.value([path, id]), [path])
     await cursor.end([path])
