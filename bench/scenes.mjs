@@ -12,6 +12,7 @@ import { setTimeout } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { bundledModel, cameras, loadModel } from 'drivlm'
 import sharp from 'sharp'
+import { rawFrames } from './pictures.mjs'
 
 const { values } = parseArgs({
   options: {
@@ -82,6 +83,7 @@ const note = (name, ms) => {
   found[name].push(ms)
 }
 const late = []
+const raw = rawFrames(cameras)
 let info
 let scene
 for (let run = 0; run < runs; run++) {
@@ -110,6 +112,10 @@ for (let run = 0; run < runs; run++) {
   // A small model is done before the timer is due.
   while (late.length === 0) await setTimeout(1)
   clearInterval(timer)
+
+  const { held, preprocess } = await raw(model)
+  note('rawHeld', held)
+  note('rawPreprocess', preprocess)
 
   const next = await scene.update(fresh(['CAM_FRONT']))
   note('updateVision', next.info.timings.visionMs)
@@ -145,6 +151,7 @@ const rows = [
   [`${count} questions of ${tokens} tokens, one by one`, ms(m.oneByOne), ''],
   ['the same through askAll', ms(m.together), `${percent(m.together, m.oneByOne)} of one by one`],
   ['seeing six new views', ms(m.see), `vision ${ms(m.seeVision)}`],
+  ['six raw 1600 x 900 hold the event loop', ms(m.rawHeld), `preprocessing ${ms(m.rawPreprocess)}`],
   ['update of one camera', ms(m.update), `${percent(m.update, m.see)} of seeing`],
   ['its vision', ms(m.updateVision), `${percent(m.updateVision, m.seeVision)} of seeing's`],
   ['a question up to its first word', ms(m.question), ''],

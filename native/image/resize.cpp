@@ -149,17 +149,53 @@ void down_row(uint8_t* out, const uint8_t* const* rows, const int32_t* weights, 
   for (; at < bytes; ++at) Plain::weighted_sum<1>(out + at, weights, taps, row);
 }
 
+// Rows to columns: block [in, 48] from `count` rows of [in, 3].
+void to_columns(uint8_t* block, const uint8_t* const* rows, int count, int64_t in) {
+  int64_t x = 0;
+#if defined(__x86_64__)
+  // Four pixels of four rows at a time; loads of sixteen bytes end within the row.
+  if (count == kBlockRows) {
+    const __m128i spread = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+    const __m128i pack = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    for (; x + 6 <= in; x += 4) {
+      for (int r = 0; r < kBlockRows; r += 4) {
+        __m128i v[4];
+        for (int i = 0; i < 4; ++i) {
+          v[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[r + i] + 3 * x)), spread);
+        }
+        const __m128i a = _mm_unpacklo_epi32(v[0], v[1]), b = _mm_unpacklo_epi32(v[2], v[3]);
+        const __m128i c = _mm_unpackhi_epi32(v[0], v[1]), d = _mm_unpackhi_epi32(v[2], v[3]);
+        const __m128i pixel[4] = {_mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b), _mm_unpacklo_epi64(c, d),
+                                  _mm_unpackhi_epi64(c, d)};
+        for (int i = 0; i < 4; ++i) {
+          uint8_t* at = block + (x + i) * kBlockBytes + 3 * r;
+          const __m128i bytes = _mm_shuffle_epi8(pixel[i], pack);
+          if (r + 4 < kBlockRows) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(at), bytes);  // the four bytes too many are overwritten next
+          } else {
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(at), bytes);
+            const int last = _mm_extract_epi32(bytes, 2);
+            std::memcpy(at + 8, &last, 4);
+          }
+        }
+      }
+    }
+  }
+#endif
+  // A pixel is copied as four bytes, one move: the spilled one is overwritten next. Only the last pixel of a row has no
+  // room.
+  for (; x + 1 < in; ++x) {
+    uint8_t* column = block + x * kBlockBytes;
+    for (int r = 0; r < count; ++r) std::memcpy(column + 3 * r, rows[r] + 3 * x, 4);
+  }
+  for (int r = 0; r < count; ++r) std::memcpy(block + (in - 1) * kBlockBytes + 3 * r, rows[r] + 3 * (in - 1), 3);
+}
+
 // `count` rows (up to kBlockRows) resized across: transposed to `block` [in, 48], summed, and transposed back.
 template <class Isa>
 void across_rows(uint8_t* const* out_rows, const uint8_t* const* in_rows, int count, int64_t in, int64_t out,
                  const Axis& axis, uint8_t* block) {
-  // A pixel is copied as four bytes, one move: the spilled one is overwritten next. Only the last pixel of a row has no
-  // room.
-  for (int64_t x = 0; x + 1 < in; ++x) {
-    uint8_t* column = block + x * kBlockBytes;
-    for (int r = 0; r < count; ++r) std::memcpy(column + 3 * r, in_rows[r] + 3 * x, 4);
-  }
-  for (int r = 0; r < count; ++r) std::memcpy(block + (in - 1) * kBlockBytes + 3 * r, in_rows[r] + 3 * (in - 1), 3);
+  to_columns(block, in_rows, count, in);
   for (int64_t x = 0; x < out; ++x) {
     const uint8_t* first = block + axis.first[x] * kBlockBytes;
     uint8_t column[kBlockBytes + 1];
