@@ -203,7 +203,7 @@ interface TrieState {
 function findInTrie(root: TrieNode, text: string, from: number): { start: number; end: number } | undefined {
   let states: TrieState[] = []
   for (let at = from; at <= text.length; at++) {
-    const ended = states.findIndex(({ node }) => node.token !== undefined)
+    const ended = states.length === 0 ? -1 : states.findIndex(({ node }) => node.token !== undefined)
     if (ended >= 0) return lookAhead(states.slice(0, ended + 1), text, at)
     const unit = text.charCodeAt(at)
     if (states.length > 0) {
