@@ -93,6 +93,12 @@ export function parseProcessor(
   if (unread.length > 0) {
     notes.push(`${image.file}: ${shorten(unread.join(', '), 200)} is not known here and was not read.`)
   }
+  const silent = ['image_mean', 'image_std'].filter((key) => !image.has(key))
+  if (silent.length > 0) {
+    notes.push(
+      `${image.file} does not state ${silent.join(' and ')}; the numbers InternVL was trained with are taken, where the library takes CLIP's.`,
+    )
+  }
   const minTiles = image.optional('min_patches', (key) => image.integer(key, tileCount)) ?? 1
   const limits = { ...tileCount, min: minTiles }
   const maxTiles = image.optional('max_patches', (key) => image.integer(key, limits)) ?? Math.max(12, minTiles)

@@ -1,6 +1,7 @@
 #include "network/weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -98,6 +99,7 @@ class Loader {
 
   Tensor vector(const std::string& role) {
     const Row row = take(role);
+    expect_finite(row);
     Tensor out = device_.load_vector(host(row));
     passing_.erase(row.tensor);
     report(row);
@@ -118,6 +120,7 @@ class Loader {
     report(row);
     std::vector<float> out(row.parameter.count());
     gather(*row.tensor, out.data());
+    expect_finite(row);
     return out;
   }
 
@@ -205,6 +208,17 @@ class Loader {
       const int64_t count = span.rows * cols_of(tensor);
       widen(out, files_[span.file]->data() + span.offset, span.dtype, count);
       out += count;
+    }
+  }
+
+  // Vectors are small enough to be read as a whole. A number that is none would make every answer one that is none.
+  void expect_finite(const Row& row) const {
+    std::vector<float> values(row.parameter.count());
+    gather(*row.tensor, values.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (std::isfinite(values[i])) continue;
+      throw Error(Code::bad_weights, text("%s: expected finite numbers, found %g at %zu. The weights are damaged; download or save them again.",
+                                          row.parameter.role.c_str(), values[i], i));
     }
   }
 

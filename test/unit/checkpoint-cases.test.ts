@@ -240,4 +240,21 @@ describe('answers', () => {
     rewrite(config(unnoted), renamed)
     expect(await modelError(readCheckpoint(unnoted), 'BAD_WEIGHTS')).toMatch(/There is language_model\.lm_head\.weight/)
   })
+
+  test.each([
+    ['language_model.model.norm.weight', 'language.norm.weight'],
+    ['vision_model.encoder.layers.0.attn.qkv.bias', 'vision.layers.0.qkv.bias'],
+    ['vision_model.embeddings.position_embedding', 'vision.position'],
+  ])('%s with a NaN is named on load', async (stored, role) => {
+    const dir = copy()
+    const file = path.join(dir, 'model.safetensors')
+    const bytes = readFileSync(file)
+    const length = Number(bytes.readBigUInt64LE(0))
+    const { dtype, data_offsets: offsets } = JSON.parse(bytes.subarray(8, 8 + length).toString())[stored]
+    expect(dtype).toBe('BF16')
+    bytes.writeUInt16LE(0x7fc0, 8 + length + offsets[0] + 6)
+    writeFileSync(file, bytes)
+    const message = await modelError(loadModel(dir, { device: 'cpu', threads: 1 }), 'BAD_WEIGHTS')
+    expect(message).toContain(`${role}: expected finite numbers, found nan at 3`)
+  })
 })
