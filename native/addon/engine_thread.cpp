@@ -2,9 +2,17 @@
 
 #include <algorithm>
 #include <new>
+#include <system_error>
 #include <utility>
 
 namespace drivlm {
+
+Error no_thread(const std::system_error& error) {
+  return Error(Code::out_of_memory,
+               text("A thread could not be started (%s): this process, user or container has as many as it may. Load with fewer options.threads, "
+                    "end other processes, or raise the limit (ulimit -u, pids.max).",
+                    error.what()));
+}
 
 EngineThread::EngineThread(Load load, std::function<void(const Engine&)> on_loaded,
                            std::function<void(const Error&)> on_failed) {
@@ -78,6 +86,8 @@ void EngineThread::run(Load load, std::function<void(const Engine&)> on_loaded,
     on_failed(error);
   } catch (const std::bad_alloc&) {
     on_failed(Error(Code::out_of_memory, "The memory for the model could not be reserved; this process has too little left."));
+  } catch (const std::system_error& error) {
+    on_failed(no_thread(error));
   } catch (const std::exception& error) {
     on_failed(Error(Code::internal, text("Loading failed unexpectedly: %s", error.what())));
   }
@@ -108,10 +118,12 @@ void EngineThread::serve() {
 
 // Frees everything, then tells those who wait for it.
 void EngineThread::end() {
+  std::unique_ptr<Engine> engine;
   {
     std::lock_guard lock(engine_mutex_);
-    engine_.reset();
+    engine = std::move(engine_);
   }
+  engine.reset();  // outside of the lock: freeing gigabytes takes a while, and stats() is called on the event loop
   std::vector<std::function<void()>> on_stopped;
   {
     std::lock_guard lock(mutex_);

@@ -6,12 +6,16 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "serve/engine.h"
 
 namespace drivlm {
+
+// What to say when the system refuses a thread.
+Error no_thread(const std::system_error& error);
 
 class EngineThread {
  public:
@@ -64,7 +68,7 @@ class EngineThread {
   std::vector<std::weak_ptr<JobControl>> watched_;
   bool closed_ = false;  // no more work is taken
 
-  mutable std::mutex engine_mutex_;  // held while the engine is read from elsewhere, or freed
+  mutable std::mutex engine_mutex_;  // held while the engine is read from elsewhere, or taken away
   std::unique_ptr<Engine> engine_;
 
   std::thread thread_;  // last: it uses all of the above

@@ -117,7 +117,13 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
       });
     };
     auto on_failed = [settler](const Error& error) { settler->reject(error); };
-    auto thread = std::make_shared<EngineThread>(std::move(load), std::move(on_loaded), std::move(on_failed));
+    std::shared_ptr<EngineThread> thread;
+    try {
+      thread = std::make_shared<EngineThread>(std::move(load), std::move(on_loaded), std::move(on_failed));
+    } catch (const std::system_error& error) {
+      settler->reject(no_thread(error));  // the promise that exists already, not a second one beside it
+      return promise;
+    }
     self->set_value(thread);
     data->adopt(thread);
     if (job >= 0) data->loads[job] = thread;

@@ -14,7 +14,11 @@ namespace drivlm {
 
 MappedFile::MappedFile(const std::string& path, int64_t expected_bytes) : path_(path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // non-blocking: a pipe must not hang us
-  if (fd < 0) throw Error(Code::bad_weights, path + ": cannot be opened (" + std::strerror(errno) + ").");
+  if (fd < 0) {
+    const bool full = errno == EMFILE || errno == ENFILE;  // no fault of the file
+    throw Error(full ? Code::out_of_memory : Code::bad_weights,
+                path + ": cannot be opened (" + std::strerror(errno) + ")." + (full ? " Close some files, or raise the limit (ulimit -n)." : ""));
+  }
   struct stat info;
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     ::close(fd);

@@ -8,6 +8,8 @@ namespace drivlm {
 namespace {
 
 constexpr int64_t kPageTokens = 64;
+// Units of other work that a scene or a list of choices lets go before its own, at most: docs/decisions/0019. With both waiting, one more.
+constexpr int64_t kMostPassedOver = 4;
 // Rows of logits a pass gives at least: the choices of a question in one go, and drafts beside running questions. f32, so 19 MiB
 // for a vocabulary of 152 000.
 constexpr int64_t kLogitRows = 32;
@@ -27,7 +29,10 @@ void check_options(const EngineOptions& o) {
   };
   range("threads", o.threads, 1, 1024);
   range("maxContext", o.max_context, 16, 1 << 20);
-  range("kvTokens", o.kv_tokens, 16, int64_t{1} << 28);
+  if (o.kv_tokens < 16 || o.kv_tokens > int64_t{1} << 28) {
+    throw Error(Code::bad_argument, text("options.kvMemory holds %lld tokens; expected room for 16 to %lld.", static_cast<long long>(o.kv_tokens),
+                                         static_cast<long long>(int64_t{1} << 28)));
+  }
   range("maxBatch", o.max_batch, 1, 256);
   range("visionCache", o.vision_cache_bytes, 0, int64_t{1} << 40);
   range("maxMemory", o.max_memory_bytes, 0, int64_t{1} << 53);
@@ -281,11 +286,35 @@ void EngineImpl::release(int64_t id) {
 bool EngineImpl::step() {
   bool worked = drop_cancelled();
   worked |= admit_waiting();
-  // A question's prefill is short and somebody waits for its first word: it goes before a scene.
-  worked |= prefill_unit() || score_unit() || scene_unit();
+  worked |= model_unit();
   worked |= decode_unit();
   if (lost_) fail_all(*lost_);
   publish_stats();
+  return worked;
+}
+
+// One unit of a prefill, a score or a scene. A question's prefill is short and somebody waits for its first word, so it goes first; but not
+// for ever: what was passed over kMostPassedOver times is next.
+bool EngineImpl::model_unit() {
+  std::array<size_t, 3> order = {0, 1, 2};
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const auto due = [&](size_t kind) { return passed_over_[kind] >= kMostPassedOver ? passed_over_[kind] : 0; };
+    return due(a) > due(b);
+  });
+  bool worked = false;
+  for (size_t kind : order) {
+    const bool ready = kind == 0 ? !prefilling_.empty() : kind == 1 ? !scoring_.empty() : !seeing_.empty();
+    if (!ready) {
+      passed_over_[kind] = 0;
+    } else if (worked) {
+      ++passed_over_[kind];
+    } else {
+      const Progressed progressed = kind == 0 ? prefill_unit() : kind == 1 ? score_unit() : scene_unit();
+      if (progressed == Progressed::waits) continue;  // for pages: its turn stays due
+      worked = true;
+      passed_over_[kind] = 0;
+    }
+  }
   return worked;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -30,7 +31,7 @@ struct Workspace {
   Tensor chunk_tokens;  // [rows of a pass, dim]: of a scene that is prefilled anew; empty for models that never do
 };
 
-// What a unit of work came to.
+// What a unit of work came to: there was none, or it waits for pages; some was done; it was the last.
 enum class Progressed { waits, worked, done };
 
 class EngineImpl final : public Engine {
@@ -59,14 +60,15 @@ class EngineImpl final : public Engine {
   void check_ids(const std::vector<int32_t>& ids) const;
   void fork_scene(Question& question, int64_t scene, const std::vector<int32_t>& ids);
   bool reserve(Question& question, int64_t extra_tokens, const char* what, bool others_hold_pages);
+  bool model_unit();
   bool drop_cancelled();
   void publish_stats();
 
   // engine_scenes.cpp
   void check(const SceneRequest& request) const;
-  bool scene_unit();
+  Progressed scene_unit();
   void start(SceneJob& job);
-  bool advance(SceneJob& job);
+  Progressed advance(SceneJob& job);
   void encode_tiles(SceneJob& job);
   void share_prefix(SceneJob& job);
   void read_cache_probes(Probe& probe, const std::vector<std::string>& names, const Sequence& sequence) const;
@@ -75,7 +77,9 @@ class EngineImpl final : public Engine {
   void check(const GenerateRequest& request) const;
   bool admit(GenerateJob& job);
   bool admit_waiting();
-  bool prefill_unit();
+  Progressed prefill_unit();
+  bool yields_pages(const GenerateJob& job) const;
+  void end_unasked();
   Chunk prompt_chunk(Question& question, int64_t rows, Logits logits);
   void advance_prompt(Question& question, int64_t rows);
   bool decode_unit();
@@ -89,7 +93,7 @@ class EngineImpl final : public Engine {
   void fail(GenerateJob& job, const Error& error);
 
   // engine_scores.cpp
-  bool score_unit();
+  Progressed score_unit();
   Progressed advance(ScoreJob& job);
   Progressed score_prompt(ScoreJob& job);
   Progressed score_pass(ScoreJob& job, bool others_hold_pages);
@@ -115,6 +119,8 @@ class EngineImpl final : public Engine {
   std::deque<GenerateJobPtr> waiting_;     // not admitted
   std::deque<GenerateJobPtr> prefilling_;  // admitted
   std::vector<GenerateJobPtr> running_;
+  // How often work that is ready let other work go first; prefill, scores, scenes.
+  std::array<int64_t, 3> passed_over_{};
   int64_t in_pass_ = 0;                    // questions that are in none of these while the model works on them
   std::unique_ptr<Error> lost_;            // the device failed: nothing works any more
 
@@ -122,6 +128,13 @@ class EngineImpl final : public Engine {
   mutable std::mutex stats_mutex_;
   EngineStats published_;
 };
+
+// What the model computes is no number any more.
+inline Error damaged_weights() {
+  return Error(Code::bad_weights,
+               "The model's logits are not numbers (NaN), so its weights are damaged, or too large for its precision. Compare the checksums of the weight "
+               "files with those of their source, or fetch the files anew; if they are whole, load with { precision: 'f32' }.");
+}
 
 inline const Error& aborted() {
   static const Error error(Code::aborted, "The request was aborted.");

@@ -38,9 +38,36 @@ bool EngineImpl::admit(GenerateJob& job) {
   return true;
 }
 
+// Pages go in order of asking: a question takes none before an older scene or list of choices that waits for some. Those give up waiting when
+// nobody works who would give pages back, so that this ends.
+bool EngineImpl::yields_pages(const GenerateJob& job) const {
+  const auto older = [&](const auto& jobs) { return !jobs.empty() && jobs.front()->waits_for_pages && jobs.front()->submitted < job.submitted; };
+  return older(seeing_) || older(scoring_);
+}
+
+// Questions whose reader left before they were admitted end without having been read.
+void EngineImpl::end_unasked() {
+  for (auto it = waiting_.begin(); it != waiting_.end();) {
+    if (!(*it)->request.control->finish) {
+      ++it;
+      continue;
+    }
+    GenerateJobPtr job = std::move(*it);
+    it = waiting_.erase(it);
+    job->result.finish = Finish::cancelled;
+    job->result.queue_ms = ms_since(job->submitted);
+    job->result.prompt_tokens = job->sequence.length + job->prompt.left();
+    job->phase_start = Clock::now();
+    job->uncached = job->prompt.ids;  // a dialogue goes on from the question, which is fed before the next one
+    guarded([&] { complete(*job); }, [&](const Error& error) { fail(*job, error); });
+  }
+}
+
 // Of the waiting questions the first one of the scene with the fewest running: one scene's list does not hold up another's question.
 bool EngineImpl::admit_waiting() {
-  bool worked = false;
+  const size_t waiting = waiting_.size();
+  end_unasked();
+  bool worked = waiting_.size() < waiting;
   while (!waiting_.empty() && static_cast<int64_t>(running_.size() + prefilling_.size()) < options_.max_batch) {
     std::map<int64_t, int64_t> served;
     for (const GenerateJobPtr& job : running_) ++served[job->request.scene];
@@ -48,6 +75,7 @@ bool EngineImpl::admit_waiting() {
     const auto next = std::min_element(waiting_.begin(), waiting_.end(), [&](const GenerateJobPtr& a, const GenerateJobPtr& b) {
       return served[a->request.scene] < served[b->request.scene];
     });
+    if (yields_pages(**next)) break;
     GenerateJobPtr job = std::move(*next);
     waiting_.erase(next);
     bool admitted = false, failed = false;
@@ -91,8 +119,8 @@ void EngineImpl::advance_prompt(Question& question, int64_t rows) {
 }
 
 // One pass over as many waiting prompts as fit; prompts with image slots or probes go alone.
-bool EngineImpl::prefill_unit() {
-  if (prefilling_.empty()) return false;
+Progressed EngineImpl::prefill_unit() {
+  if (prefilling_.empty()) return Progressed::waits;
   auto alone = [](const GenerateJob& job) {
     return !job.request.probe.empty() || std::find(job.prompt.ids.begin() + job.prompt.cursor, job.prompt.ids.end(), -1) != job.prompt.ids.end();
   };
@@ -138,7 +166,7 @@ bool EngineImpl::prefill_unit() {
           if (job) fail(*job, error);
         }
       });
-  return true;
+  return Progressed::worked;
 }
 
 // The first token of an answer. An error concerns this question alone.
@@ -303,7 +331,12 @@ SampleParams EngineImpl::sample_params(GenerateJob& job) {
 
 // A chosen token; false when it was the last.
 bool EngineImpl::take(GenerateJob& job, const Sample& sample, Tensor logits_row) {
-  if (sample.id < 0) throw Error(Code::internal, "No token can be chosen: every logit is NaN or forbidden.");
+  if (sample.id < 0) {
+    std::vector<float> logits(logits_row.count());
+    device_->download(logits.data(), logits_row);
+    if (std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); })) throw damaged_weights();
+    throw Error(Code::internal, "No token can be chosen: all are forbidden.");
+  }
   const GenerateRequest& r = job.request;
   GenerateResult& result = job.result;
   const bool forced = result.ids.size() < r.forced.size();

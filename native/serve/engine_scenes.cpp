@@ -31,13 +31,13 @@ void EngineImpl::check(const SceneRequest& request) const {
   }
 }
 
-bool EngineImpl::scene_unit() {
-  if (seeing_.empty()) return false;
+Progressed EngineImpl::scene_unit() {
+  if (seeing_.empty()) return Progressed::waits;
   SceneJob& job = *seeing_.front();
-  bool done = false;
+  Progressed progressed = Progressed::waits;
   std::unique_ptr<Error> failure;
-  guarded([&] { done = advance(job); }, [&](const Error& error) { failure = std::make_unique<Error>(error); });
-  if (!done && !failure) return true;
+  guarded([&] { progressed = advance(job); }, [&](const Error& error) { failure = std::make_unique<Error>(error); });
+  if (progressed != Progressed::done && !failure) return progressed;
   SceneJobPtr finished = std::move(seeing_.front());
   seeing_.pop_front();
   if (failure) {
@@ -48,18 +48,19 @@ bool EngineImpl::scene_unit() {
     publish_stats();  // whoever hears of the scene finds it counted
     finished->request.on_done(std::move(finished->result));
   }
-  return true;
+  return Progressed::done;
 }
 
-// One unit; true when the scene is finished.
-bool EngineImpl::advance(SceneJob& job) {
+Progressed EngineImpl::advance(SceneJob& job) {
   if (!job.started) {
     start(job);
-    return false;
+    return Progressed::worked;
   }
   if (!job.reserved) {
     job.reserved = cache_.reserve(job.sequence, job.result.tokens);
-    if (!job.reserved && (!running_.empty() || !prefilling_.empty() || !scoring_.empty())) return false;  // they will give pages back
+    const bool others = !running_.empty() || !prefilling_.empty() || !scoring_.empty();  // they will give pages back
+    job.waits_for_pages = !job.reserved && others;
+    if (job.waits_for_pages) return Progressed::waits;
     if (!job.reserved) {
       throw Error(Code::out_of_memory, text("The scene needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, or load the "
                                             "model with more kvMemory.",
@@ -69,7 +70,7 @@ bool EngineImpl::advance(SceneJob& job) {
   }
   if (job.encoded < job.to_encode.size()) {
     encode_tiles(job);
-    return false;
+    return Progressed::worked;
   }
   if (!job.prompt.done()) {
     Probe probe(*device_, job.request.probe, job.result.probes);
@@ -88,7 +89,7 @@ bool EngineImpl::advance(SceneJob& job) {
     job.result.prefill_ms += stage_ms;
     counters_.prefill_ms += stage_ms;
     counters_.prefill_tokens += rows;
-    if (!job.prompt.done()) return false;
+    if (!job.prompt.done()) return Progressed::worked;
     read_cache_probes(probe, job.request.probe, job.sequence);
   }
 
@@ -106,7 +107,7 @@ bool EngineImpl::advance(SceneJob& job) {
   job.sequence = {};
   job.result.scene = next_scene_++;
   scenes_.emplace(job.result.scene, std::move(scene));
-  return true;
+  return Progressed::done;
 }
 
 // Which tiles are known, and which must be encoded.
@@ -189,9 +190,13 @@ void EngineImpl::encode_tiles(SceneJob& job) {
   counters_.vision_ms += stage_ms;
   for (int64_t i = 0; i < count && vision_cache_.enabled(); ++i) {
     Tensor part = tokens.rows(i * tile_tokens, tile_tokens);
-    std::vector<char> copy(part.bytes());
-    device_->download(copy.data(), part);
-    vision_cache_.put(job.hashes[first + i], std::move(copy));
+    try {
+      std::vector<char> copy(part.bytes());
+      device_->download(copy.data(), part);
+      vision_cache_.put(job.hashes[first + i], std::move(copy));
+    } catch (const std::bad_alloc&) {
+      break;  // the scene is seen without: the cache is there to save time only
+    }
   }
   job.encoded += count;
   counters_.tiles_encoded += count;

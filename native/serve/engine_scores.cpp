@@ -1,17 +1,29 @@
 // Log-likelihoods of given continuations: the question is prefilled once, every continuation forks it, and their rows go through
 // the model together, a pass a unit.
 
+#include <cmath>
+
 #include "serve/engine_impl.h"
 
 namespace drivlm {
 
-bool EngineImpl::score_unit() {
-  if (scoring_.empty()) return false;
+namespace {
+
+float checked_logprob(const Sample& sample) {
+  if (std::isnan(sample.logprob)) throw damaged_weights();
+  return sample.logprob;
+}
+
+}  // namespace
+
+Progressed EngineImpl::score_unit() {
+  if (scoring_.empty()) return Progressed::waits;
   ScoreJob& job = *scoring_.front();
   Progressed progressed = Progressed::waits;
   std::unique_ptr<Error> failure;
   guarded([&] { progressed = advance(job); }, [&](const Error& error) { failure = std::make_unique<Error>(error); });
-  if (progressed != Progressed::done && !failure) return progressed == Progressed::worked;
+  job.waits_for_pages = progressed == Progressed::waits && !failure;
+  if (progressed != Progressed::done && !failure) return progressed;
   ScoreJobPtr finished = std::move(scoring_.front());
   scoring_.pop_front();
   end(*finished);
@@ -21,7 +33,7 @@ bool EngineImpl::score_unit() {
   } else {
     finished->request.on_done(std::move(finished->logprobs));
   }
-  return true;
+  return Progressed::done;
 }
 
 void EngineImpl::end(ScoreJob& job) {
@@ -59,7 +71,7 @@ Progressed EngineImpl::score_prompt(ScoreJob& job) {
     params.want_logprob = true;
     Sample sample;
     device_->ops().sample(&sample, logits, &params);
-    job.logprobs.push_back({sample.logprob});
+    job.logprobs.push_back({checked_logprob(sample)});
     job.forks.push_back(cache_.fork(job.sequence));
   }
   job.fed.assign(job.request.continuations.size(), 0);
@@ -109,7 +121,7 @@ Progressed EngineImpl::score_pass(ScoreJob& job, bool others_hold_pages) {
   size_t n = 0;
   for (size_t c = 0; c < chunks.size(); ++c) {
     const size_t i = which[c];
-    for (int64_t row = 0; row < chunks[c].rows; ++row) job.logprobs[i].push_back(samples[n++].logprob);
+    for (int64_t row = 0; row < chunks[c].rows; ++row) job.logprobs[i].push_back(checked_logprob(samples[n++]));
     job.forks[i].length += chunks[c].rows;
     job.fed[i] += chunks[c].rows;
     if (job.fed[i] + 1 == continuations[i].size()) cache_.release(job.forks[i]);

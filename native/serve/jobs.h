@@ -48,6 +48,7 @@ struct SceneJob {
   SceneResult result;
   Clock::time_point submitted = Clock::now();
   bool started = false, reserved = false;
+  bool waits_for_pages = false;    // of work that will give some back
   std::vector<const uint8_t*> tiles;  // each u8 [size, size, 3], in the request's images
   std::vector<Hash128> hashes;     // [tiles]
   std::vector<int64_t> to_encode;  // tiles that are in no cache, in order
@@ -80,6 +81,7 @@ struct ScoreJob : Question {
   Clock::time_point submitted = Clock::now();
   std::vector<std::vector<float>> logprobs;
   bool reserved = false;        // pages of the prompt
+  bool waits_for_pages = false;
   std::vector<Sequence> forks;  // of the question, one a continuation
   std::vector<size_t> fed;      // ids of each continuation that are cached
 };

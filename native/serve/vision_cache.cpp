@@ -18,7 +18,12 @@ void VisionCache::put(const Hash128& tile, std::vector<char> image_tokens) {
     entries_.pop_back();
   }
   entries_.push_front({tile, std::move(image_tokens)});
-  index_[tile] = entries_.begin();
+  try {
+    index_[tile] = entries_.begin();
+  } catch (...) {
+    entries_.pop_front();
+    throw;
+  }
   bytes_ += size;
 }
 

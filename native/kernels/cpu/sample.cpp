@@ -11,7 +11,7 @@ ReferenceOps::ReferenceOps(Device& device, int threads) : Ops(device), threads_(
 void ReferenceOps::sample(Sample* samples, Tensor logits, const SampleParams* params) {
   const int64_t vocab = logits.shape[1];
   const auto row_of = [&](int64_t row) { return logits.as<float>() + row * vocab; };
-  // Sampling allocates, and what a thread of the pool throws is lost: only greedy rows go there.
+  // Sampling sorts and allocates, a greedy choice does not: only those rows go to the pool.
   for (int64_t row = 0; row < logits.shape[0]; ++row) {
     if (params[row].temperature > 0) samples[row].id = choose_row(row_of(row), vocab, params[row]);
   }

@@ -1,6 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <thread>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -55,6 +56,7 @@ void ThreadPool::run(const Region& region) {
       std::this_thread::yield();
     }
   }
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));  // all are outside: nobody else touches it
 }
 
 void ThreadPool::work(const Region& region) {
@@ -62,8 +64,19 @@ void ThreadPool::work(const Region& region) {
     const int64_t first = next_.fetch_add(region.grain, std::memory_order_relaxed);
     if (first >= region.count) return;
     const int64_t last = first + region.grain < region.count ? first + region.grain : region.count;
-    region.call(region.body, first, last);
+    try {
+      region.call(region.body, first, last);
+    } catch (...) {
+      keep_error();
+      next_.store(region.count, std::memory_order_relaxed);  // nobody begins another piece
+      return;
+    }
   }
+}
+
+void ThreadPool::keep_error() {
+  std::lock_guard lock(error_mutex_);
+  if (!error_) error_ = std::current_exception();
 }
 
 void ThreadPool::worker(int index) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 
 namespace drivlm {
@@ -16,7 +17,8 @@ class ThreadPool {
   // Makes sure that `threads` can work at once, the caller included.
   void grow(int threads);
 
-  // body(first, last) over pieces of [0, count) of about `grain`, on at most `threads` threads. Bodies must not throw.
+  // body(first, last) over pieces of [0, count) of about `grain`, on at most `threads` threads. What a body throws first is thrown here, once
+  // no thread works any more; pieces that were not begun by then are left out.
   template <class Body>
   void parallel_for(int threads, int64_t count, int64_t grain, const Body& body) {
     if (count <= 0) return;
@@ -36,6 +38,7 @@ class ThreadPool {
   ThreadPool() = default;
   void run(const Region& region);
   void work(const Region& region);
+  void keep_error();
   void worker(int index);
 
   std::mutex grow_mutex_;
@@ -46,6 +49,8 @@ class ThreadPool {
   alignas(64) std::atomic<uint64_t> state_{0};
   alignas(64) std::atomic<int64_t> next_{0};
   Region region_{};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;  // of the region that runs
   std::atomic<int> sleepers_{0};
   std::mutex sleep_mutex_;
   std::condition_variable wake_;
