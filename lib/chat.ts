@@ -1,11 +1,12 @@
 /** A dialogue about a scene. */
 import type { Answer } from './answer.ts'
 import { type AnswerStream, streamAnswer } from './answer-stream.ts'
-import { type Asking, answerOf, askIds } from './asking.ts'
 import { ModelError } from './errors.ts'
 import type { Generation } from './generation.ts'
+import { answerOf, askIds, type ModelContext } from './model-context.ts'
+import type { NativeGenerateResult } from './native.ts'
 import { type AskOptions, type AskSettings, askSettings, checkQuestion } from './options.ts'
-import type { SceneSlot, Seen } from './scene-keeper.ts'
+import type { CachedScene, SceneEntry } from './scene-cache.ts'
 import { type PlacedPictures, refusePlaceholders, withoutPlaceholders } from './text/placeholders.ts'
 import { buildQuestion, buildTurn } from './text/prompt.ts'
 
@@ -16,16 +17,16 @@ export interface ChatTurn {
 }
 
 /** A dialogue's tokens in the cache, shared by those who forked it. They count as one of `maxScenes`. */
-class Kept {
+class CachedDialogue {
   readonly scene: number
   readonly tokens: number
-  readonly #asking: Asking
+  readonly #context: ModelContext
   #holders = 1
 
-  constructor(asking: Asking, scene: number, tokens: number) {
-    this.#asking = asking
-    this.scene = scene
-    this.tokens = tokens
+  constructor(context: ModelContext, { scene, promptTokens, ids }: NativeGenerateResult) {
+    this.#context = context
+    this.scene = scene!
+    this.tokens = promptTokens + ids.length
   }
 
   hold(): this {
@@ -39,14 +40,14 @@ class Kept {
 
   release(): void {
     if (--this.#holders > 0) return
-    this.#asking.native.release(this.scene)
-    this.#asking.keeper.leaveSeat()
+    this.#context.native.release(this.scene)
+    this.#context.scenes.leavePlace()
   }
 }
 
 /** What of a dialogue outlives its object until the cache is told. */
 interface Hold {
-  kept: Kept | undefined
+  kept: CachedDialogue | undefined
 }
 
 const dropped = new FinalizationRegistry<Hold>((hold) => hold.kept?.release())
@@ -64,8 +65,8 @@ const dropped = new FinalizationRegistry<Hold>((hold) => hold.kept?.release())
  * await other.ask('What colour is it?')
  */
 export class Chat {
-  readonly #asking: Asking
-  readonly #slot: SceneSlot
+  readonly #context: ModelContext
+  readonly #entry: SceneEntry
   readonly #placed: PlacedPictures
   readonly #hold: Hold
   #turns: readonly ChatTurn[]
@@ -73,9 +74,15 @@ export class Chat {
   #disposed = false
 
   /** Dialogues come from `chat` of a scene, or `fork` of another. */
-  constructor(asking: Asking, slot: SceneSlot, placed: PlacedPictures, kept?: Kept, turns: readonly ChatTurn[] = []) {
-    this.#asking = asking
-    this.#slot = slot
+  constructor(
+    context: ModelContext,
+    entry: SceneEntry,
+    placed: PlacedPictures,
+    kept?: CachedDialogue,
+    turns: readonly ChatTurn[] = [],
+  ) {
+    this.#context = context
+    this.#entry = entry
     this.#placed = placed
     this.#hold = { kept }
     this.#turns = turns
@@ -112,7 +119,7 @@ export class Chat {
   /** A second dialogue that goes on from what was said so far; nothing is copied. A turn that is not complete is not part of it. */
   fork(): Chat {
     this.#throwIfDisposed()
-    return new Chat(this.#asking, this.#slot, this.#placed, this.#hold.kept?.hold(), this.#turns)
+    return new Chat(this.#context, this.#entry, this.#placed, this.#hold.kept?.hold(), this.#turns)
   }
 
   /** Gives the dialogue's pages of the cache back. A turn that is running ends well. Idempotent. */
@@ -136,37 +143,43 @@ export class Chat {
   async #turn(question: string, settings: AskSettings, leave: AbortSignal | undefined): Promise<Answer> {
     const startedAt = performance.now()
     this.#throwIfDisposed()
-    const { keeper, tokenizer, template, promptSuffix } = this.#asking
+    const { scenes, tokenizer, template, promptSuffix } = this.#context
     const { kept } = this.#hold
     const text = this.#plain(question, settings, kept === undefined) + promptSuffix
     const { signal, maxNewTokens } = settings
-    const first = (seen: Seen) => {
+    const first = (seen: CachedScene) => {
       const ids = buildQuestion(tokenizer, template, seen.prompt, text)
       const { scene, tokens } = seen.result
-      return askIds(this.#asking, { settings, scene, tokens, ids, leave, keep: true })
+      return askIds(this.#context, { settings, scene, tokens, ids, leave, keep: true })
     }
-    const further = ({ scene, tokens }: Kept) => {
+    const further = ({ scene, tokens }: CachedDialogue) => {
       const ids = buildTurn(tokenizer, template, text)
-      return askIds(this.#asking, { settings, scene, tokens, ids, leave, keep: true })
+      return askIds(this.#context, { settings, scene, tokens, ids, leave, keep: true })
     }
-    const begin = async () => keeper.use(this.#slot, first, maxNewTokens, signal)
-    const goOn = async (from: Kept) => keeper.run(() => further(from), maxNewTokens, signal)
+    const begin = async () => scenes.use(this.#entry, first, maxNewTokens, signal)
+    const goOn = async (from: CachedDialogue) => scenes.run(() => further(from), maxNewTokens, signal)
     let generation: Generation
-    if (kept === undefined) generation = await keeper.seated(this.#slot, begin, signal)
-    else if (kept.shared) generation = await keeper.seated(undefined, () => goOn(kept), signal)
+    if (kept === undefined) generation = await scenes.inPlace(this.#entry, begin, signal)
+    else if (kept.shared) generation = await scenes.inPlace(undefined, () => goOn(kept), signal)
     else {
       generation = await goOn(kept)
-      keeper.addSeat() // and what it went on from leaves its own
+      scenes.addPlace() // and what it went on from leaves its own
     }
 
     const { result } = generation
-    const tokens = result.promptTokens + result.ids.length
-    const answer = answerOf(generation, startedAt, this.#slot.imageTokens)
-    const next = new Kept(this.#asking, result.scene!, tokens)
-    if (this.#disposed) next.release()
-    else this.#keep(next)
-    this.#turns = [...this.#turns, { question, answer: answer.text }]
-    return answer
+    // Scene and place are this one's from here on, until they are the dialogue's.
+    let next: CachedDialogue | undefined = new CachedDialogue(this.#context, result)
+    try {
+      const answer = answerOf(generation, startedAt, this.#entry.imageTokens)
+      this.#turns = [...this.#turns, { question, answer: answer.text }]
+      if (!this.#disposed) {
+        this.#keep(next)
+        next = undefined
+      }
+      return answer
+    } finally {
+      next?.release()
+    }
   }
 
   /** Placeholders of the first question stand for the scene's pictures; there are no others. */
@@ -177,7 +190,7 @@ export class Chat {
     return question
   }
 
-  #keep(next: Kept | undefined): void {
+  #keep(next: CachedDialogue | undefined): void {
     this.#hold.kept?.release()
     this.#hold.kept = next
   }

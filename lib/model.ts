@@ -1,11 +1,11 @@
 /** A loaded model: sees moments, answers questions about them. */
 import type { Answer } from './answer.ts'
 import { type AnswerStream, streamAnswer } from './answer-stream.ts'
-import type { Asking } from './asking.ts'
 import type { Checkpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
 import { anySignal, runJob } from './job.ts'
 import { isRecord } from './messages.ts'
+import type { ModelContext } from './model-context.ts'
 import { type NativeAddon, type NativeMemoryPlan, type NativeModel, type NativeStats, toModelError } from './native.ts'
 import {
   type AskSettings,
@@ -18,7 +18,7 @@ import {
   throwIfAborted,
 } from './options.ts'
 import { Scene, type SeenViews } from './scene.ts'
-import { type KeeperLimits, type KeeperStats, type Look, SceneKeeper } from './scene-keeper.ts'
+import { SceneCache, type SceneCacheStats, type SceneLimits, type SceneLoader } from './scene-cache.ts'
 import { AnswerFormats } from './structured/answer-format.ts'
 import type { PlacedPictures } from './text/placeholders.ts'
 import { buildScenePrompt, type ImageLayout, type ScenePrompt, stopIds } from './text/prompt.ts'
@@ -78,7 +78,7 @@ export interface ModelInfo {
 }
 
 /** How busy a model is, and what it did since it was loaded. */
-export interface ModelStats extends NativeStats, KeeperStats {
+export interface ModelStats extends NativeStats, SceneCacheStats {
   /** Questions a decode step, on average. */
   meanBatch: number
   /** Tokens of answers a second of decoding, all questions together. */
@@ -107,7 +107,7 @@ export interface ModelParts {
   cache: CacheInfo | undefined
   maxContext: number
   visionCacheBytes: number
-  limits: Omit<KeeperLimits, 'pageTokens'>
+  limits: Omit<SceneLimits, 'pageTokens'>
 }
 
 /**
@@ -122,7 +122,7 @@ export interface ModelParts {
 export class Model {
   readonly info: ModelInfo
   readonly #parts: ModelParts
-  readonly #asking: Asking
+  readonly #context: ModelContext
   #disposing: Promise<void> | undefined
   #lastPrompt: { key: string; prompt: ScenePrompt } | undefined
 
@@ -131,13 +131,13 @@ export class Model {
     const { native, checkpoint, tokenizer, template, maxContext } = parts
     const memory = native.memory()
     this.#parts = parts
-    this.#asking = {
+    this.#context = {
       native,
       tokenizer,
       template,
       maxContext,
       formats: new AnswerFormats(native, tokenizer),
-      keeper: new SceneKeeper(native, { ...parts.limits, pageTokens: memory.pageTokens }),
+      scenes: new SceneCache(native, { ...parts.limits, pageTokens: memory.pageTokens }),
       stopIds: Int32Array.from(stopIds(tokenizer, template, checkpoint.eosIds)),
       promptSuffix: checkpoint.layout.promptSuffix ?? '',
     }
@@ -202,7 +202,7 @@ export class Model {
       const per = (part: number, whole: number) => (whole > 0 ? part / whole : 0)
       return {
         ...stats,
-        ...this.#asking.keeper.stats,
+        ...this.#context.scenes.stats,
         meanBatch: per(stats.stepQuestions, stats.steps),
         tokensPerSecond: per(1000 * stats.decodeTokens, stats.decodeMs),
         prefillTokensPerSecond: per(1000 * stats.prefillTokens, stats.prefillMs),
@@ -220,6 +220,7 @@ export class Model {
    */
   async dispose(): Promise<void> {
     this.#disposing ??= this.#parts.native.dispose()
+    this.#context.scenes.close()
     await this.#disposing
   }
 
@@ -231,11 +232,11 @@ export class Model {
     const signal = anySignal(leave, options.signal)
     throwIfAborted(signal)
     this.#throwIfDisposed()
-    this.#asking.keeper.checkQueue(0, 1)
+    this.#context.scenes.checkQueue(0, 1)
     const kept = { ...options, signal: undefined }
-    const look = this.#look(views, kept)
-    const slot = await this.#asking.keeper.see(look, signal)
-    return new Scene(this.#asking, slot, {
+    const loader = this.#loader(views, kept)
+    const entry = await this.#context.scenes.see(loader, signal)
+    return new Scene(this.#context, entry, {
       options: kept,
       canvas: this.#parts.checkpoint.layout.canvas,
       see: async (next, nextOptions) => this.#see(next, nextOptions),
@@ -243,7 +244,7 @@ export class Model {
   }
 
   /** Prepares the views at once, so that the caller has the buffers back soon; sees them as often as it takes to find room. */
-  #look(views: ViewSources, options: SeeOptions): Look<SeenViews> {
+  #loader(views: ViewSources, options: SeeOptions): SceneLoader<SeenViews> {
     const { addon, native, checkpoint } = this.#parts
     let sources = copyOf(views)
     const prepare = async () => {
@@ -257,7 +258,7 @@ export class Model {
     let begunAt = performance.now() // of the decoding, with which the caller's time begins
     let ready: ReturnType<typeof prepare> | undefined = prepare()
     ready.catch(() => undefined) // told where it is awaited
-    const look: Look<SeenViews> = {
+    const loader: SceneLoader<SeenViews> = {
       tokens: 0,
       see: async (signal) => {
         if (ready === undefined) {
@@ -267,8 +268,9 @@ export class Model {
         const { composed, prompt } = await ready
         throwIfAborted(signal)
         this.#throwIfDisposed()
-        look.tokens = prompt.ids.length
+        loader.tokens = prompt.ids.length
         const images = composed.images.map((image) => image.tiles)
+        const placed = this.#placed(composed, sources) // what may fail stands before there is a scene to give back
         const start = (job: number) => native.see({ job, ids: prompt.ids, images })
         const result = await runJob(signal, start, (job) => native.cancel(job))
         const { tokens, imageTokens, tiles, cachedTiles, sharedTokens } = result
@@ -279,14 +281,13 @@ export class Model {
         const timings = { decodeMs, queueMs, preprocessMs, visionMs, prefillMs, totalMs }
         const { layout, pictures, prepared, lasting } = composed
         const info = { tokens, imageTokens, tiles, cachedTiles, sharedTokens, layout, timings }
-        const placed = this.#placed(composed, sources)
         return { prompt, result, info, pictures, placed, prepared, lasting }
       },
       end: () => {
         ready = undefined
       },
     }
-    return look
+    return loader
   }
 
   async #answer(
@@ -296,7 +297,7 @@ export class Model {
     settings: AskSettings,
     leave?: AbortSignal,
   ): Promise<Answer> {
-    this.#asking.keeper.checkQueue(1)
+    this.#context.scenes.checkQueue(1)
     const scene = await this.#see(views, see, leave)
     const answer = await scene.answerAsGiven(question, settings, leave).finally(() => scene.dispose())
     const seen = scene.info.timings

@@ -2,13 +2,13 @@
 import type { Answer } from './answer.ts'
 import { AnswerBatch } from './answer-batch.ts'
 import { type AnswerStream, streamAnswer } from './answer-stream.ts'
-import { type Asking, answerOf, askIds } from './asking.ts'
 import { Chat } from './chat.ts'
 import type { CanvasLayout } from './checkpoint/layout.ts'
 import { type Choice, checkChoices, pick, type Score, score } from './choices.ts'
 import { ModelError } from './errors.ts'
 import { anySignal } from './job.ts'
 import { type Located, locate } from './locating.ts'
+import { answerOf, askIds, type ModelContext } from './model-context.ts'
 import {
   type AskAllOptions,
   type AskOptions,
@@ -25,7 +25,7 @@ import {
   type SeeOptions,
   type UpdateOptions,
 } from './options.ts'
-import type { SceneSlot, Seen } from './scene-keeper.ts'
+import type { CachedScene, SceneEntry } from './scene-cache.ts'
 import { type PlacedPictures, refusePlaceholders, withoutPlaceholders } from './text/placeholders.ts'
 import { buildQuestion } from './text/prompt.ts'
 import { type ChangedViews, changeViews } from './views/change.ts'
@@ -57,7 +57,7 @@ export interface SceneInfo {
 }
 
 /** A scene with what its answers are read by. */
-export interface SeenViews extends Seen {
+export interface SeenViews extends CachedScene {
   info: SceneInfo
   pictures: ComposedImages['pictures']
   placed: PlacedPictures
@@ -88,23 +88,23 @@ export interface SceneOrigin {
  */
 export class Scene {
   readonly info: SceneInfo
-  readonly #asking: Asking
-  readonly #slot: SceneSlot<SeenViews>
+  readonly #context: ModelContext
+  readonly #entry: SceneEntry<SeenViews>
   readonly #origin: SceneOrigin
   readonly #pictures: ComposedImages['pictures']
   readonly #placed: PlacedPictures
   readonly #lasting: ViewSources
 
   /** Scenes come from `model.see`. */
-  constructor(asking: Asking, slot: SceneSlot<SeenViews>, origin: SceneOrigin) {
-    this.#asking = asking
-    this.#slot = slot
+  constructor(context: ModelContext, entry: SceneEntry<SeenViews>, origin: SceneOrigin) {
+    this.#context = context
+    this.#entry = entry
     this.#origin = origin
-    this.info = slot.seen!.info
-    this.#pictures = slot.seen!.pictures
-    this.#placed = slot.seen!.placed
-    this.#lasting = slot.seen!.lasting
-    asking.keeper.watch(this, slot)
+    this.info = entry.seen!.info
+    this.#pictures = entry.seen!.pictures
+    this.#placed = entry.seen!.placed
+    this.#lasting = entry.seen!.lasting
+    context.scenes.watch(this, entry)
   }
 
   /**
@@ -148,7 +148,7 @@ export class Scene {
     if (!Array.isArray(questions)) throw new ModelError('BAD_ARGUMENT', 'Expected a list of strings as questions.')
     const list = Array.from(questions, (question) => this.#plain(question, settings))
     return new AnswerBatch(async (push, leave) => {
-      this.#asking.keeper.checkQueue(list.length)
+      this.#context.scenes.checkQueue(list.length)
       const failing = new AbortController()
       const either = anySignal(settings.signal, failing.signal)
       const running = list.map(async (question, index) => {
@@ -173,7 +173,7 @@ export class Scene {
   /** A dialogue about this moment; its turns stay in the cache. */
   chat(): Chat {
     this.#throwIfDisposed()
-    return new Chat(this.#asking, this.#slot, this.#placed)
+    return new Chat(this.#context, this.#entry, this.#placed)
   }
 
   /**
@@ -192,7 +192,7 @@ export class Scene {
     checkUpdateOptions(options)
     this.#throwIfDisposed()
     const { options: before, see } = this.#origin
-    const next = changeViews(this.#slot.seen?.prepared ?? this.#lasting, changed)
+    const next = changeViews(this.#entry.seen?.prepared ?? this.#lasting, changed)
     const lastViews =
       options.order === 'changing-last'
         ? [...(before.lastViews ?? []).filter((name) => !next.names.includes(name)), ...next.names]
@@ -251,19 +251,19 @@ export class Scene {
   /** {@link ask} with options that were checked before, and a plain question. */
   async answer(question: string, settings: AskSettings, leave?: AbortSignal): Promise<Answer> {
     const startedAt = performance.now()
-    const { tokenizer, template, promptSuffix, keeper } = this.#asking
+    const { tokenizer, template, promptSuffix, scenes } = this.#context
     const ask = (seen: SeenViews) => {
       const ids = buildQuestion(tokenizer, template, seen.prompt, question + promptSuffix)
       const { scene, tokens } = seen.result
-      return askIds(this.#asking, { settings, scene, tokens, ids, leave })
+      return askIds(this.#context, { settings, scene, tokens, ids, leave })
     }
-    const generation = await keeper.use(this.#slot, ask, settings.maxNewTokens, settings.signal)
+    const generation = await scenes.use(this.#entry, ask, settings.maxNewTokens, settings.signal)
     return answerOf(generation, startedAt, this.info.imageTokens)
   }
 
   /** Gives the scene's pages of the KV cache back. Questions that are running end well. Idempotent. */
   dispose(): void {
-    this.#asking.keeper.drop(this.#slot)
+    this.#context.scenes.drop(this.#entry)
   }
 
   [Symbol.dispose](): void {
@@ -271,7 +271,7 @@ export class Scene {
   }
 
   async #score(question: string, answers: readonly string[], options: ScoreOptions): Promise<Score[]> {
-    const { native, tokenizer, template, stopIds, promptSuffix, keeper } = this.#asking
+    const { native, tokenizer, template, stopIds, promptSuffix, scenes } = this.#context
     const work = ({ prompt, result }: SeenViews) =>
       score({
         native,
@@ -284,7 +284,7 @@ export class Scene {
         end: options.withEnd ? stopIds[0] : undefined,
         signal: options.signal,
       })
-    return keeper.use(this.#slot, work, 1, options.signal)
+    return scenes.use(this.#entry, work, 1, options.signal)
   }
 
   /** The question as it is asked: pictures stand before it already. */
@@ -302,6 +302,6 @@ export class Scene {
   }
 
   #throwIfDisposed(): void {
-    if (this.#slot.disposed) throw new ModelError('DISPOSED', 'The scene was disposed; call model.see(views) again.')
+    if (this.#entry.disposed) throw new ModelError('DISPOSED', 'The scene was disposed; call model.see(views) again.')
   }
 }

@@ -4,18 +4,18 @@ import { ModelError } from './errors.ts'
 import { type Generation, type GenerationRequest, generate } from './generation.ts'
 import type { NativeModel } from './native.ts'
 import type { AskSettings } from './options.ts'
-import type { SceneKeeper } from './scene-keeper.ts'
+import type { SceneCache } from './scene-cache.ts'
 import type { AnswerFormats } from './structured/answer-format.ts'
 import type { Template } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 
 /** What questions of one model have in common. */
-export interface Asking {
+export interface ModelContext {
   native: NativeModel
   tokenizer: Tokenizer
   template: Template
   formats: AnswerFormats
-  keeper: SceneKeeper
+  scenes: SceneCache
   stopIds: Int32Array
   maxContext: number
   /** Appended to every question. */
@@ -34,8 +34,8 @@ export interface QuestionRequest {
 }
 
 /** Generates an answer to a question, given as ids. */
-export async function askIds(asking: Asking, request: QuestionRequest): Promise<Generation> {
-  const { native, tokenizer, formats, stopIds, maxContext } = asking
+export async function askIds(context: ModelContext, request: QuestionRequest): Promise<Generation> {
+  const { native, tokenizer, formats, stopIds, maxContext } = context
   const { tokens, ids } = request
   const room = maxContext - tokens - ids.length
   if (room < 1) {

@@ -1,0 +1,203 @@
+// The engine's scheduling over the CPU device: who goes next, who gets pages, what is given back, what becomes of requests that are left.
+#include <cmath>
+#include <deque>
+
+#include "check.h"
+#include "tiny_engine.h"
+
+namespace drivlm::test {
+namespace {
+
+// One after the other, short questions by `askers` who ask again as soon as they are answered.
+class Feed {
+ public:
+  Feed(Engine& engine, int64_t scene, int64_t askers) : engine_(engine), scene_(scene), asked_(askers) {
+    for (auto& one : asked_) one = ask(engine_, scene_, 4);
+  }
+  void step() {
+    engine_.step();
+    for (auto& one : asked_) {
+      if (!one->ended()) continue;
+      CHECK(one->done);
+      ++answered;
+      one = ask(engine_, scene_, 4);
+    }
+  }
+  int64_t answered = 0;
+
+ private:
+  Engine& engine_;
+  int64_t scene_;
+  std::vector<std::shared_ptr<Outcome<GenerateResult>>> asked_;
+};
+
+TEST(a_scene_is_seen_while_short_questions_go_on) {
+  const auto engine = tiny_engine(8192, 16);
+  const auto first = see(*engine, 2, 1);
+  steps_until(*engine, *first);
+  Feed feed(*engine, first->result.scene, 64);
+  for (int i = 0; i < 20; ++i) feed.step();
+  constexpr int64_t kTiles = 8;
+  const auto second = see(*engine, kTiles, 2);
+  // The units of a scene: start, a pass of the tower for at least one tile each, the prefill; four of others before each of them.
+  const int64_t most = 5 * (1 + kTiles + 2);
+  int64_t steps = 0;
+  for (; steps < most && !second->ended(); ++steps) feed.step();
+  CHECK(second->done);
+  CHECK(feed.answered > 0);
+}
+
+TEST(choices_are_scored_while_short_questions_go_on) {
+  const auto engine = tiny_engine(8192, 16);
+  const auto first = see(*engine, 2, 1);
+  steps_until(*engine, *first);
+  Feed feed(*engine, first->result.scene, 64);
+  for (int i = 0; i < 20; ++i) feed.step();
+  const auto choices = score(*engine, first->result.scene, {{3, 4}, {5, 6, 7}});
+  const auto second = see(*engine, 2, 2);  // and both at the same time
+  int64_t steps = 0;
+  for (; steps < 80 && !(choices->ended() && second->ended()); ++steps) feed.step();
+  CHECK(choices->done);
+  CHECK(second->done);
+}
+
+TEST(questions_go_on_while_scenes_are_seen_without_end) {
+  const auto engine = tiny_engine(8192, 16);
+  const auto first = see(*engine, 2, 1);
+  steps_until(*engine, *first);
+  std::deque<std::shared_ptr<Outcome<SceneResult>>> seen;
+  for (unsigned i = 0; i < 6; ++i) seen.push_back(see(*engine, 4, i + 2));
+  const auto question = ask(*engine, first->result.scene, 4);
+  CHECK(steps_until(*engine, *question) <= 12);
+  CHECK(question->done);
+  CHECK(!seen.back()->ended());
+}
+
+TEST(freed_pages_go_to_a_scene_that_waits_before_younger_questions) {
+  // 8 pages of 64 tokens: a question of 60 tokens takes one beside the scene's, which it copies.
+  const auto engine = tiny_engine(8 * 64, 16);
+  const auto first = see(*engine, 2, 1);
+  steps_until(*engine, *first);
+  Feed feed(*engine, first->result.scene, 32);
+  for (int i = 0; i < 10; ++i) feed.step();
+  CHECK_EQ(engine->stats().pages_used, int64_t{8});
+  const auto second = see(*engine, 40, 2);  // 161 tokens: three pages
+  int64_t steps = 0;
+  for (; steps < 400 && !second->ended(); ++steps) feed.step();
+  CHECK(second->done);
+  for (int i = 0; i < 40; ++i) feed.step();
+  CHECK(feed.answered > 40);
+}
+
+TEST(a_question_that_is_left_while_it_waits_is_not_prefilled) {
+  const auto engine = tiny_engine(8192, 1);
+  const auto first = see(*engine, 2, 1);
+  steps_until(*engine, *first);
+  const auto running = ask(*engine, first->result.scene, 50);
+  for (int i = 0; i < 3; ++i) engine->step();
+  const auto waiting = ask(*engine, first->result.scene, 50);
+  engine->step();
+  const int64_t before = engine->stats().prefill_tokens;
+  waiting->control->finish = true;
+  engine->step();
+  CHECK(waiting->done);
+  CHECK(waiting->result.finish == Finish::cancelled);
+  CHECK_EQ(waiting->result.ids.size(), size_t{0});
+  CHECK_EQ(waiting->result.prompt_tokens, int64_t{1 + 2 * kTileTokens + 3});
+  steps_until(*engine, *running);
+  CHECK_EQ(engine->stats().prefill_tokens, before);
+}
+
+TEST(a_dialogue_that_is_left_while_it_waits_goes_on_from_its_question) {
+  const auto engine = tiny_engine(8192, 1);
+  const auto first = see(*engine, 2, 1);
+  steps_until(*engine, *first);
+  const auto running = ask(*engine, first->result.scene, 20);
+  engine->step();
+  const auto left = ask(*engine, first->result.scene, 20, true, {11, 12, 13});
+  left->control->finish = true;
+  engine->step();
+  CHECK(left->done);
+  steps_until(*engine, *running);
+  const auto next = ask(*engine, left->result.scene, 6, false, {21, 22});
+  steps_until(*engine, *next);
+  const auto whole = ask(*engine, first->result.scene, 6, false, {11, 12, 13, 21, 22});
+  steps_until(*engine, *whole);
+  CHECK(next->done && next->result.ids == whole->result.ids);
+  engine->release(left->result.scene);
+  engine->release(first->result.scene);
+  CHECK_EQ(engine->stats().pages_used, int64_t{0});
+}
+
+TEST(damaged_weights_are_said_to_be) {
+  const auto engine = tiny_engine(8192, 4, true);
+  const auto first = see(*engine, 1, 1);
+  steps_until(*engine, *first);
+  const auto question = ask(*engine, first->result.scene, 4);
+  steps_until(*engine, *question);
+  CHECK(question->failed && question->code == Code::bad_weights);
+  const auto choices = score(*engine, first->result.scene, {{3, 4}, {5}});
+  steps_until(*engine, *choices);
+  CHECK(choices->failed && choices->code == Code::bad_weights);
+  engine->release(first->result.scene);
+  CHECK_EQ(engine->stats().pages_used, int64_t{0});
+}
+
+TEST(an_answer_does_not_depend_on_what_else_goes_on) {
+  const auto engine = tiny_engine(8192, 8);
+  const auto first = see(*engine, 3, 1);
+  steps_until(*engine, *first);
+  const auto alone = ask(*engine, first->result.scene, 24);
+  steps_until(*engine, *alone);
+  Feed feed(*engine, first->result.scene, 20);
+  const auto second = see(*engine, 6, 2);
+  const auto among = ask(*engine, first->result.scene, 24);
+  for (int i = 0; i < 400 && !among->ended(); ++i) feed.step();
+  CHECK(among->done && among->result.ids == alone->result.ids);
+  CHECK(second->done);
+}
+
+// Requests of all kinds, cancelled, left and released at random moments: every one ends exactly once, and every page comes back.
+TEST(random_requests_give_every_page_back) {
+  for (unsigned seed = 1; seed <= 12; ++seed) {
+    std::mt19937 random(seed);
+    const auto below = [&](unsigned n) { return static_cast<int64_t>(random() % n); };
+    const auto engine = tiny_engine((6 + below(20)) * 64, 1 + below(6));
+    std::vector<std::shared_ptr<Outcome<SceneResult>>> scenes;
+    std::vector<std::shared_ptr<Outcome<GenerateResult>>> questions;
+    std::vector<std::shared_ptr<Outcome<std::vector<std::vector<float>>>>> scores;
+    const auto some_scene = [&]() -> int64_t {
+      if (scenes.empty()) return 0;
+      return scenes[below(scenes.size())]->result.scene;
+    };
+    for (int action = 0; action < 150; ++action) {
+      switch (below(8)) {
+        case 0: scenes.push_back(see(*engine, 1 + below(20), static_cast<unsigned>(below(4)))); break;
+        case 1:
+        case 2: questions.push_back(ask(*engine, some_scene(), 1 + below(70), below(3) == 0)); break;
+        case 3: scores.push_back(score(*engine, some_scene(), {{1, 2, 3}, {4}, {5, 6}})); break;
+        case 4: engine->release(some_scene()); break;
+        case 5:
+          if (!questions.empty()) (below(2) ? questions[below(questions.size())]->control->finish : questions[below(questions.size())]->control->cancel) = true;
+          break;
+        case 6:
+          if (!scenes.empty() && below(2)) scenes[below(scenes.size())]->control->cancel = true;
+          if (!scores.empty() && below(3) == 0) scores[below(scores.size())]->control->cancel = true;
+          break;
+        default: break;
+      }
+      for (int64_t i = below(6); i > 0; --i) engine->step();
+    }
+    for (int i = 0; i < 20000 && engine->step(); ++i) continue;
+    for (const auto& one : scenes) CHECK(one->ended() && one->done != one->failed);
+    for (const auto& one : questions) CHECK(one->ended() && one->done != one->failed);
+    for (const auto& one : scores) CHECK(one->ended() && one->done != one->failed);
+    for (const auto& one : scenes) engine->release(one->result.scene);
+    for (const auto& one : questions) engine->release(one->result.scene);
+    CHECK_EQ(engine->stats().pages_used, int64_t{0});
+    CHECK_EQ(engine->stats().scenes, int64_t{0});
+  }
+}
+
+}  // namespace
+}  // namespace drivlm::test
