@@ -45,7 +45,7 @@ export function describeDevice(device, threads) {
     cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
     cores: os.availableParallelism(),
     threads,
-    tier: system.cpuTier,
+    tier: system.cpuTarget,
     features: system.cpuFeatures,
     governor: readLine('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor') ?? null,
     memoryGiB: Math.round(os.totalmem() / 2 ** 30),
