@@ -22,14 +22,14 @@
 
 #include "base/numeric.h"
 #include "device/ops.h"
-#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/pack_s4.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/packed_device.h"
-#include "kernels/cpu/pack_s4.h"
-#include "packed/formats.h"
-#include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/thread_pool.h"
+#include "packed/formats.h"
 
 using namespace drivlm;
 using namespace drivlm::cpu;
@@ -221,7 +221,8 @@ class Bench {
       runs.push_back(now() - before);
     }
     std::sort(runs.begin(), runs.end());
-    Row row{name, median(runs), runs[runs.size() / 10], runs[runs.size() * 9 / 10], operations / 1e9, bytes / 1e9, unit};
+    Row row{name,        median(runs), runs[runs.size() / 10], runs[runs.size() * 9 / 10], operations / 1e9,
+            bytes / 1e9, unit};
     const Peaks before = latest_;
     measure_peaks();
     row.floor = floor(row, better(before, latest_));
@@ -413,7 +414,7 @@ void attentions(Bench& bench) {
     for (int64_t layer = 0; layer < layers; ++layer) {
       for (int64_t head = 0; head < kv_heads; ++head) {
         bench.kernels().append(static_cast<char*>(kv.data) + layout.block_offset(page, layer, head), layout,
-                             tokens.data(), tokens.data(), dim, 0, page_tokens);
+                               tokens.data(), tokens.data(), dim, 0, page_tokens);
       }
     }
   }
@@ -458,13 +459,13 @@ void row_kernels(Bench& bench) {
   bench.time("vit_layer_norm", "f32", 0, 4.0 * rows * dim, [&] {
     split([&](int64_t first, int64_t last) {
       bench.kernels().layer_norm(out.data() + first * dim, x.data() + first * dim, last - first, dim, ones.data(),
-                               ones.data(), 1e-6f);
+                                 ones.data(), 1e-6f);
     });
   });
   bench.time("rms_norm", "f32", 0, 4.0 * rows * dim, [&] {
     split([&](int64_t first, int64_t last) {
       bench.kernels().rms_norm(out.data() + first * dim, x.data() + first * dim, last - first, dim, dim, ones.data(),
-                             1e-6f);
+                               1e-6f);
     });
   });
 }
@@ -512,8 +513,8 @@ int main(int argc, char** argv) {
     row_kernels(bench);
 
     const Peaks& peaks = bench.peaks();
-    const std::string device = text("%s, %d thread%s%s, target %s", cpu_name().c_str(), threads, threads == 1 ? "" : "s",
-                                    cpu_clock ? " by its own time" : "", bench.target());
+    const std::string device = text("%s, %d thread%s%s, target %s", cpu_name().c_str(), threads,
+                                    threads == 1 ? "" : "s", cpu_clock ? " by its own time" : "", bench.target());
     std::printf("%s\npeaks: f32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, u8s8 %.0f GOP/s, read %.1f GB/s\n\n", device.c_str(),
                 peaks.f32, peaks.bf16, peaks.u8s8, peaks.read);
     std::printf("%-46s %12s %12s %12s %10s %8s %7s\n", "", "us", "p10", "p90", "GOP/s", "GB/s", "share");

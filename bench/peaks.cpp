@@ -59,25 +59,25 @@ struct Arithmetic {
 };
 
 // One instruction on `chains` accumulators. All are opaque to the compiler: equal sums would be computed once.
-#define DRIVLM_CHAIN(name, isa, chains, Acc, Operand, zero, value, step, registers)          \
-  __attribute__((target(isa))) void name(int64_t turns) {                                    \
-    Acc sums[chains];                                                                        \
-    Operand x = value, y = value;                                                            \
-    _Pragma("GCC unroll 32") for (int i = 0; i < chains; ++i) {                              \
-      sums[i] = zero;                                                                        \
-      asm volatile("" : registers(sums[i]));                                                 \
-    }                                                                                        \
-    for (int64_t turn = 0; turn < turns; ++turn) {                                           \
-      _Pragma("GCC unroll 32") for (int i = 0; i < chains; ++i) sums[i] = step;              \
-      asm volatile("" : registers(x), registers(y));                                         \
-    }                                                                                        \
-    uint64_t bits = 0;                                                                       \
-    _Pragma("GCC unroll 32") for (int i = 0; i < chains; ++i) {                              \
-      uint64_t part;                                                                         \
-      std::memcpy(&part, &sums[i], sizeof part);                                             \
-      bits ^= part;                                                                          \
-    }                                                                                        \
-    sink.fetch_xor(bits, std::memory_order_relaxed);                                         \
+#define DRIVLM_CHAIN(name, isa, chains, Acc, Operand, zero, value, step, registers) \
+  __attribute__((target(isa))) void name(int64_t turns) {                           \
+    Acc sums[chains];                                                               \
+    Operand x = value, y = value;                                                   \
+    _Pragma("GCC unroll 32") for (int i = 0; i < chains; ++i) {                     \
+      sums[i] = zero;                                                               \
+      asm volatile("" : registers(sums[i]));                                        \
+    }                                                                               \
+    for (int64_t turn = 0; turn < turns; ++turn) {                                  \
+      _Pragma("GCC unroll 32") for (int i = 0; i < chains; ++i) sums[i] = step;     \
+      asm volatile("" : registers(x), registers(y));                                \
+    }                                                                               \
+    uint64_t bits = 0;                                                              \
+    _Pragma("GCC unroll 32") for (int i = 0; i < chains; ++i) {                     \
+      uint64_t part;                                                                \
+      std::memcpy(&part, &sums[i], sizeof part);                                    \
+      bits ^= part;                                                                 \
+    }                                                                               \
+    sink.fetch_xor(bits, std::memory_order_relaxed);                                \
   }
 
 #if defined(__x86_64__)
@@ -238,8 +238,8 @@ double read_rate(int threads) {
   together(threads, [&](int thread) { std::memset(buffer + thread * slice, thread + 1, slice); });
   double best = 0;
   for (int round = 0; round < rounds; ++round) {
-    const double took = together(
-        threads, [&](int thread) { read_run(buffer + thread * slice, buffer + (thread + 1) * slice); });
+    const double took =
+        together(threads, [&](int thread) { read_run(buffer + thread * slice, buffer + (thread + 1) * slice); });
     best = std::max(best, static_cast<double>(slice) * threads / took);
   }
   std::free(buffer);

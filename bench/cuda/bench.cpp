@@ -31,10 +31,12 @@ struct Pinned {
 Bench::Bench(const Options& options, Report& report) : options_(options), report_(report) {
   cudaDeviceProp p;
   check(cudaGetDeviceProperties(&p, 0), "asking what the GPU can do");
-  limits_ = {p.multiProcessorCount, static_cast<int>(p.sharedMemPerBlockOptin), static_cast<int>(p.sharedMemPerMultiprocessor)};
+  limits_ = {p.multiProcessorCount, static_cast<int>(p.sharedMemPerBlockOptin),
+             static_cast<int>(p.sharedMemPerMultiprocessor)};
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   const size_t l2 = static_cast<size_t>(p.l2CacheSize);
-  flush_ = std::make_unique<cuda::DeviceMemory>(options.small ? size_t{1} << 20 : std::max(2 * l2, size_t{64} << 20), "flushing L2");
+  flush_ = std::make_unique<cuda::DeviceMemory>(options.small ? size_t{1} << 20 : std::max(2 * l2, size_t{64} << 20),
+                                                "flushing L2");
 }
 
 Bench::~Bench() {

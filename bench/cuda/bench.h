@@ -15,12 +15,14 @@
 namespace drivlm::gpu {
 
 using Clock = std::chrono::steady_clock;
-inline double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+inline double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 struct Options {
-  bool small = false;    // shapes and runs that an emulator finishes in seconds
-  double seconds = 600;  // rows that would start later are skipped
-  std::string filter;    // rows and cases whose names contain it
+  bool small = false;                       // shapes and runs that an emulator finishes in seconds
+  double seconds = 600;                     // rows that would start later are skipped
+  std::string filter;                       // rows and cases whose names contain it
   std::function<void(const Report&)> save;  // called whenever the report has grown
 };
 

@@ -43,13 +43,15 @@ Outcome unpacked(const std::string& name, const std::string& message) {
 }
 
 std::string ending(int status) {
-  if (WIFSIGNALED(status)) return text("the process was ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+  if (WIFSIGNALED(status))
+    return text("the process was ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
   return text("the process ended with status %d", WEXITSTATUS(status));
 }
 
 }  // namespace
 
-void run_isolated(const std::vector<std::string>& names, double most_seconds, const std::function<void(Outcome)>& told) {
+void run_isolated(const std::vector<std::string>& names, double most_seconds,
+                  const std::function<void(Outcome)>& told) {
   for (size_t next = 0; next < names.size();) {
     int ends[2];
     if (pipe(ends) != 0) throw Error(Code::internal, "No pipe for the cases.");

@@ -75,9 +75,12 @@ Arguments parse(int argc, char** argv) {
       const std::string text = value();
       char* end = nullptr;
       out.seconds = std::strtod(text.c_str(), &end);
-      if (end == text.c_str() || *end != 0 || !(out.seconds > 0)) refuse("Expected a number above 0 after --seconds, received '" + text + "'.");
+      if (end == text.c_str() || *end != 0 || !(out.seconds > 0))
+        refuse("Expected a number above 0 after --seconds, received '" + text + "'.");
     } else {
-      refuse("Expected --ops, --bench, --model, --peaks, --small, --in-process, --filter TEXT, --seconds S, --commit HASH or --json FILE, received '" + flag + "'.");
+      refuse(
+          "Expected --ops, --bench, --model, --peaks, --small, --in-process, --filter TEXT, --seconds S, --commit HASH or --json FILE, received '" +
+          flag + "'.");
     }
   }
   if (!out.ops && !out.bench && !out.model && !out.peaks) out.ops = out.bench = out.model = true;
@@ -110,9 +113,10 @@ std::string describe_device(const std::string& commit) {
   cuda::check(cudaGetDeviceProperties(&p, 0), "asking what the GPU can do");
   cudaDriverGetVersion(&driver), cudaRuntimeGetVersion(&runtime);
   const auto version = [](int v) { return text("%d.%d", v / 1000, v % 1000 / 10); };
-  std::string out = "{\"name\": " + quoted(p.name) + ", \"compute_capability\": " + quoted(text("%d.%d", p.major, p.minor));
-  out += text(", \"multiprocessors\": %d, \"memory_bytes\": %zu, \"l2_bytes\": %d, \"integrated\": %s", p.multiProcessorCount,
-              p.totalGlobalMem, p.l2CacheSize, p.integrated ? "true" : "false");
+  std::string out =
+      "{\"name\": " + quoted(p.name) + ", \"compute_capability\": " + quoted(text("%d.%d", p.major, p.minor));
+  out += text(", \"multiprocessors\": %d, \"memory_bytes\": %zu, \"l2_bytes\": %d, \"integrated\": %s",
+              p.multiProcessorCount, p.totalGlobalMem, p.l2CacheSize, p.integrated ? "true" : "false");
   out += ", \"driver_cuda\": " + quoted(version(driver)) + ", \"runtime_cuda\": " + quoted(version(runtime));
   out += ", \"compiler\": " + quoted(__VERSION__) + ", \"commit\": " + (commit.empty() ? "null" : quoted(commit));
 #if defined(DRIVLM_EMULATED)
@@ -137,7 +141,8 @@ void run_cases(const Arguments& arguments, Report& report, const std::function<v
   }
   const Clock::time_point begin = Clock::now();
   const auto told = [&](Outcome outcome) {
-    std::printf("  %-4s %s (%.2f s)\n", outcome.failures.empty() ? "ok" : "FAIL", outcome.name.c_str(), outcome.seconds);
+    std::printf("  %-4s %s (%.2f s)\n", outcome.failures.empty() ? "ok" : "FAIL", outcome.name.c_str(),
+                outcome.seconds);
     for (const std::string& failure : outcome.failures) std::printf("       %s\n", failure.c_str());
     std::fflush(stdout);
     if (!outcome.failures.empty()) report.failed.push_back(outcome.name + ": " + outcome.failures.front());
@@ -176,20 +181,23 @@ int main(int argc, char** argv) {
     std::printf("%s\n", report.device_json.c_str());
     if (arguments.bench || arguments.model || arguments.peaks) {
       Options options;
-      options.small = arguments.small, options.seconds = arguments.seconds, options.filter = arguments.filter, options.save = save;
+      options.small = arguments.small, options.seconds = arguments.seconds, options.filter = arguments.filter,
+      options.save = save;
       Bench bench(options, report);
       bench.measure_peaks();
       if (arguments.bench) bench_ops(bench);
       if (arguments.model) bench_model(bench);
       bench.measure_peaks();  // the better of before and after counts: others only take from it
-      std::printf("copy %.4g GB/s, matrices %.4g TFLOP/s, to the device %.4g GB/s, from it %.4g GB/s\n%s", report.peaks.copy_gbs,
-                  report.peaks.matrix_tflops, report.peaks.to_device_gbs, report.peaks.from_device_gbs, report.table().c_str());
+      std::printf("copy %.4g GB/s, matrices %.4g TFLOP/s, to the device %.4g GB/s, from it %.4g GB/s\n%s",
+                  report.peaks.copy_gbs, report.peaks.matrix_tflops, report.peaks.to_device_gbs,
+                  report.peaks.from_device_gbs, report.table().c_str());
     }
   } catch (const std::exception& error) {
     report.failed.push_back(error.what());
   }
   save(report);
-  if (!arguments.json.empty() && !std::ifstream(arguments.json)) report.failed.push_back(arguments.json + ": cannot be written");
+  if (!arguments.json.empty() && !std::ifstream(arguments.json))
+    report.failed.push_back(arguments.json + ": cannot be written");
   for (const std::string& one : report.skipped) std::printf("skipped: %s\n", one.c_str());
   for (const std::string& one : report.failed) std::printf("FAILED: %s\n", one.c_str());
   std::printf("%zu cases, %zu rows, %zu failed\n", report.cases.size(), report.rows.size(), report.failed.size());

@@ -20,14 +20,18 @@ double layer_weights(const LanguageConfig& l) {
 // As bench/README.md writes them out.
 Work vision_work(const NetworkDescription& n, double tiles) {
   const VisionConfig& v = n.vision;
-  const double block = 4.0 * v.dim * v.dim + 2.0 * v.dim * v.ffn_dim, patch = static_cast<double>(v.dim) * v.patch_values();
+  const double block = 4.0 * v.dim * v.dim + 2.0 * v.dim * v.ffn_dim,
+               patch = static_cast<double>(v.dim) * v.patch_values();
   const double projector = 4.0 * v.dim * n.language.dim + 1.0 * n.language.dim * n.language.dim;
-  const double linear = 2 * (v.positions() * v.output_layer * block + v.patches() * patch + v.tile_tokens() * projector);
-  return {tiles * (linear + 4.0 * v.output_layer * v.positions() * v.positions() * v.dim), 2 * (v.output_layer * block + patch + projector)};
+  const double linear =
+      2 * (v.positions() * v.output_layer * block + v.patches() * patch + v.tile_tokens() * projector);
+  return {tiles * (linear + 4.0 * v.output_layer * v.positions() * v.positions() * v.dim),
+          2 * (v.output_layer * block + patch + projector)};
 }
 Work prefill_work(const LanguageConfig& l, double tokens, double past, bool head) {
   const double weights = layer_weights(l), out = head ? static_cast<double>(l.vocab) * l.dim : 0;
-  return {2 * (tokens * weights + out) + 4.0 * l.layers * l.q_dim() * (tokens * past + tokens * (tokens + 1) / 2), 2 * (weights + out)};
+  return {2 * (tokens * weights + out) + 4.0 * l.layers * l.q_dim() * (tokens * past + tokens * (tokens + 1) / 2),
+          2 * (weights + out)};
 }
 // `questions` share the cache of all but their own tokens.
 Work step_work(const LanguageConfig& l, double questions, double context) {
@@ -49,11 +53,14 @@ void bench_model(Bench& bench) {
   const Work tower = vision_work(n, kTiles), prefix = prefill_work(l, static_cast<double>(scene_tokens), 0, false);
   const Work asked = prefill_work(l, kQuestionTokens, static_cast<double>(scene_tokens), true);
   const Work whole{tower.flops + prefix.flops + asked.flops, tower.bytes + prefix.bytes + asked.bytes};
-  Row load = fresh("model_load", "s", {0, 0}), memory = fresh("model_memory", "MiB", {0, 0}), cut = fresh("model_preprocess", "ms", {0, 0}),
-      vision = fresh("model_vision_13_tiles", "ms", tower), prefill = fresh("model_prefill_scene", "ms", prefix),
-      question = fresh("model_prefill_question", "ms", asked), first = fresh("model_first_token_13_tiles", "ms", whole),
-      decode = fresh(drivlm::text("model_decode_%d", static_cast<int>(context)), "tok/s", step_work(l, 1, static_cast<double>(context))),
-      batch = fresh(drivlm::text("model_decode_%d_8_questions", static_cast<int>(context)), "tok/s", step_work(l, 8, static_cast<double>(context)));
+  Row load = fresh("model_load", "s", {0, 0}), memory = fresh("model_memory", "MiB", {0, 0}),
+      cut = fresh("model_preprocess", "ms", {0, 0}), vision = fresh("model_vision_13_tiles", "ms", tower),
+      prefill = fresh("model_prefill_scene", "ms", prefix), question = fresh("model_prefill_question", "ms", asked),
+      first = fresh("model_first_token_13_tiles", "ms", whole),
+      decode = fresh(drivlm::text("model_decode_%d", static_cast<int>(context)), "tok/s",
+                     step_work(l, 1, static_cast<double>(context))),
+      batch = fresh(drivlm::text("model_decode_%d_8_questions", static_cast<int>(context)), "tok/s",
+                    step_work(l, 8, static_cast<double>(context)));
   std::vector<Row*> rows{&load, &memory, &cut, &vision, &prefill, &question, &first, &decode, &batch};
   std::string problem;
   if (bench.late()) problem = "out of time";
@@ -109,7 +116,8 @@ void bench_model(Bench& bench) {
           for (size_t q = 0; q < questions; ++q) requests.push_back(run.question(scene, tokens, steps + 1));
           double ms = 0;
           for (const GenerateResult& result : run.ask(std::move(requests))) {
-            if (static_cast<int64_t>(result.ids.size()) != steps + 1) throw Error(Code::internal, "decoding ended early");
+            if (static_cast<int64_t>(result.ids.size()) != steps + 1)
+              throw Error(Code::internal, "decoding ended early");
             ms = std::max(ms, result.decode_ms);
           }
           keep(*row, 1e3 * static_cast<double>(questions) * steps / ms, i == 0);

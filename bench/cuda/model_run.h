@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "image/canvas.h"
-#include "serve/engine.h"
 #include "network.h"
+#include "serve/engine.h"
 
 namespace drivlm::gpu {
 

@@ -27,7 +27,8 @@ std::vector<float> logits(const RandomWeights& weights, const std::string& devic
 
 TEST(model_small) {
   const RandomWeights weights(drivlm::gpu::network(true));
-  const std::vector<float> exact = logits(weights, "cpu", drivlm::DType::f32), plain = logits(weights, "cpu", drivlm::DType::bf16),
+  const std::vector<float> exact = logits(weights, "cpu", drivlm::DType::f32),
+                           plain = logits(weights, "cpu", drivlm::DType::bf16),
                            got = logits(weights, "cuda", drivlm::DType::bf16);
   EXPECT(got.size() == exact.size() && plain.size() == exact.size() && !exact.empty());
   EXPECT(*std::max_element(exact.begin(), exact.end()) > 0.1f);

@@ -19,9 +19,24 @@ constexpr int64_t kShift = 256;  // bytes between the starts of tensors
 
 NetworkDescription network(bool small) {
   NetworkDescription n{};
-  n.vision = {1024, 24, 16, 64, 4096, 14, 448, 32, true, 1e-6f, true, false, 24, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
+  n.vision = {1024,
+              24,
+              16,
+              64,
+              4096,
+              14,
+              448,
+              32,
+              true,
+              1e-6f,
+              true,
+              false,
+              24,
+              {0.485f, 0.456f, 0.406f},
+              {0.229f, 0.224f, 0.225f}};
   n.projector = {1e-5f, 2};
-  n.language.dim = 896, n.language.layers = 24, n.language.heads = 14, n.language.kv_heads = 2, n.language.head_dim = 64;
+  n.language.dim = 896, n.language.layers = 24, n.language.heads = 14, n.language.kv_heads = 2,
+  n.language.head_dim = 64;
   n.language.ffn_dim = 4864, n.language.vocab = 151655, n.language.norm_eps = 1e-6f, n.language.qkv_bias = true;
   n.language.rope.theta = 1e6;
   if (small) {
@@ -39,11 +54,13 @@ RandomWeights::RandomWeights(const NetworkDescription& network) {
   for (const Parameter& one : wanted) most = std::max(most, one.count());
   const int64_t shifts = kShift * static_cast<int64_t>(wanted.size());
   // Two parts: matrices and biases around 0, then scales around 1.
-  const int64_t noise = most + shifts / 2, widest = 4 * network.vision.dim + network.language.dim, scales = widest + shifts / 2;
+  const int64_t noise = most + shifts / 2, widest = 4 * network.vision.dim + network.language.dim,
+                scales = widest + shifts / 2;
   const int64_t file_bytes = 2 * (noise + scales);
   file_ = memfd_create("drivlm-random-weights", MFD_CLOEXEC);
   if (file_ < 0 || ftruncate(file_, file_bytes) != 0) {
-    throw Error(Code::out_of_memory, text("No memory for %lld bytes of random weights.", static_cast<long long>(file_bytes)));
+    throw Error(Code::out_of_memory,
+                text("No memory for %lld bytes of random weights.", static_cast<long long>(file_bytes)));
   }
   void* mapped = mmap(nullptr, static_cast<size_t>(file_bytes), PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0);
   if (mapped == MAP_FAILED) throw Error(Code::out_of_memory, "The random weights cannot be mapped.");

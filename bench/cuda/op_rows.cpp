@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "bench.h"
 #include "base/numeric.h"
+#include "bench.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/kernels.h"
@@ -67,7 +67,8 @@ AreaPtr halves(int64_t count) {
 template <class T>
 AreaPtr values(const std::vector<T>& from) {
   auto area = std::make_shared<Area>(static_cast<int64_t>(from.size() * sizeof(T)));
-  if (!from.empty()) check(cudaMemcpy(area->memory.data, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "benching");
+  if (!from.empty())
+    check(cudaMemcpy(area->memory.data, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "benching");
   check(cudaDeviceSynchronize(), "benching");
   return area;
 }
@@ -82,7 +83,8 @@ void linear_row(Bench& bench, const std::string& name, int64_t rows, int64_t n, 
                                                       (after == After::add || after == After::scale_add ? 2 : 1);
   bench.row(name, 2.0 * rows * n * k, bytes, [&]() -> std::function<void()> {
     const int64_t stride = cuda::round_up(k, 8);
-    const AreaPtr x = halves(rows * k), w = halves(n * stride), out = zeros(rows * n * 4), bias = floats(n, 0), scale = floats(n, 0.5f);
+    const AreaPtr x = halves(rows * k), w = halves(n * stride), out = zeros(rows * n * 4), bias = floats(n, 0),
+                  scale = floats(n, 0.5f);
     if (stride != k) {  // zero past k, as the device keeps its matrices
       const size_t width = static_cast<size_t>(2 * (stride - k));
       const AreaPtr nothing = zeros(static_cast<int64_t>(width) * n);
@@ -92,7 +94,8 @@ void linear_row(Bench& bench, const std::string& name, int64_t rows, int64_t n, 
       check(cudaStreamSynchronize(bench.stream()), "benching");
     }
     const auto run = [=, limits = bench.limits(), stream = bench.stream()](const cuda::Linear& job) {
-      rows <= cuda::kMatvecRows ? cuda::matvec(job, stream) : cuda::linear(job, cuda::choose_linear_tile(rows, n, limits), stream);
+      rows <= cuda::kMatvecRows ? cuda::matvec(job, stream)
+                                : cuda::linear(job, cuda::choose_linear_tile(rows, n, limits), stream);
     };
     cuda::Linear job{x->as<bf16>(), w->as<bf16>(), rows, n, k, stride};
     job.out = out->as<void>(), job.out_f32 = after == After::f32;
@@ -104,7 +107,9 @@ void linear_row(Bench& bench, const std::string& name, int64_t rows, int64_t n, 
       double want = 0;
       for (int64_t j = 0; j < k; ++j) want += pattern_at(row * k + j) * pattern_at(column * stride + j);
       char found[4];
-      check(cudaMemcpy(found, out->as<char>() + (row * n + column) * out_size, static_cast<size_t>(out_size), cudaMemcpyDeviceToHost), "benching");
+      check(cudaMemcpy(found, out->as<char>() + (row * n + column) * out_size, static_cast<size_t>(out_size),
+                       cudaMemcpyDeviceToHost),
+            "benching");
       float got;
       uint16_t bits;
       std::memcpy(&got, found, 4), std::memcpy(&bits, found, 2);
@@ -131,21 +136,25 @@ void norm_row(Bench& bench, const std::string& name, int64_t rows, int64_t dim, 
     cuda::NormJob job{};
     job.x = x->as<bf16>(), job.out = out->as<bf16>(), job.weight = weight->as<float>();
     if (layer) job.bias = bias->as<float>();
-    job.rows = rows, job.dim = dim, job.x_stride = job.out_stride = dim, job.eps = 1e-6f, job.layer = layer, job.grid = grid;
+    job.rows = rows, job.dim = dim, job.x_stride = job.out_stride = dim, job.eps = 1e-6f, job.layer = layer,
+    job.grid = grid;
     return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{x, out, weight, bias}] { cuda::norm(job, stream); };
   });
 }
 
 // Attention over the paged cache: `questions` sequences append `rows` tokens each after `past`, of which `shared` are the same pages.
-void cached_rows(Bench& bench, const std::string& name, const LanguageConfig& l, int64_t questions, int64_t rows, int64_t past, int64_t shared) {
+void cached_rows(Bench& bench, const std::string& name, const LanguageConfig& l, int64_t questions, int64_t rows,
+                 int64_t past, int64_t shared) {
   const double pairs = static_cast<double>(rows) * past + 0.5 * rows * (rows + 1);
   const double flops = 4.0 * questions * l.q_dim() * pairs;
   // Shared pages are read once; queries and results once.
   const double keys = static_cast<double>(shared) + questions * static_cast<double>(past - shared + rows);
   const double bytes = 2.0 * (2 * l.kv_dim() * keys + 2.0 * questions * rows * l.q_dim());
   bench.row(name, flops, bytes, [&]() -> std::function<void()> {
-    const int64_t total = past + rows, table = cuda::ceil_div(total, cuda::kPageTokens), common = shared / cuda::kPageTokens;
-    const int64_t pages = common + questions * (table - common), page_values = pages * l.kv_heads * cuda::kPageTokens * l.head_dim;
+    const int64_t total = past + rows, table = cuda::ceil_div(total, cuda::kPageTokens),
+                  common = shared / cuda::kPageTokens;
+    const int64_t pages = common + questions * (table - common),
+                  page_values = pages * l.kv_heads * cuda::kPageTokens * l.head_dim;
     Batch batch;
     int32_t next = static_cast<int32_t>(common);
     for (int64_t q = 0; q < questions; ++q) {
@@ -156,23 +165,24 @@ void cached_rows(Bench& bench, const std::string& name, const LanguageConfig& l,
     const int64_t slot_bytes = l.heads * (l.head_dim + 2) * 4, partial_bytes = int64_t{16} << 20;
     const cuda::AttentionPlan plan =
         cuda::plan_attention(batch, l.heads, l.kv_heads, bench.limits().multiprocessors, partial_bytes / slot_bytes);
-    const AreaPtr qkv = halves(batch.rows * l.qkv_dim()), out = zeros(2 * batch.rows * l.q_dim()), keys_area = halves(page_values),
-                  values_area = halves(page_values), page_list = values(batch.pages), wide = values(plan.wide),
-                  narrow = values(plan.narrow), tokens = values(plan.tokens), split = values(plan.split_tokens),
-                  partial = zeros(partial_bytes);
+    const AreaPtr qkv = halves(batch.rows * l.qkv_dim()), out = zeros(2 * batch.rows * l.q_dim()),
+                  keys_area = halves(page_values), values_area = halves(page_values), page_list = values(batch.pages),
+                  wide = values(plan.wide), narrow = values(plan.narrow), tokens = values(plan.tokens),
+                  split = values(plan.split_tokens), partial = zeros(partial_bytes);
     cuda::CachedAttention job{};
-    job.qkv = qkv->as<bf16>(), job.out = out->as<bf16>(), job.keys = keys_area->as<bf16>(), job.values = values_area->as<bf16>();
+    job.qkv = qkv->as<bf16>(), job.out = out->as<bf16>(), job.keys = keys_area->as<bf16>(),
+    job.values = values_area->as<bf16>();
     job.pages = page_list->as<int32_t>();
     job.wide = wide->as<cuda::AttentionItem>(), job.wide_items = static_cast<int>(plan.wide.size());
     job.narrow = narrow->as<cuda::AttentionItem>(), job.narrow_items = static_cast<int>(plan.narrow.size());
     job.tokens = tokens->as<cuda::AttentionToken>();
     job.split_tokens = split->as<int32_t>(), job.split_token_count = static_cast<int>(plan.split_tokens.size());
     job.partial = partial->as<float>();
-    job.heads = static_cast<int>(l.heads), job.kv_heads = static_cast<int>(l.kv_heads), job.head_dim = static_cast<int>(l.head_dim);
+    job.heads = static_cast<int>(l.heads), job.kv_heads = static_cast<int>(l.kv_heads),
+    job.head_dim = static_cast<int>(l.head_dim);
     return [=, stream = bench.stream(),
-            keep = std::vector<AreaPtr>{qkv, out, keys_area, values_area, page_list, wide, narrow, tokens, split, partial}] {
-      cuda::attention_cached(job, stream);
-    };
+            keep = std::vector<AreaPtr>{qkv, out, keys_area, values_area, page_list, wide, narrow, tokens, split,
+                                        partial}] { cuda::attention_cached(job, stream); };
   });
 }
 
@@ -187,16 +197,19 @@ void vision_rows(Bench& bench, const VisionConfig& v, int64_t tiles, int64_t llm
   });
   linear_row(bench, "vit_patch_embedding", patches, v.dim, v.patch_values(), After::store);
   bench.row("vit_assemble", 0, 2.0 * (rows + patches) * v.dim, [&]() -> std::function<void()> {
-    const AreaPtr in = halves(patches * v.dim), out = zeros(2 * rows * v.dim), first = floats(v.dim, 1), positions = floats(v.positions() * v.dim, 1);
+    const AreaPtr in = halves(patches * v.dim), out = zeros(2 * rows * v.dim), first = floats(v.dim, 1),
+                  positions = floats(v.positions() * v.dim, 1);
     return [=, &v, stream = bench.stream()] {
-      cuda::assemble_tiles(out->as<bf16>(), in->as<bf16>(), first->as<float>(), positions->as<float>(), tiles, v.patches(), v.dim, stream);
+      cuda::assemble_tiles(out->as<bf16>(), in->as<bf16>(), first->as<float>(), positions->as<float>(), tiles,
+                           v.patches(), v.dim, stream);
     };
   });
   norm_row(bench, "vit_layer_norm", rows, v.dim, true);
   linear_row(bench, "vit_qkv", rows, 3 * v.dim, v.dim, After::store);
   bench.row("vit_attention", 4.0 * rows * v.positions() * v.dim, 8.0 * rows * v.dim, [&]() -> std::function<void()> {
     const AreaPtr qkv = halves(rows * 3 * v.dim), out = zeros(2 * rows * v.dim);
-    const cuda::FullAttention job{qkv->as<bf16>(), out->as<bf16>(), static_cast<int>(tiles), static_cast<int>(v.positions()),
+    const cuda::FullAttention job{qkv->as<bf16>(),           out->as<bf16>(),
+                                  static_cast<int>(tiles),   static_cast<int>(v.positions()),
                                   static_cast<int>(v.heads), static_cast<int>(v.head_dim)};
     return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{qkv, out}] { cuda::attention_full(job, stream); };
   });
@@ -211,7 +224,8 @@ void vision_rows(Bench& bench, const VisionConfig& v, int64_t tiles, int64_t llm
 void rope_row(Bench& bench, const LanguageConfig& l, int64_t rows) {
   // q and k are read and written, v read and written.
   bench.row("prefill_rope_append", 0, 4.0 * rows * l.qkv_dim(), [&]() -> std::function<void()> {
-    const int64_t pages = cuda::ceil_div(rows, cuda::kPageTokens), page_values = pages * l.kv_heads * cuda::kPageTokens * l.head_dim;
+    const int64_t pages = cuda::ceil_div(rows, cuda::kPageTokens),
+                  page_values = pages * l.kv_heads * cuda::kPageTokens * l.head_dim;
     std::vector<int32_t> places(static_cast<size_t>(rows));
     for (int64_t i = 0; i < rows; ++i) places[static_cast<size_t>(i)] = static_cast<int32_t>(i);
     const AreaPtr qkv = halves(rows * l.qkv_dim()), cos_sin = floats(rows * l.head_dim, 0.5f), slots = values(places),
@@ -219,8 +233,11 @@ void rope_row(Bench& bench, const LanguageConfig& l, int64_t rows) {
     cuda::RopeAppend job{};
     job.qkv = qkv->as<bf16>(), job.cos_sin = cos_sin->as<float>(), job.slots = slots->as<int32_t>();
     job.keys = keys->as<bf16>(), job.values = cached->as<bf16>(), job.rows = rows;
-    job.heads = static_cast<int>(l.heads), job.kv_heads = static_cast<int>(l.kv_heads), job.head_dim = static_cast<int>(l.head_dim);
-    return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{qkv, cos_sin, slots, keys, cached}] { cuda::rope_append(job, stream); };
+    job.heads = static_cast<int>(l.heads), job.kv_heads = static_cast<int>(l.kv_heads),
+    job.head_dim = static_cast<int>(l.head_dim);
+    return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{qkv, cos_sin, slots, keys, cached}] {
+      cuda::rope_append(job, stream);
+    };
   });
 }
 
@@ -229,7 +246,8 @@ void sample_row(Bench& bench, const LanguageConfig& l) {
     const AreaPtr logits = floats(l.vocab, 1), results = zeros(sizeof(cuda::SampleResult));
     const AreaPtr jobs = values(std::vector<cuda::SampleJob>{{0, 1, 0, static_cast<int32_t>(l.vocab), -1, -1, 0}});
     return [=, stream = bench.stream(), vocab = l.vocab] {
-      cuda::sample(results->as<cuda::SampleResult>(), logits->as<float>(), jobs->as<cuda::SampleJob>(), nullptr, 1, vocab, stream);
+      cuda::sample(results->as<cuda::SampleResult>(), logits->as<float>(), jobs->as<cuda::SampleJob>(), nullptr, 1,
+                   vocab, stream);
     };
   });
 }
@@ -240,8 +258,10 @@ void bench_ops(Bench& bench) {
   const bool small = bench.options().small;
   const NetworkDescription n = network(small);
   const LanguageConfig& l = n.language;
-  const int64_t tiles = small ? 2 : 13, prompt = small ? 70 : 3328, context = small ? 130 : 3500, scene = small ? 128 : 3456;
-  linear_row(bench, small ? "gemm_256" : "gemm_8192", small ? 256 : 8192, small ? 256 : 8192, small ? 256 : 8192, After::store);
+  const int64_t tiles = small ? 2 : 13, prompt = small ? 70 : 3328, context = small ? 130 : 3500,
+                scene = small ? 128 : 3456;
+  linear_row(bench, small ? "gemm_256" : "gemm_8192", small ? 256 : 8192, small ? 256 : 8192, small ? 256 : 8192,
+             After::store);
   vision_rows(bench, n.vision, tiles, l.dim);
   norm_row(bench, "prefill_rms_norm", prompt, l.dim, false);
   linear_row(bench, "prefill_qkv", prompt, l.qkv_dim(), l.dim, After::store);

@@ -84,16 +84,16 @@ std::string Report::json() const {
   size_t failed_cases = 0;
   for (const auto& one : cases) {
     failed_cases += !one.failures.empty();
-    case_list.push_back("\n    {\"name\": " + quoted(one.name) + ", \"ok\": " + (one.failures.empty() ? "true" : "false") +
-                        ", \"seconds\": " + number(one.seconds) +
+    case_list.push_back("\n    {\"name\": " + quoted(one.name) + ", \"ok\": " +
+                        (one.failures.empty() ? "true" : "false") + ", \"seconds\": " + number(one.seconds) +
                         (one.failures.empty() ? "" : ", \"failures\": " + list(quoted_all(one.failures))) + "}");
   }
   for (const Row& row : rows) row_list.push_back("\n    " + row_json(row, peaks));
   std::string out = "{\n  \"device\": " + device_json + ",\n";
   out += std::string("  \"small\": ") + (small ? "true" : "false") + ",\n";
-  out += "  \"peaks\": {\"copy_gbs\": " + number(peaks.copy_gbs) + ", \"matrix_tflops\": " + number(peaks.matrix_tflops) +
-         ", \"to_device_gbs\": " + number(peaks.to_device_gbs) + ", \"from_device_gbs\": " + number(peaks.from_device_gbs) +
-         "},\n";
+  out += "  \"peaks\": {\"copy_gbs\": " + number(peaks.copy_gbs) +
+         ", \"matrix_tflops\": " + number(peaks.matrix_tflops) + ", \"to_device_gbs\": " + number(peaks.to_device_gbs) +
+         ", \"from_device_gbs\": " + number(peaks.from_device_gbs) + "},\n";
   out += "  \"cases\": {\"passed\": " + std::to_string(cases.size() - failed_cases) +
          ", \"failed\": " + std::to_string(failed_cases) + ", \"list\": " + list(case_list) + "},\n";
   out += "  \"rows\": " + list(row_list) + ",\n";
@@ -102,10 +102,12 @@ std::string Report::json() const {
 }
 
 std::string Report::table() const {
-  std::string out = drivlm::text("%-32s %10s %-5s %8s %8s %9s %9s\n", "row", "median", "unit", "floor %", "GB/s", "TFLOP/s", "first");
+  std::string out =
+      drivlm::text("%-32s %10s %-5s %8s %8s %9s %9s\n", "row", "median", "unit", "floor %", "GB/s", "TFLOP/s", "first");
   for (const Row& row : rows) {
     if (row.values.empty()) {
-      out += drivlm::text("%-32s %10s %-5s skipped: %s\n", row.name.c_str(), "-", row.unit.c_str(), row.skipped.c_str());
+      out +=
+          drivlm::text("%-32s %10s %-5s skipped: %s\n", row.name.c_str(), "-", row.unit.c_str(), row.skipped.c_str());
       continue;
     }
     const double floor = floor_seconds(row, peaks);

@@ -18,12 +18,12 @@ struct Peaks {
 
 struct Row {
   std::string name;
-  std::string unit;               // us, ms, tok/s, s or MiB
-  std::vector<double> values;     // warm runs
-  double cold = 0;                // 0: not told apart
-  double seconds = 0;             // median time of the work below
-  double flops = 0, bytes = 0;    // that it takes at least; 0: no floor
-  std::string skipped;            // why there are no values
+  std::string unit;             // us, ms, tok/s, s or MiB
+  std::vector<double> values;   // warm runs
+  double cold = 0;              // 0: not told apart
+  double seconds = 0;           // median time of the work below
+  double flops = 0, bytes = 0;  // that it takes at least; 0: no floor
+  std::string skipped;          // why there are no values
 };
 
 struct Report {

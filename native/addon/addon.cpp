@@ -17,7 +17,8 @@ Napi::Value js_system(const Napi::CallbackInfo& info) {
   return guarded(env, [&]() -> Napi::Value {
     const SystemInfo system = system_info();
     auto features = Napi::Array::New(env);
-    for (const std::string& feature : system.cpu_features) features[features.Length()] = Napi::String::New(env, feature);
+    for (const std::string& feature : system.cpu_features)
+      features[features.Length()] = Napi::String::New(env, feature);
     auto devices = Napi::Array::New(env);
     for (const CudaDeviceInfo& device : system.cuda_devices) {
       auto entry = Napi::Object::New(env);
@@ -42,7 +43,8 @@ Napi::Value js_system(const Napi::CallbackInfo& info) {
 
 Napi::Value js_memory_plan(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    return from_plan(info.Env(), Engine::plan(to_network(info[0]), to_engine_options(info[1]), to_stored_type(info[2], "stored")));
+    return from_plan(info.Env(),
+                     Engine::plan(to_network(info[0]), to_engine_options(info[1]), to_stored_type(info[2], "stored")));
   });
 }
 
@@ -56,7 +58,8 @@ Napi::Value js_parameters(const Napi::CallbackInfo& info) {
 
 Napi::Value js_choose_grid(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    const int64_t width = to_integer(info[0], "width", 1, kMaxPixels), height = to_integer(info[1], "height", 1, kMaxPixels);
+    const int64_t width = to_integer(info[0], "width", 1, kMaxPixels),
+                  height = to_integer(info[1], "height", 1, kMaxPixels);
     const int64_t tile_size = to_integer(info[2], "tileSize", 1, 16384);
     const int64_t min_tiles = to_integer(info[3], "minTiles", 1, 4096);
     const int64_t max_tiles = to_integer(info[4], "maxTiles", min_tiles, 4096);

@@ -42,7 +42,8 @@ RopeConfig to_rope(const Fields& fields) {
                                           RopeConfig::Kind::longrope};
   rope.kind = kValues[fields.choice("kind", kKinds)];
   rope.theta = fields.number("theta");
-  if (rope.kind == RopeConfig::Kind::linear || rope.kind == RopeConfig::Kind::dynamic) rope.factor = fields.number("factor");
+  if (rope.kind == RopeConfig::Kind::linear || rope.kind == RopeConfig::Kind::dynamic)
+    rope.factor = fields.number("factor");
   if (rope.kind == RopeConfig::Kind::dynamic || rope.kind == RopeConfig::Kind::longrope) {
     rope.original_max = fields.integer("originalMax", 1, kMaxTokens);
   }
@@ -145,8 +146,9 @@ int64_t to_integer(Napi::Value value, const std::string& name, int64_t low, int6
   const double number = value.As<Napi::Number>().DoubleValue();
   // NaN fails the comparison.
   if (!(number >= static_cast<double>(low) && number <= static_cast<double>(high)) || number != std::floor(number)) {
-    throw Error(Code::bad_argument, text("Expected an integer from %lld to %lld for %s, received %.17g.",
-                                         static_cast<long long>(low), static_cast<long long>(high), name.c_str(), number));
+    throw Error(Code::bad_argument,
+                text("Expected an integer from %lld to %lld for %s, received %.17g.", static_cast<long long>(low),
+                     static_cast<long long>(high), name.c_str(), number));
   }
   return static_cast<int64_t>(number);
 }
@@ -219,7 +221,8 @@ SceneRequest to_scene_request(Napi::Value value, int64_t* job) {
   SceneRequest request;
   *job = fields.integer("job", 0, kMaxInteger);
   request.ids = fields.ids("ids");
-  fields.each("images", kMaxImages, [&](Napi::Value image, const std::string& where) { request.images.push_back(to_tiles(image, where)); });
+  fields.each("images", kMaxImages,
+              [&](Napi::Value image, const std::string& where) { request.images.push_back(to_tiles(image, where)); });
   request.probe = to_probe(fields);
   return request;
 }
@@ -263,7 +266,8 @@ ScoreRequest to_score_request(Napi::Value value, int64_t* job) {
   request.scene = fields.integer("scene", 0, kMaxInteger);
   request.ids = fields.ids("ids");
   request.vocab_limit = fields.integer("vocabLimit", 1, kMaxDim);
-  fields.each("continuations", 4096, [&](Napi::Value ids, const std::string& where) { request.continuations.push_back(to_ids(ids, where)); });
+  fields.each("continuations", 4096,
+              [&](Napi::Value ids, const std::string& where) { request.continuations.push_back(to_ids(ids, where)); });
   return request;
 }
 
@@ -279,7 +283,9 @@ Napi::Array from_parameters(Napi::Env env, const std::vector<Parameter>& paramet
   constexpr const char* kKinds[] = {"matrix", "table", "vector"};
   constexpr const char* kParts[] = {"weight", "bias", "norm", "scale", "position"};
   constexpr const char* kUses[] = {"patches", "tower", "projector", "decoder", "embedding", "head"};
-  const auto name_of = [&](auto value, const auto& names) { return Napi::String::New(env, names[static_cast<size_t>(value)]); };
+  const auto name_of = [&](auto value, const auto& names) {
+    return Napi::String::New(env, names[static_cast<size_t>(value)]);
+  };
   auto rows = Napi::Array::New(env, parameters.size());
   for (uint32_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
@@ -321,11 +327,21 @@ Napi::Object from_cache_report(Napi::Env env, const WeightCacheReport& report) {
 Napi::Object from_stats(Napi::Env env, const EngineStats& stats) {
   auto object = Napi::Object::New(env);
   const std::pair<const char*, int64_t> counts[] = {
-      {"pagesTotal", stats.pages_total},        {"pagesUsed", stats.pages_used},       {"scenes", stats.scenes},
-      {"running", stats.running},               {"waiting", stats.waiting},            {"steps", stats.steps},
-      {"stepQuestions", stats.step_questions},  {"prefillTokens", stats.prefill_tokens}, {"decodeTokens", stats.decode_tokens},
-      {"sharedTokens", stats.shared_tokens},    {"tilesEncoded", stats.tiles_encoded}, {"tilesCached", stats.tiles_cached},
-      {"visionCacheBytes", stats.vision_cache_bytes}, {"drafted", stats.drafted},      {"accepted", stats.accepted},
+      {"pagesTotal", stats.pages_total},
+      {"pagesUsed", stats.pages_used},
+      {"scenes", stats.scenes},
+      {"running", stats.running},
+      {"waiting", stats.waiting},
+      {"steps", stats.steps},
+      {"stepQuestions", stats.step_questions},
+      {"prefillTokens", stats.prefill_tokens},
+      {"decodeTokens", stats.decode_tokens},
+      {"sharedTokens", stats.shared_tokens},
+      {"tilesEncoded", stats.tiles_encoded},
+      {"tilesCached", stats.tiles_cached},
+      {"visionCacheBytes", stats.vision_cache_bytes},
+      {"drafted", stats.drafted},
+      {"accepted", stats.accepted},
   };
   for (const auto& [name, count] : counts) object[name] = static_cast<double>(count);
   object["visionMs"] = stats.vision_ms;
@@ -355,7 +371,8 @@ MakeValue make_scene_result(SceneResult moved) {
                       set_number(env, object, "queueMs", result->queue_ms) &&
                       set_number(env, object, "preprocessMs", result->preprocess_ms) &&
                       set_number(env, object, "visionMs", result->vision_ms) &&
-                      set_number(env, object, "prefillMs", result->prefill_ms) && set_probes(env, object, result->probes);
+                      set_number(env, object, "prefillMs", result->prefill_ms) &&
+                      set_probes(env, object, result->probes);
     return made ? object : nullptr;
   };
 }

@@ -8,10 +8,12 @@
 namespace drivlm {
 
 Error no_thread(const std::system_error& error) {
-  return Error(Code::out_of_memory,
-               text("A thread could not be started (%s): this process, user or container has as many as it may. Load with fewer options.threads, "
-                    "end other processes, or raise the limit (ulimit -u, pids.max).",
-                    error.what()));
+  return Error(
+      Code::out_of_memory,
+      text(
+          "A thread could not be started (%s): this process, user or container has as many as it may. Load with fewer options.threads, "
+          "end other processes, or raise the limit (ulimit -u, pids.max).",
+          error.what()));
 }
 
 EngineThread::EngineThread(Load load, std::function<void(const Engine&)> on_loaded,
@@ -85,7 +87,8 @@ void EngineThread::run(Load load, std::function<void(const Engine&)> on_loaded,
   } catch (const Error& error) {
     on_failed(error);
   } catch (const std::bad_alloc&) {
-    on_failed(Error(Code::out_of_memory, "The memory for the model could not be reserved; this process has too little left."));
+    on_failed(Error(Code::out_of_memory,
+                    "The memory for the model could not be reserved; this process has too little left."));
   } catch (const std::system_error& error) {
     on_failed(no_thread(error));
   } catch (const std::exception& error) {

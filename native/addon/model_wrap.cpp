@@ -96,7 +96,8 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
 
     // The thread is told of itself only once it exists, and waits for that: what it resolves with has to share it.
     auto self = std::make_shared<std::promise<std::weak_ptr<EngineThread>>>();
-    auto load = [source = std::move(source), options, settler, reports = !on_progress.IsEmpty()](const std::atomic<bool>& cancel) {
+    auto load = [source = std::move(source), options, settler,
+                 reports = !on_progress.IsEmpty()](const std::atomic<bool>& cancel) {
       int64_t reported = -1;
       const Progress progress = [&](int64_t done, int64_t total) {
         const int64_t step = total > 0 ? done * kProgressSteps / total : 0;
@@ -108,7 +109,8 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
     };
     auto on_loaded = [settler, self](const Engine& engine) {
       const auto unclaimed = std::make_shared<Unclaimed>(self->get_future().get());
-      settler->resolve([unclaimed, plan = engine.memory(), weight_cache = engine.weight_cache()](napi_env environment) -> napi_value {
+      settler->resolve([unclaimed, plan = engine.memory(),
+                        weight_cache = engine.weight_cache()](napi_env environment) -> napi_value {
         Loaded loaded{unclaimed->thread.lock(), plan, weight_cache};
         if (!loaded.thread) return nullptr;
         const napi_value model = make_model(environment, &loaded);
@@ -142,7 +144,8 @@ void ModelWrap::cancel_load(const Napi::CallbackInfo& info) {
 
 ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWrap>(info) {
   bool tagged = false;
-  if (!info[0].IsExternal() || napi_check_object_type_tag(info.Env(), info[0], &kLoadedTag, &tagged) != napi_ok || !tagged) {
+  if (!info[0].IsExternal() || napi_check_object_type_tag(info.Env(), info[0], &kLoadedTag, &tagged) != napi_ok ||
+      !tagged) {
     throw Napi::TypeError::New(info.Env(), "A NativeModel comes from load().");
   }
   auto* loaded = info[0].As<Napi::External<Loaded>>().Data();
@@ -190,7 +193,9 @@ Napi::Value ModelWrap::start(const Napi::CallbackInfo& info, const char* name, R
   if constexpr (std::is_same_v<Request, SceneRequest>) {
     request.on_done = [settler](SceneResult result) { settler->resolve(make_scene_result(std::move(result))); };
   } else if constexpr (std::is_same_v<Request, ScoreRequest>) {
-    request.on_done = [settler](std::vector<std::vector<float>> logprobs) { settler->resolve(make_float_arrays(std::move(logprobs))); };
+    request.on_done = [settler](std::vector<std::vector<float>> logprobs) {
+      settler->resolve(make_float_arrays(std::move(logprobs)));
+    };
   } else {
     request.on_done = [settler](GenerateResult result) { settler->resolve(make_generate_result(std::move(result))); };
     if (streams) request.on_tokens = [settler](const int32_t* ids, int64_t count) { settler->push_tokens(ids, count); };
@@ -271,7 +276,9 @@ Napi::Value ModelWrap::stats(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) { return from_plan(info.Env(), plan_); }
 
-Napi::Value ModelWrap::weight_cache(const Napi::CallbackInfo& info) { return from_cache_report(info.Env(), weight_cache_); }
+Napi::Value ModelWrap::weight_cache(const Napi::CallbackInfo& info) {
+  return from_cache_report(info.Env(), weight_cache_);
+}
 
 Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {
   return guarded_promise(info.Env(), [&]() -> Napi::Value {

@@ -55,7 +55,8 @@ bool is_handle(Napi::Value value, const napi_type_tag& tag) {
 }
 
 template <class T>
-std::shared_ptr<const T> from_handle(Napi::Value value, const napi_type_tag& tag, const std::string& name, const char* expected) {
+std::shared_ptr<const T> from_handle(Napi::Value value, const napi_type_tag& tag, const std::string& name,
+                                     const char* expected) {
   if (!is_handle(value, tag)) fail(name, expected);
   return value.As<Napi::External<Handle<T>>>().Data()->shared;
 }
@@ -88,13 +89,14 @@ Source to_source(Napi::Value value, const std::string& name) {
   source.width = fields.integer("width", 1, kMaxPixels);
   source.height = fields.integer("height", 1, kMaxPixels);
   if (!fits(source.width, source.height)) {
-    throw Error(Code::bad_view, text("%s: expected up to %lld pixels with edges of up to %lld, found %lld x %lld.", name.c_str(),
-                                     static_cast<long long>(kMaxPixels), static_cast<long long>(kMaxEdge),
+    throw Error(Code::bad_view, text("%s: expected up to %lld pixels with edges of up to %lld, found %lld x %lld.",
+                                     name.c_str(), static_cast<long long>(kMaxPixels), static_cast<long long>(kMaxEdge),
                                      static_cast<long long>(source.width), static_cast<long long>(source.height)));
   }
   source.owned = fields.boolean_or("owned", false);
   const Napi::Value rgb = fields.get("rgb");
-  if (!rgb.IsTypedArray() || rgb.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) fail(fields.path("rgb"), "a Uint8Array");
+  if (!rgb.IsTypedArray() || rgb.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    fail(fields.path("rgb"), "a Uint8Array");
   const std::string called = fields.has("name") ? fields.string("name") : name;
   source.bytes = std::make_shared<BorrowedBytes>(rgb.Env(), rgb, called);
   const auto expected = static_cast<size_t>(source.width * source.height * 3);
@@ -149,7 +151,8 @@ Napi::Value js_prepare_cells(const Napi::CallbackInfo& info) {
       Source source = to_source(picture, where);
       std::shared_ptr<const Label> label;
       const Fields fields(picture, where);
-      if (fields.has("label")) label = std::make_shared<const Label>(to_label(fields.get("label"), fields.path("label")));
+      if (fields.has("label"))
+        label = std::make_shared<const Label>(to_label(fields.get("label"), fields.path("label")));
       const std::shared_ptr<Rows> rows = source.open();
       const size_t at = made->size();
       made->emplace_back();
@@ -164,7 +167,8 @@ Napi::Value js_prepare_cells(const Napi::CallbackInfo& info) {
         if (napi_create_array_with_length(env, made->size(), &list) != napi_ok) return nullptr;
         for (size_t i = 0; i < made->size(); ++i) {
           const napi_value handle = make_handle<Pixels>((*made)[i], bytes, kCellTag)(env);
-          if (handle == nullptr || napi_set_element(env, list, static_cast<uint32_t>(i), handle) != napi_ok) return nullptr;
+          if (handle == nullptr || napi_set_element(env, list, static_cast<uint32_t>(i), handle) != napi_ok)
+            return nullptr;
         }
         return list;
       };
@@ -189,7 +193,8 @@ Napi::Value js_prepare_tiles(const Napi::CallbackInfo& info) {
     if (Fields(info[0], "image").has("cells")) {
       const auto canvas = to_canvas(info[0], "image");
       pixels = canvas;
-      for (int64_t i = 0; i < TileCutter::parts(grid, true); ++i) readers.push_back(std::make_unique<CanvasRows>(*canvas));
+      for (int64_t i = 0; i < TileCutter::parts(grid, true); ++i)
+        readers.push_back(std::make_unique<CanvasRows>(*canvas));
     } else {
       Source source = to_source(info[0], "image");
       if (!source.copy) work.borrowed.push_back(source.bytes);
@@ -241,7 +246,8 @@ std::shared_ptr<const Tiles> to_tiles(Napi::Value value, const std::string& name
   const int64_t count = fields.integer("tileCount", 1, kMaxTileCount), size = fields.integer("tileSize", 1, 16384);
   auto tiles = std::make_shared<Tiles>(count, size);
   const Napi::Value given = fields.get("tiles");
-  if (!given.IsTypedArray() || given.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) fail(fields.path("tiles"), "a Uint8Array");
+  if (!given.IsTypedArray() || given.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    fail(fields.path("tiles"), "a Uint8Array");
   const auto bytes = given.As<Napi::Uint8Array>();
   if (static_cast<int64_t>(bytes.ByteLength()) != count * tiles->tile_bytes()) {
     throw Error(Code::bad_view, text("%s: expected %lld bytes, found %zu.", fields.path("tiles").c_str(),

@@ -125,7 +125,8 @@ void BorrowedBytes::check() const {
   constexpr const char* kAdvice = "leave the buffer alone until the promise settles, or give a copy";
   if (!there) {
     throw Error(Code::bad_view,
-                text("%s: the buffer of its pixels was transferred or resized before they were read; %s.", name_.c_str(), kAdvice));
+                text("%s: the buffer of its pixels was transferred or resized before they were read; %s.",
+                     name_.c_str(), kAdvice));
   }
   if (sample_ != 0 && sample() != sample_) {
     throw Error(Code::bad_view, text("%s: its pixels were changed before they were read; %s.", name_.c_str(), kAdvice));

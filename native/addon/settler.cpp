@@ -105,7 +105,8 @@ void deliver(napi_env env, napi_value, void* data, void*) {
   }
   if (has_progress) {
     napi_value numbers[2];
-    if (napi_create_double(env, done, &numbers[0]) == napi_ok && napi_create_double(env, total, &numbers[1]) == napi_ok) {
+    if (napi_create_double(env, done, &numbers[0]) == napi_ok &&
+        napi_create_double(env, total, &numbers[1]) == napi_ok) {
       call_back(env, context, numbers, 2);
     }
   }
@@ -156,8 +157,8 @@ std::shared_ptr<Settler> Settler::create(Napi::Env env, SettlerSetup setup, Napi
   check(env, napi_create_promise(env, &context->deferred, &promise_value));
   if (!setup.keep_alive.IsEmpty()) check(env, napi_create_reference(env, setup.keep_alive, 1, &context->keep_alive));
   if (!setup.callback.IsEmpty()) check(env, napi_create_reference(env, setup.callback, 1, &context->callback));
-  check(env, napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, setup.name), 0, 1, context.get(),
-                                             finalize, context.get(), deliver, &state->tsfn));
+  check(env, napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, setup.name), 0, 1,
+                                             context.get(), finalize, context.get(), deliver, &state->tsfn));
   context.release();
   *promise = Napi::Promise(env, promise_value);
   return std::shared_ptr<Settler>(new Settler(std::move(state)));

@@ -20,10 +20,10 @@ namespace drivlm {
 using MakeValue = std::function<napi_value(napi_env)>;
 
 struct SettlerSetup {
-  const char* name;                      // for async_hooks
-  Napi::Object keep_alive;               // stays alive until the job is settled; may be empty
-  Napi::Function callback;               // gets tokens or progress; may be empty
-  std::function<void()> on_closed;       // JS thread, once: the job is settled or its environment is going
+  const char* name;                 // for async_hooks
+  Napi::Object keep_alive;          // stays alive until the job is settled; may be empty
+  Napi::Function callback;          // gets tokens or progress; may be empty
+  std::function<void()> on_closed;  // JS thread, once: the job is settled or its environment is going
 };
 
 class Settler {

@@ -17,7 +17,8 @@ MappedFile::MappedFile(const std::string& path, int64_t expected_bytes) : path_(
   if (fd < 0) {
     const bool full = errno == EMFILE || errno == ENFILE;  // no fault of the file
     throw Error(full ? Code::out_of_memory : Code::bad_weights,
-                path + ": cannot be opened (" + std::strerror(errno) + ")." + (full ? " Close some files, or raise the limit (ulimit -n)." : ""));
+                path + ": cannot be opened (" + std::strerror(errno) + ")." +
+                    (full ? " Close some files, or raise the limit (ulimit -n)." : ""));
   }
   struct stat info;
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -26,9 +27,9 @@ MappedFile::MappedFile(const std::string& path, int64_t expected_bytes) : path_(
   }
   if (info.st_size != expected_bytes || expected_bytes <= 0) {
     ::close(fd);
-    throw Error(Code::bad_weights, text("%s: expected %lld bytes as when its header was read, found %lld. Did something write to it?",
-                                        path.c_str(), static_cast<long long>(expected_bytes),
-                                        static_cast<long long>(info.st_size)));
+    throw Error(Code::bad_weights,
+                text("%s: expected %lld bytes as when its header was read, found %lld. Did something write to it?",
+                     path.c_str(), static_cast<long long>(expected_bytes), static_cast<long long>(info.st_size)));
   }
   void* address = ::mmap(nullptr, expected_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
   const int why = errno;

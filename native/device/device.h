@@ -30,11 +30,11 @@ enum class Use : uint8_t {
 enum class WeightFormat { bf16, int8, int4 };
 
 struct DeviceOptions {
-  std::string device = "cpu";  // cpu, cuda, cuda:N
-  DType precision = DType::bf16;  // of activations
-  int threads = 1;                // of the CPU backend
+  std::string device = "cpu";                 // cpu, cuda, cuda:N
+  DType precision = DType::bf16;              // of activations
+  int threads = 1;                            // of the CPU backend
   WeightFormat weights = WeightFormat::bf16;  // in precision bf16 only
-  bool int8_activations = false;  // of matrices in 8 bits, when there are many rows: vision and prefill
+  bool int8_activations = false;              // of matrices in 8 bits, when there are many rows: vision and prefill
 };
 
 // Owns bytes on a device; frees them when it goes.

@@ -23,7 +23,7 @@ struct AttentionSpan {
 
 struct AdamW {
   double learning_rate = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
-  int64_t step = 1;        // of bias correction, from 1
+  int64_t step = 1;           // of bias correction, from 1
   double gradient_scale = 1;  // what gradients are multiplied with first: clipping
 };
 
@@ -42,7 +42,8 @@ class Gradients {
   virtual void norm(Tensor dx, Tensor d_weight, Tensor d_bias, Tensor dy, Tensor x, const Norm& norm) = 0;
 
   // RMS norm of columns [first, first + width) of every row; `d` holds dy there and gets dx. x as it was before.
-  virtual void norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t first, int64_t width, Tensor weight, double eps) = 0;
+  virtual void norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t first, int64_t width, Tensor weight,
+                            double eps) = 0;
 
   // x += scale [dim] * y: dy from dx, which stays. scale may be empty.
   virtual void scale_add(Tensor dy, Tensor d_scale, Tensor dx, Tensor y, Tensor scale) = 0;
@@ -64,8 +65,8 @@ class Gradients {
 
   // Of Ops::rope_append's rotation, in place over the q and k columns of d_qkv. cos_sin as there. With per-head norms: qkv as it was before
   // them.
-  virtual void rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm, double eps,
-                    Tensor cos_sin, int64_t heads, int64_t kv_heads) = 0;
+  virtual void rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm,
+                    double eps, Tensor cos_sin, int64_t heads, int64_t kv_heads) = 0;
 
   // ---- moves ----
 
@@ -84,7 +85,8 @@ class Gradients {
   // ---- loss and update ----
 
   // losses[r] = weights[r] * cross-entropy of labels[r] under logits [rows, vocab], natural log; d_logits likewise, and may be logits.
-  virtual void cross_entropy(Tensor d_logits, double* losses, Tensor logits, const int32_t* labels, const double* weights) = 0;
+  virtual void cross_entropy(Tensor d_logits, double* losses, Tensor logits, const int32_t* labels,
+                             const double* weights) = 0;
 
   // The sum of squares, in f64.
   virtual double sum_of_squares(Tensor x) = 0;

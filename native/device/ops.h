@@ -9,16 +9,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/tensor.h"
 #include "device/device.h"
 #include "device/epilogue.h"
-#include "base/tensor.h"
 
 namespace drivlm {
 
 struct Norm {
-  Tensor weight;  // [dim]
-  Tensor bias;    // [dim]; empty for RMS norm
-  double eps = 0;  // taken in the type of the sums
+  Tensor weight;      // [dim]
+  Tensor bias;        // [dim]; empty for RMS norm
+  double eps = 0;     // taken in the type of the sums
   bool layer = true;  // LayerNorm, else RMS norm
 };
 
@@ -31,9 +31,9 @@ struct Kv {
 // Consecutive rows of one sequence in a forward pass. Row i of it stands at position past + i, attends to positions
 // 0..past + i of its own sequence, and is appended to the cache at past + i.
 struct Segment {
-  int64_t row, rows;         // rows [row, row + rows) of the batch
-  int64_t past;              // tokens already cached
-  int64_t first_page;        // its page table starts at Batch::pages[first_page]
+  int64_t row, rows;   // rows [row, row + rows) of the batch
+  int64_t past;        // tokens already cached
+  int64_t first_page;  // its page table starts at Batch::pages[first_page]
 };
 
 // One forward pass of the language model over any number of sequences.
@@ -54,12 +54,12 @@ struct PassLimits {
 struct SampleParams {
   float temperature = 0;  // 0 is greedy: the lowest id among the largest logits
   float top_p = 1;
-  double uniform = 0;          // [0, 1), drawn by the caller
-  int64_t vocab_limit = 0;     // ids from here on are never chosen
+  double uniform = 0;               // [0, 1), drawn by the caller
+  int64_t vocab_limit = 0;          // ids from here on are never chosen
   const int32_t* banned = nullptr;  // never chosen in this step
   int64_t banned_count = 0;
   const uint32_t* allowed = nullptr;  // bit set of ids that may be chosen, ceil(vocab / 32) words; null: all
-  int32_t forced = -1;         // take this id instead of choosing
+  int32_t forced = -1;                // take this id instead of choosing
   bool want_logprob = false;
 };
 

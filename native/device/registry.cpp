@@ -40,7 +40,9 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   if (const int index = cuda_index(options.device); index >= 0) {
 #if defined(DRIVLM_HAVE_CUDA)
     if (quantised) {
-      throw Error(Code::bad_argument, "The CUDA backend has no kernels for int8 or int4 weights yet. Load the model with weights 'bf16', or on the CPU.");
+      throw Error(
+          Code::bad_argument,
+          "The CUDA backend has no kernels for int8 or int4 weights yet. Load the model with weights 'bf16', or on the CPU.");
     }
     return cuda::make_device(index, options.precision);
 #else
@@ -55,7 +57,8 @@ SystemInfo system_info() {
   SystemInfo info;
   info.cpu_target = cpu::chosen_target().name;
   for (const cpu::Target& target : cpu::targets()) {
-    if (target.supported && &target != &cpu::targets().back()) info.cpu_features.push_back(target.name);  // the last is portable
+    if (target.supported && &target != &cpu::targets().back())
+      info.cpu_features.push_back(target.name);  // the last is portable
   }
 #if defined(DRIVLM_HAVE_CUDA)
   cuda::describe_system(info);

@@ -21,7 +21,7 @@ struct CudaDeviceInfo {
 // What this build and this machine can do; loads nothing.
 struct SystemInfo {
   std::vector<std::string> cpu_features;  // those the CPU backend has code for, and the machine has
-  std::string cpu_target;                   // the kernels it chose
+  std::string cpu_target;                 // the kernels it chose
   bool cuda_built = false;
   std::vector<CudaDeviceInfo> cuda_devices;
   std::string cuda_reason;  // why none is usable, a full sentence; empty when one is

@@ -17,7 +17,8 @@ int32_t greedy(const float* logits, int64_t limit, const SampleParams& params) {
   int32_t best = -1;
   for (int64_t i = 0; i < limit; ++i) {
     if (logits[i] != logits[i]) continue;
-    if ((best < 0 || logits[i] > logits[best]) && may_choose(params, static_cast<int32_t>(i))) best = static_cast<int32_t>(i);
+    if ((best < 0 || logits[i] > logits[best]) && may_choose(params, static_cast<int32_t>(i)))
+      best = static_cast<int32_t>(i);
   }
   return best;
 }

@@ -11,14 +11,14 @@ namespace drivlm {
 void validate(const Label& label) {
   const auto in_range = [](int64_t at) { return at >= -kMaxEdge && at <= kMaxEdge; };
   if (!fits(label.width, label.height) || !in_range(label.left) || !in_range(label.top)) {
-    throw Error(Code::bad_argument, text("A label of %lld x %lld at (%lld, %lld) is out of range.",
-                                         (long long)label.width, (long long)label.height, (long long)label.left,
-                                         (long long)label.top));
+    throw Error(Code::bad_argument,
+                text("A label of %lld x %lld at (%lld, %lld) is out of range.", (long long)label.width,
+                     (long long)label.height, (long long)label.left, (long long)label.top));
   }
   if (int64_t(label.mask.size()) != label.width * label.height) {
-    throw Error(Code::bad_argument, text("Label: expected %lld bytes for %lld x %lld, found %zu.",
-                                         (long long)(label.width * label.height), (long long)label.width,
-                                         (long long)label.height, label.mask.size()));
+    throw Error(Code::bad_argument,
+                text("Label: expected %lld bytes for %lld x %lld, found %zu.", (long long)(label.width * label.height),
+                     (long long)label.width, (long long)label.height, label.mask.size()));
   }
 }
 
@@ -54,9 +54,9 @@ void validate(const Canvas& canvas) {
   const int64_t width = canvas.cells.front()->width, height = canvas.cells.front()->height;
   for (const auto& cell : canvas.cells) {
     if (cell->width == width && cell->height == height) continue;
-    throw Error(Code::bad_argument, text("The cells of a canvas are of one size, found %lld x %lld beside %lld x %lld.",
-                                         (long long)cell->width, (long long)cell->height, (long long)width,
-                                         (long long)height));
+    throw Error(Code::bad_argument,
+                text("The cells of a canvas are of one size, found %lld x %lld beside %lld x %lld.",
+                     (long long)cell->width, (long long)cell->height, (long long)width, (long long)height));
   }
   if (canvas.columns > kMaxEdge || canvas.rows() > kMaxEdge || !fits(canvas.width(), canvas.height())) {
     throw Error(Code::bad_argument,

@@ -269,10 +269,12 @@ class AcrossRows {
 
 }  // namespace
 
-void resize_band(Rows& picture, int64_t width, int64_t height, int64_t first_row, int64_t last_row, const RowSink& sink) {
+void resize_band(Rows& picture, int64_t width, int64_t height, int64_t first_row, int64_t last_row,
+                 const RowSink& sink) {
   expect_size("picture to resize", picture.width, picture.height);
   expect_size("size to resize to", width, height);
-  if (first_row < 0 || last_row > height || first_row > last_row) throw Error(Code::internal, "The band is not of the picture.");
+  if (first_row < 0 || last_row > height || first_row > last_row)
+    throw Error(Code::internal, "The band is not of the picture.");
   const int64_t stride = width * 3;
   AcrossRows across(picture, width);
 
@@ -294,7 +296,8 @@ void resize_band(Rows& picture, int64_t width, int64_t height, int64_t first_row
   const auto ring_at = [&](int64_t row) { return &ring[(row % ring_rows) * stride]; };
 
   std::vector<const uint8_t*> rows(longest);
-  int64_t ready = first_row < last_row ? down.first[first_row] : 0;  // rows before it are in the ring, or needed no more
+  int64_t ready =
+      first_row < last_row ? down.first[first_row] : 0;  // rows before it are in the ring, or needed no more
   for (int64_t y = first_row; y < last_row; ++y) {
     const int64_t first = down.first[y], taps = down.count(y);
     while (ready < first + taps) {
@@ -312,9 +315,8 @@ void resize_band(Rows& picture, int64_t width, int64_t height, int64_t first_row
 Pixels resize(Rows& picture, int64_t width, int64_t height) {
   expect_size("size to resize to", width, height);
   Pixels result{std::vector<uint8_t>(width * height * 3), width, height};
-  resize_band(picture, width, height, 0, height, [&](int64_t y, const uint8_t* row) {
-    std::memcpy(&result.rgb[y * width * 3], row, width * 3);
-  });
+  resize_band(picture, width, height, 0, height,
+              [&](int64_t y, const uint8_t* row) { std::memcpy(&result.rgb[y * width * 3], row, width * 3); });
   return result;
 }
 

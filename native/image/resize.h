@@ -11,7 +11,8 @@ namespace drivlm {
 using RowSink = std::function<void(int64_t y, const uint8_t* row)>;
 
 // Rows [first_row, last_row) of `picture` resized to [height, width], in order. Bands of one picture give the bytes that the whole does.
-void resize_band(Rows& picture, int64_t width, int64_t height, int64_t first_row, int64_t last_row, const RowSink& sink);
+void resize_band(Rows& picture, int64_t width, int64_t height, int64_t first_row, int64_t last_row,
+                 const RowSink& sink);
 
 Pixels resize(Rows& picture, int64_t width, int64_t height);
 Pixels resize(const Pixels& picture, int64_t width, int64_t height);

@@ -12,14 +12,16 @@ namespace drivlm {
 namespace {
 
 void expect_tiles(int64_t count, int64_t size) {
-  if (count >= 1 && count <= kMaxTiles && size >= 1 && size <= kMaxEdge && count * size * size <= 16 * kMaxPixels) return;
+  if (count >= 1 && count <= kMaxTiles && size >= 1 && size <= kMaxEdge && count * size * size <= 16 * kMaxPixels)
+    return;
   throw Error(Code::bad_argument, text("Expected 1 to %lld tiles of 1 to %lld pixels, %lld in all, found %lld of %lld.",
                                        (long long)kMaxTiles, (long long)kMaxEdge, (long long)(16 * kMaxPixels),
                                        (long long)count, (long long)size));
 }
 
 const Grid& checked(const Grid& grid) {
-  if (grid.columns >= 1 && grid.rows >= 1 && grid.columns <= kMaxTiles && grid.rows <= kMaxTiles && grid.tiles() <= kMaxTiles) {
+  if (grid.columns >= 1 && grid.rows >= 1 && grid.columns <= kMaxTiles && grid.rows <= kMaxTiles &&
+      grid.tiles() <= kMaxTiles) {
     return grid;
   }
   throw Error(Code::bad_argument,
@@ -114,7 +116,8 @@ void TileCutter::grid_band(Rows& picture, int64_t first_row, int64_t last_row) {
 
 void TileCutter::thumbnail_band(Rows& picture, int64_t band) {
   const int64_t size = tiles_->size, last = tiles_->count - 1;
-  resize_band(picture, size, size, band_start(size, thumbnail_bands_, band), band_start(size, thumbnail_bands_, band + 1),
+  resize_band(picture, size, size, band_start(size, thumbnail_bands_, band),
+              band_start(size, thumbnail_bands_, band + 1),
               [&](int64_t y, const uint8_t* row) { std::memcpy(tiles_->tile(last) + y * size * 3, row, size * 3); });
   if (thumbnail_bands_left_.fetch_sub(1, std::memory_order_acq_rel) == 1) tiles_->hash(last);
 }

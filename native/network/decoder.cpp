@@ -5,8 +5,14 @@
 namespace drivlm {
 
 Decoder::Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t max_rows,
-                             int64_t max_logits, Arena& arena)
-    : config_(config), weights_(weights), device_(device), ops_(device.ops()), rope_(config.rope, config.head_dim), max_rows_(max_rows), max_logits_(max_logits) {
+                 int64_t max_logits, Arena& arena)
+    : config_(config),
+      weights_(weights),
+      device_(device),
+      ops_(device.ops()),
+      rope_(config.rope, config.head_dim),
+      max_rows_(max_rows),
+      max_logits_(max_logits) {
   const DType type = device.activation();
   x_ = arena.take(type, {max_rows, config.dim});
   h_ = arena.take(type, {max_rows, std::max(config.dim, config.q_dim())});
@@ -19,7 +25,9 @@ Decoder::Decoder(const LanguageConfig& config, const DecoderWeights& weights, De
 }
 
 namespace {
-Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) { return Tensor(scratch.data, scratch.dtype, {rows, cols}); }
+Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) {
+  return Tensor(scratch.data, scratch.dtype, {rows, cols});
+}
 }  // namespace
 
 // x = embedding rows of the ids, image tokens in the slots.
@@ -57,7 +65,8 @@ void Decoder::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
   // x = x + out(attention(rope(qkv(norm1(x)))))
   ops_.norm(h, x, w.norm1);
   ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Epilogue::store);
-  ops_.rope_append(qkv, w.q_norm, w.k_norm, config_.norm_eps, part(cos_sin_, rows, config_.head_dim), kv, layer, config_.heads, batch_);
+  ops_.rope_append(qkv, w.q_norm, w.k_norm, config_.norm_eps, part(cos_sin_, rows, config_.head_dim), kv, layer,
+                   config_.heads, batch_);
   ops_.attention_cached(attended, qkv, kv, layer, config_.heads, batch_);
   ops_.linear_add(x, attended, *w.out, {}, {}, y);
 
@@ -68,7 +77,8 @@ void Decoder::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
   if (probe) probe->take("llm.layer" + std::to_string(layer), x);
 }
 
-Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, const std::function<void()>& keep_going) {
+Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
+                        const std::function<void()>& keep_going) {
   const int64_t page_tokens = kv.shape.page_tokens;
   batch_.segments.clear();
   batch_.pages.clear();
@@ -76,7 +86,8 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, c
   for (const Chunk& chunk : chunks) {
     const int64_t past = chunk.sequence->length;
     const int64_t pages = (past + chunk.rows + page_tokens - 1) / page_tokens;
-    if (pages > static_cast<int64_t>(chunk.sequence->pages.size())) throw Error(Code::internal, "forward: pages were not reserved");
+    if (pages > static_cast<int64_t>(chunk.sequence->pages.size()))
+      throw Error(Code::internal, "forward: pages were not reserved");
     batch_.segments.push_back({batch_.rows, chunk.rows, past, static_cast<int64_t>(batch_.pages.size())});
     batch_.pages.insert(batch_.pages.end(), chunk.sequence->pages.begin(), chunk.sequence->pages.begin() + pages);
     batch_.rows += chunk.rows;

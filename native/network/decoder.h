@@ -20,19 +20,19 @@ constexpr int64_t kRopePerRow = -1;
 
 // Rows of one sequence for one forward pass.
 struct Chunk {
-  const Sequence* sequence;    // pages reserved for length + rows
-  const int32_t* ids;          // [rows]; -1 takes the next image token
+  const Sequence* sequence;  // pages reserved for length + rows
+  const int32_t* ids;        // [rows]; -1 takes the next image token
   int64_t rows;
-  Tensor image_tokens;         // [slots in ids, dim], when ids has slots
-  int64_t rope_regime;         // of all rows: a prompt's; or kRopePerRow: each row's own length decides, as while decoding
-  Logits logits;               // of which of its rows
+  Tensor image_tokens;  // [slots in ids, dim], when ids has slots
+  int64_t rope_regime;  // of all rows: a prompt's; or kRopePerRow: each row's own length decides, as while decoding
+  Logits logits;        // of which of its rows
 };
 
 class Decoder {
  public:
   // Takes scratch for passes of `max_rows` rows and `max_logits` rows of logits.
   Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t max_rows,
-                int64_t max_logits, Arena& arena);
+          int64_t max_logits, Arena& arena);
 
   int64_t max_rows() const { return max_rows_; }
   int64_t max_logits() const { return max_logits_; }

@@ -12,9 +12,9 @@ void require(bool ok, const char* field, const char* expected, double found) {
 
 void require_range(const char* field, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high) {
-    throw Error(Code::bad_checkpoint, text("network.%s: expected %lld to %lld, found %lld.", field,
-                                           static_cast<long long>(low), static_cast<long long>(high),
-                                           static_cast<long long>(value)));
+    throw Error(Code::bad_checkpoint,
+                text("network.%s: expected %lld to %lld, found %lld.", field, static_cast<long long>(low),
+                     static_cast<long long>(high), static_cast<long long>(value)));
   }
 }
 

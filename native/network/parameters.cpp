@@ -13,7 +13,9 @@ using Part = Parameter::Part;
 class Table {
  public:
   // Where the rows that follow belong: their prefix, use and layer.
-  void enter(std::string prefix, Use use, int64_t layer = -1) { prefix_ = std::move(prefix), use_ = use, layer_ = layer; }
+  void enter(std::string prefix, Use use, int64_t layer = -1) {
+    prefix_ = std::move(prefix), use_ = use, layer_ = layer;
+  }
 
   void row(const std::string& name, std::vector<int64_t> shape, Kind kind, Part part) {
     rows_.push_back({prefix_ + name, std::move(shape), kind, part, use_, false, false, layer_});

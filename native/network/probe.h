@@ -27,7 +27,8 @@ using Probes = std::map<std::string, ProbeTensor>;
 
 class Probe {
  public:
-  Probe(Device& device, std::vector<std::string> names, Probes& out) : device_(device), names_(std::move(names)), out_(out) {}
+  Probe(Device& device, std::vector<std::string> names, Probes& out)
+      : device_(device), names_(std::move(names)), out_(out) {}
 
   bool wants(const std::string& name) const;
 

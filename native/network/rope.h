@@ -27,8 +27,8 @@ class Rope {
 
   RopeConfig config_;
   int64_t half_;
-  std::vector<float> base_;            // regime 0
-  mutable std::vector<float> other_;   // the last other regime asked for
+  std::vector<float> base_;           // regime 0
+  mutable std::vector<float> other_;  // the last other regime asked for
   mutable int64_t other_regime_ = 0;
 };
 

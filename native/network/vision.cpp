@@ -4,9 +4,15 @@
 
 namespace drivlm {
 
-VisionEncoder::VisionEncoder(const NetworkDescription& network, const VisionWeights& vision, const ProjectorWeights& projector,
-                             Ops& ops, DType activation, int64_t max_tiles, Arena& arena)
-    : config_(network.vision), projector_config_(network.projector), vision_(vision), projector_(projector), ops_(ops), max_tiles_(max_tiles) {
+VisionEncoder::VisionEncoder(const NetworkDescription& network, const VisionWeights& vision,
+                             const ProjectorWeights& projector, Ops& ops, DType activation, int64_t max_tiles,
+                             Arena& arena)
+    : config_(network.vision),
+      projector_config_(network.projector),
+      vision_(vision),
+      projector_(projector),
+      ops_(ops),
+      max_tiles_(max_tiles) {
   const int64_t rows = max_tiles * config_.positions(), dim = config_.dim;
   const int64_t tokens = max_tiles * config_.tile_tokens();
   x_ = arena.take(activation, {rows, dim});
@@ -19,7 +25,9 @@ VisionEncoder::VisionEncoder(const NetworkDescription& network, const VisionWeig
 
 namespace {
 // The first rows of a scratch tensor under a narrower shape.
-Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) { return Tensor(scratch.data, scratch.dtype, {rows, cols}); }
+Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) {
+  return Tensor(scratch.data, scratch.dtype, {rows, cols});
+}
 }  // namespace
 
 // x = [class; conv14(tiles)] + positions

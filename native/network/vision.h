@@ -2,8 +2,8 @@
 #pragma once
 
 #include "device/arena.h"
-#include "network/description.h"
 #include "device/ops.h"
+#include "network/description.h"
 #include "network/probe.h"
 #include "network/weights.h"
 
@@ -12,8 +12,8 @@ namespace drivlm {
 class VisionEncoder {
  public:
   // Takes scratch for `max_tiles` tiles at a time.
-  VisionEncoder(const NetworkDescription& network, const VisionWeights& vision, const ProjectorWeights& projector, Ops& ops,
-                DType activation, int64_t max_tiles, Arena& arena);
+  VisionEncoder(const NetworkDescription& network, const VisionWeights& vision, const ProjectorWeights& projector,
+                Ops& ops, DType activation, int64_t max_tiles, Arena& arena);
 
   int64_t max_tiles() const { return max_tiles_; }
 

@@ -35,10 +35,16 @@ void widen(float* out, const char* bytes, DType dtype, int64_t count) {
 // Hands out the tensors of a source by the rows of the table of parameters: each row once, none left over.
 class Loader {
  public:
-  Loader(const ModelSource& source, PackedStore* store, Device& device, const std::function<void(int64_t, int64_t)>& progress,
-         const std::atomic<bool>& cancel, Weights& weights)
-      : store_(store), device_(device), progress_(progress), cancel_(cancel), files_(weights.files), widened_(weights.widened) {
-    if (source.files.size() != source.file_bytes.size()) throw Error(Code::bad_argument, "files and fileBytes differ in length.");
+  Loader(const ModelSource& source, PackedStore* store, Device& device,
+         const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel, Weights& weights)
+      : store_(store),
+        device_(device),
+        progress_(progress),
+        cancel_(cancel),
+        files_(weights.files),
+        widened_(weights.widened) {
+    if (source.files.size() != source.file_bytes.size())
+      throw Error(Code::bad_argument, "files and fileBytes differ in length.");
     for (size_t i = 0; i < source.files.size(); ++i) {
       files_.push_back(std::make_unique<MappedFile>(source.files[i], source.file_bytes[i]));
     }
@@ -55,13 +61,15 @@ class Loader {
       }
       const TensorSource& tensor = *found->second;
       if (tensor.shape != parameter.shape) {
-        throw Error(Code::bad_weights, text("%s: expected %s %s, found %s %s.", parameter.role.c_str(), dtype_name(tensor.dtype),
-                                            shape_text(parameter.shape).c_str(), dtype_name(tensor.dtype), shape_text(tensor.shape).c_str()));
+        throw Error(Code::bad_weights, text("%s: expected %s %s, found %s %s.", parameter.role.c_str(),
+                                            dtype_name(tensor.dtype), shape_text(parameter.shape).c_str(),
+                                            dtype_name(tensor.dtype), shape_text(tensor.shape).c_str()));
       }
       given.erase(found);
       waiting_.emplace(tensor.role, Row{std::move(parameter), &tensor});
     }
-    if (!given.empty()) throw Error(Code::bad_weights, given.begin()->first + ": the network has no use for this tensor.");
+    if (!given.empty())
+      throw Error(Code::bad_weights, given.begin()->first + ": the network has no use for this tensor.");
   }
 
   // A parameter that this network has. What is asked for without `has` must be there.
@@ -146,14 +154,17 @@ class Loader {
   void check(const TensorSource& tensor) const {
     auto fail = [&](const std::string& why) { throw Error(Code::bad_weights, tensor.role + ": " + why); };
     if (tensor.shape.empty() || tensor.shape.size() > 2) fail("expected one or two dimensions.");
-    if (tensor.dtype != DType::f32 && tensor.dtype != DType::f16 && tensor.dtype != DType::bf16) fail("expected f32, f16 or bf16.");
+    if (tensor.dtype != DType::f32 && tensor.dtype != DType::f16 && tensor.dtype != DType::bf16)
+      fail("expected f32, f16 or bf16.");
     for (int64_t dim : tensor.shape) {
       if (dim < 1 || dim > (int64_t{1} << 31)) fail("dimension " + std::to_string(dim) + " is out of range.");
     }
     int64_t rows = 0;
     for (const TensorSpan& span : tensor.spans) {
-      if (span.file < 0 || span.file >= static_cast<int64_t>(files_.size())) fail("a span names file " + std::to_string(span.file) + ".");
-      if (span.dtype != tensor.dtype && tensor.dtype != DType::f32) fail("only a tensor of f32 may have rows of another type.");
+      if (span.file < 0 || span.file >= static_cast<int64_t>(files_.size()))
+        fail("a span names file " + std::to_string(span.file) + ".");
+      if (span.dtype != tensor.dtype && tensor.dtype != DType::f32)
+        fail("only a tensor of f32 may have rows of another type.");
       const MappedFile& file = *files_[span.file];
       const int64_t row_bytes = row_bytes_of(tensor, span);
       if (span.rows < 1 || span.rows > tensor.shape[0]) fail("a span of " + std::to_string(span.rows) + " rows.");
@@ -170,7 +181,8 @@ class Loader {
   Row take(const std::string& role) {
     if (cancel_) throw Error(Code::aborted, "Loading was aborted.");
     const auto found = waiting_.find(role);
-    if (found == waiting_.end()) throw Error(Code::internal, role + ": loaded twice, or not in the table of parameters.");
+    if (found == waiting_.end())
+      throw Error(Code::internal, role + ": loaded twice, or not in the table of parameters.");
     const Row row = std::move(found->second);
     waiting_.erase(found);
     return row;
@@ -179,7 +191,8 @@ class Loader {
   // Rows of several dtypes, as q and v of a merged adapter beside k, become one f32 tensor of our own.
   HostTensor host(const Row& row) {
     const TensorSource& tensor = *row.tensor;
-    HostTensor out{row.parameter.role, tensor.dtype, row.parameter.rows(), row.parameter.cols(), {}, row.parameter.use, store_};
+    HostTensor out{row.parameter.role, tensor.dtype, row.parameter.rows(), row.parameter.cols(), {},
+                   row.parameter.use,  store_};
     if (!one_dtype(tensor)) {
       auto values = std::make_unique<float[]>(row.parameter.count());
       gather(tensor, values.get());
@@ -196,10 +209,13 @@ class Loader {
 
   static int64_t cols_of(const TensorSource& tensor) { return tensor.shape.size() == 2 ? tensor.shape[1] : 1; }
 
-  static int64_t row_bytes_of(const TensorSource& tensor, const TensorSpan& span) { return cols_of(tensor) * dtype_bytes(span.dtype); }
+  static int64_t row_bytes_of(const TensorSource& tensor, const TensorSpan& span) {
+    return cols_of(tensor) * dtype_bytes(span.dtype);
+  }
 
   static bool one_dtype(const TensorSource& tensor) {
-    return std::all_of(tensor.spans.begin(), tensor.spans.end(), [&](const TensorSpan& span) { return span.dtype == tensor.dtype; });
+    return std::all_of(tensor.spans.begin(), tensor.spans.end(),
+                       [&](const TensorSpan& span) { return span.dtype == tensor.dtype; });
   }
 
   // out = the tensor's rows as f32, in order.
@@ -217,8 +233,10 @@ class Loader {
     gather(*row.tensor, values.data());
     for (size_t i = 0; i < values.size(); ++i) {
       if (std::isfinite(values[i])) continue;
-      throw Error(Code::bad_weights, text("%s: expected finite numbers, found %g at %zu. The weights are damaged; download or save them again.",
-                                          row.parameter.role.c_str(), values[i], i));
+      throw Error(
+          Code::bad_weights,
+          text("%s: expected finite numbers, found %g at %zu. The weights are damaged; download or save them again.",
+               row.parameter.role.c_str(), values[i], i));
     }
   }
 
@@ -231,7 +249,8 @@ class Loader {
       passing_.erase(own);
     }
     if (!keeps || !one_dtype(tensor)) {
-      for (const TensorSpan& span : tensor.spans) files_[span.file]->drop(span.offset, span.rows * row_bytes_of(tensor, span));
+      for (const TensorSpan& span : tensor.spans)
+        files_[span.file]->drop(span.offset, span.rows * row_bytes_of(tensor, span));
     }
     report(row);
   }
@@ -257,8 +276,9 @@ VisionWeights load_vision(Loader& load, const VisionConfig& c) {
   w.class_embedding = load.vector("vision.class_embedding");
   w.patch = load.matrix("vision.patch.weight");
   w.patch_bias = load.vector("vision.patch.bias");
-  w.positions = load.derived(kPositionTable, resize_positions(load.values(kPositionTable), c.position_grid, c.grid(), c.dim))
-                    .reshaped({c.positions(), c.dim});
+  w.positions =
+      load.derived(kPositionTable, resize_positions(load.values(kPositionTable), c.position_grid, c.grid(), c.dim))
+          .reshaped({c.positions(), c.dim});
   // Blocks past output_layer never run, but their tensors are part of the checkpoint and are checked.
   for (int64_t i = 0; i < c.layers; ++i) {
     const std::string at = "vision.layers." + std::to_string(i) + ".";
@@ -328,7 +348,9 @@ Weights load_weights(const ModelSource& source, PackedStore* store, Device& devi
   for (const auto& file : w.files) {
     if (auto shared = device.share(file->data(), file->bytes())) w.shared.push_back(std::move(shared));
   }
-  if (w.shared.empty()) device.reserve_weights(weights_bytes(source.network, device, source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype));
+  if (w.shared.empty())
+    device.reserve_weights(
+        weights_bytes(source.network, device, source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype));
   w.vision = load_vision(load, source.network.vision);
   w.projector = load_projector(load, source.network.projector);
   w.decoder = load_decoder(load, source.network.language);
@@ -345,7 +367,8 @@ size_t weights_bytes(const NetworkDescription& n, const Device& device, DType st
     } else if (p.kind == Parameter::Kind::vector) {
       bytes += device.vector_bytes(p.count());
     } else if (p.kind == Parameter::Kind::table) {
-      bytes += p.also_head ? device.tied_bytes(p.rows(), p.cols(), stored) : device.table_bytes(p.rows(), p.cols(), stored);
+      bytes +=
+          p.also_head ? device.tied_bytes(p.rows(), p.cols(), stored) : device.table_bytes(p.rows(), p.cols(), stored);
     } else if (p.joins_next) {
       joined_rows = p.rows();
     } else {

@@ -6,10 +6,10 @@
 #include <memory>
 #include <vector>
 
-#include "network/description.h"
-#include "device/device.h"
 #include "base/mapped_file.h"
+#include "device/device.h"
 #include "device/ops.h"
+#include "network/description.h"
 
 namespace drivlm {
 
@@ -51,7 +51,7 @@ struct DecoderWeights {
 struct Weights {
   std::vector<std::unique_ptr<MappedFile>> files;
   std::vector<std::unique_ptr<float[]>> widened;  // tensors of several dtypes that the device reads in place
-  std::vector<std::unique_ptr<Memory>> shared;  // files that the device reads in place; they go before the files do
+  std::vector<std::unique_ptr<Memory>> shared;    // files that the device reads in place; they go before the files do
   VisionWeights vision;
   ProjectorWeights projector;
   DecoderWeights decoder;

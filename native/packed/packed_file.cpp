@@ -50,7 +50,8 @@ Hash128 checksum_of(const void* data, size_t bytes) {
     uint64_t words[8];
     std::memcpy(words, from, sizeof words);
     for (int lane = 0; lane < 4; ++lane) {
-      const auto product = static_cast<unsigned __int128>(words[2 * lane] ^ lanes[lane]) * (words[2 * lane + 1] ^ 0xd1b54a32d192ed03);
+      const auto product =
+          static_cast<unsigned __int128>(words[2 * lane] ^ lanes[lane]) * (words[2 * lane + 1] ^ 0xd1b54a32d192ed03);
       lanes[lane] = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64) ^ words[2 * lane];
     }
   }
@@ -125,7 +126,9 @@ class TemporaryFile {
     if (entries == nullptr) return;
     while (const dirent* entry = ::readdir(entries)) {
       const std::string name = entry->d_name;
-      if (name.size() != prefix.size() + 16 + sizeof kEnding - 1 || name.rfind(prefix, 0) != 0 || !name.ends_with(kEnding)) continue;
+      if (name.size() != prefix.size() + 16 + sizeof kEnding - 1 || name.rfind(prefix, 0) != 0 ||
+          !name.ends_with(kEnding))
+        continue;
       const std::string left = folder + "/" + name;
       const int fd = ::open(left.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
       if (fd < 0) continue;
@@ -153,7 +156,8 @@ class TemporaryFile {
 WeightCache::WeightCache(const WeightCachePlace& place) : place_(place) {
   if (!on()) return;
   if (place.key.size() != kKeyBytes) {
-    throw Error(Code::bad_argument, text("Expected %zu characters for the key of the weight cache, received %zu.", kKeyBytes, place.key.size()));
+    throw Error(Code::bad_argument, text("Expected %zu characters for the key of the weight cache, received %zu.",
+                                         kKeyBytes, place.key.size()));
   }
   struct stat info;
   if (::stat(place.file.c_str(), &info) != 0 && errno == ENOENT) return;
@@ -176,7 +180,8 @@ std::string WeightCache::parse(const MappedFile& file) {
   std::memcpy(&header, file.data(), sizeof header);
   if (header.magic != kMagic) return file.path() + " is no weight cache of this version.";
   if (header.file_bytes != file_bytes) {
-    return damaged + text("its header says %llu bytes, it has %llu.", static_cast<unsigned long long>(header.file_bytes),
+    return damaged + text("its header says %llu bytes, it has %llu.",
+                          static_cast<unsigned long long>(header.file_bytes),
                           static_cast<unsigned long long>(file_bytes));
   }
   if (header.entries > kMaxEntries || file_bytes < directory_bytes(header.entries) + sizeof(Hash128)) {
@@ -208,7 +213,8 @@ std::unique_ptr<Memory> WeightCache::find(const std::string& name, const PackedF
   const bool fits = found != places_.end() && found->second.form == form && found->second.bytes == bytes;
   const char* data = fits ? mapped_->data() + found->second.offset : nullptr;
   if (!fits || checksum_of(data, bytes) != found->second.checksum) {
-    reason_ = place_.file + " is damaged: " + name + (fits ? " is not what was written." : " is not in it as expected.");
+    reason_ =
+        place_.file + " is damaged: " + name + (fits ? " is not what was written." : " is not in it as expected.");
     return nullptr;
   }
   kept_.push_back({name, form, data, bytes, found->second.checksum, true});
@@ -242,7 +248,8 @@ void WeightCache::write(const std::atomic<bool>& cancel) const {
   char* to = directory.data() + sizeof(Header);
   for (const Kept& one : kept_) {
     Entry entry{};
-    if (one.name.size() >= sizeof entry.name) throw Error(Code::internal, one.name + ": too long a name for the weight cache.");
+    if (one.name.size() >= sizeof entry.name)
+      throw Error(Code::internal, one.name + ": too long a name for the weight cache.");
     std::memcpy(entry.name, one.name.data(), one.name.size());
     entry.form = one.form;
     entry.offset = end;

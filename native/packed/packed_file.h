@@ -21,9 +21,9 @@
 #include <string>
 #include <vector>
 
-#include "device/device.h"
 #include "base/hash.h"
 #include "base/mapped_file.h"
+#include "device/device.h"
 
 namespace drivlm {
 

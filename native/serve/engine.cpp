@@ -1,7 +1,7 @@
 #include "serve/engine.h"
 
-#include "serve/engine_impl.h"
 #include "device/registry.h"
+#include "serve/engine_impl.h"
 
 namespace drivlm {
 
@@ -23,15 +23,17 @@ int64_t most_tiles(const NetworkDescription& network, const EngineOptions& optio
 void check_options(const EngineOptions& o) {
   auto range = [](const char* name, int64_t value, int64_t low, int64_t high) {
     if (value < low || value > high) {
-      throw Error(Code::bad_argument, text("Expected %lld to %lld for options.%s, received %lld.", static_cast<long long>(low),
-                                           static_cast<long long>(high), name, static_cast<long long>(value)));
+      throw Error(Code::bad_argument,
+                  text("Expected %lld to %lld for options.%s, received %lld.", static_cast<long long>(low),
+                       static_cast<long long>(high), name, static_cast<long long>(value)));
     }
   };
   range("threads", o.threads, 1, 1024);
   range("maxContext", o.max_context, 16, 1 << 20);
   if (o.kv_tokens < 16 || o.kv_tokens > int64_t{1} << 28) {
-    throw Error(Code::bad_argument, text("options.kvMemory holds %lld tokens; expected room for 16 to %lld.", static_cast<long long>(o.kv_tokens),
-                                         static_cast<long long>(int64_t{1} << 28)));
+    throw Error(Code::bad_argument,
+                text("options.kvMemory holds %lld tokens; expected room for 16 to %lld.",
+                     static_cast<long long>(o.kv_tokens), static_cast<long long>(int64_t{1} << 28)));
   }
   range("maxBatch", o.max_batch, 1, 256);
   range("visionCache", o.vision_cache_bytes, 0, int64_t{1} << 40);
@@ -59,15 +61,17 @@ MemoryPlan make_plan(const NetworkDescription& network, const EngineOptions& opt
   return plan;
 }
 
-DType stored_type(const ModelSource& source) { return source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype; }
+DType stored_type(const ModelSource& source) {
+  return source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype;
+}
 
 int64_t total_bytes(const MemoryPlan& plan) { return plan.weights_bytes + plan.kv_bytes + plan.arena_bytes; }
 
 std::string mib(int64_t bytes) { return text("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
 
 // Settings under which the model fits into `room` bytes, one of which is enough.
-std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, const NetworkDescription& network, const EngineOptions& options,
-                                        Device& device, DType stored) {
+std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, const NetworkDescription& network,
+                                        const EngineOptions& options, Device& device, DType stored) {
   std::vector<std::string> settings;
   const int64_t page_bytes = plan.kv_bytes_per_token * plan.page_tokens;
   if (const int64_t pages = (room - plan.weights_bytes - plan.arena_bytes) / page_bytes; pages >= 1) {
@@ -79,8 +83,8 @@ std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, co
   for (other.max_context /= 2; other.max_context >= 256; other.max_context /= 2) {
     other.kv_tokens = std::min(options.kv_tokens, 2 * other.max_context);
     if (!fits(device)) continue;
-    settings.push_back(text("maxContext: %lld with a KV cache of %lld tokens", static_cast<long long>(other.max_context),
-                            static_cast<long long>(other.kv_tokens)));
+    settings.push_back(text("maxContext: %lld with a KV cache of %lld tokens",
+                            static_cast<long long>(other.max_context), static_cast<long long>(other.kv_tokens)));
     break;
   }
   other = options;
@@ -97,22 +101,27 @@ std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, co
 }
 
 // The plan, if it keeps to maxMemory and to what the device has left. Throws OUT_OF_MEMORY.
-MemoryPlan check_budget(const MemoryPlan& plan, const NetworkDescription& network, const EngineOptions& options, Device& device, DType stored) {
+MemoryPlan check_budget(const MemoryPlan& plan, const NetworkDescription& network, const EngineOptions& options,
+                        Device& device, DType stored) {
   const int64_t own = device.own_bytes(), free = std::min<size_t>(device.free_bytes(), INT64_MAX / 2) + own;
   const bool asked = options.max_memory_bytes > 0 && options.max_memory_bytes < free;
   const int64_t room = asked ? options.max_memory_bytes : free, missing = total_bytes(plan) - room;
   if (missing <= 0) return plan;
   std::string fit;
-  for (const std::string& setting : what_would_fit(plan, room, network, options, device, stored)) fit += (fit.empty() ? "" : "; or ") + setting;
-  throw Error(Code::out_of_memory,
-              text("The model takes %s on %s (weights %s, KV cache %s, scratch %s); %s %s, %s are missing. %s%s.", mib(total_bytes(plan)).c_str(),
-                   options.device.c_str(), mib(plan.weights_bytes).c_str(), mib(plan.kv_bytes).c_str(), mib(plan.arena_bytes).c_str(),
-                   asked ? "options.maxMemory allows" : "the device has", mib(room).c_str(), mib(missing).c_str(),
-                   fit.empty() ? "No smaller cache or context makes it fit: load a smaller model" : "It would fit with ", fit.c_str()));
+  for (const std::string& setting : what_would_fit(plan, room, network, options, device, stored))
+    fit += (fit.empty() ? "" : "; or ") + setting;
+  throw Error(
+      Code::out_of_memory,
+      text("The model takes %s on %s (weights %s, KV cache %s, scratch %s); %s %s, %s are missing. %s%s.",
+           mib(total_bytes(plan)).c_str(), options.device.c_str(), mib(plan.weights_bytes).c_str(),
+           mib(plan.kv_bytes).c_str(), mib(plan.arena_bytes).c_str(),
+           asked ? "options.maxMemory allows" : "the device has", mib(room).c_str(), mib(missing).c_str(),
+           fit.empty() ? "No smaller cache or context makes it fit: load a smaller model" : "It would fit with ",
+           fit.c_str()));
 }
 
-Weights load_through_cache(const ModelSource& source, const WeightCachePlace& place, Device& device, const Progress& progress,
-                             const std::atomic<bool>& cancel, WeightCacheReport& report) {
+Weights load_through_cache(const ModelSource& source, const WeightCachePlace& place, Device& device,
+                           const Progress& progress, const std::atomic<bool>& cancel, WeightCacheReport& report) {
   WeightCache cache(place);
   Weights weights = load_weights(source, &cache, device, progress, cancel);
   report = cache.finish(cancel);
@@ -121,10 +130,13 @@ Weights load_through_cache(const ModelSource& source, const WeightCachePlace& pl
 
 }  // namespace
 
-Workspace::Workspace(const NetworkDescription& network, const Weights& weights, Device& device, const EngineOptions& options, Arena& arena)
+Workspace::Workspace(const NetworkDescription& network, const Weights& weights, Device& device,
+                     const EngineOptions& options, Arena& arena)
     : vision(network, weights.vision, weights.projector, device.ops(), device.activation(),
-             std::clamp<int64_t>(device.vision_rows() / network.vision.positions(), 1, most_tiles(network, options)), arena),
-      language(network.language, weights.decoder, device, std::max(device.prefill_rows(), options.max_batch), std::max(kLogitRows, options.max_batch), arena) {
+             std::clamp<int64_t>(device.vision_rows() / network.vision.positions(), 1, most_tiles(network, options)),
+             arena),
+      language(network.language, weights.decoder, device, std::max(device.prefill_rows(), options.max_batch),
+               std::max(kLogitRows, options.max_batch), arena) {
   const int64_t size = network.vision.tile_size, dim = network.language.dim;
   tiles = arena.take(DType::u8, {vision.max_tiles(), size, size, 3});
   image_tokens = arena.take(device.activation(), {most_tiles(network, options) * network.vision.tile_tokens(), dim});
@@ -138,7 +150,8 @@ EngineImpl::EngineImpl(const ModelSource& source, const EngineOptions& options, 
     : network_(source.network),
       options_(options),
       device_(make_device(options)),
-      plan_(check_budget(make_plan(network_, options, *device_, stored_type(source)), network_, options, *device_, stored_type(source))),
+      plan_(check_budget(make_plan(network_, options, *device_, stored_type(source)), network_, options, *device_,
+                         stored_type(source))),
       arena_memory_(device_->allocate(plan_.arena_bytes - device_->own_bytes(), "The arena")),
       kv_memory_(device_->allocate(plan_.kv_bytes, "The KV cache")),
       weights_(load_through_cache(source, options.weight_cache, *device_, progress, cancel, weight_cache_)),
@@ -200,7 +213,8 @@ void EngineImpl::submit(ScoreRequest request) {
         if (lost_) throw *lost_;
         const ScoreRequest& r = job->request;
         check_ids(r.ids);
-        if (r.continuations.empty() || r.continuations.size() > 4096) throw Error(Code::bad_argument, "Expected 1 to 4096 continuations.");
+        if (r.continuations.empty() || r.continuations.size() > 4096)
+          throw Error(Code::bad_argument, "Expected 1 to 4096 continuations.");
         if (r.vocab_limit < 1) throw Error(Code::bad_argument, "vocabLimit must be at least 1.");
         size_t longest = 0;
         for (const auto& continuation : r.continuations) {
@@ -210,8 +224,10 @@ void EngineImpl::submit(ScoreRequest request) {
         }
         fork_scene(*job, r.scene, r.ids);
         if (job->sequence.length + job->prompt.left() + static_cast<int64_t>(longest) > options_.max_context) {
-          throw Error(Code::context_overflow, text("The longest choice takes %zu tokens, which do not fit beside the question into a context of %lld.",
-                                                   longest, static_cast<long long>(options_.max_context)));
+          throw Error(
+              Code::context_overflow,
+              text("The longest choice takes %zu tokens, which do not fit beside the question into a context of %lld.",
+                   longest, static_cast<long long>(options_.max_context)));
         }
         scoring_.push_back(std::move(job));
       },
@@ -224,7 +240,8 @@ void EngineImpl::submit(ScoreRequest request) {
 
 void EngineImpl::check_ids(const std::vector<int32_t>& ids) const {
   for (int32_t id : ids) {
-    if (id < 0 || id >= network_.language.vocab) throw Error(Code::bad_argument, text("Token id %d is outside the vocabulary.", id));
+    if (id < 0 || id >= network_.language.vocab)
+      throw Error(Code::bad_argument, text("Token id %d is outside the vocabulary.", id));
   }
 }
 
@@ -244,11 +261,13 @@ void EngineImpl::fork_scene(Question& question, int64_t scene_id, const std::vec
   question.prompt.ids.insert(question.prompt.ids.end(), ids.begin(), ids.end());
   if (question.prompt.ids.empty()) throw Error(Code::bad_argument, "A question needs at least one token.");
   if (question.sequence.length + question.prompt.left() >= options_.max_context) {
-    throw Error(Code::context_overflow,
-                text("The question takes %zu tokens beside %lld of the scene; the context holds %lld, and an answer needs room. "
-                     "Ask a shorter question, or load the model with a larger maxContext.",
-                     question.prompt.ids.size(), static_cast<long long>(question.sequence.length),
-                     static_cast<long long>(options_.max_context)));
+    throw Error(
+        Code::context_overflow,
+        text(
+            "The question takes %zu tokens beside %lld of the scene; the context holds %lld, and an answer needs room. "
+            "Ask a shorter question, or load the model with a larger maxContext.",
+            question.prompt.ids.size(), static_cast<long long>(question.sequence.length),
+            static_cast<long long>(options_.max_context)));
   }
 }
 
@@ -266,11 +285,13 @@ bool EngineImpl::reserve(Question& question, int64_t extra_tokens, const char* w
   question.prompt.rope_regime = regime;
   if (cache_.reserve(question.sequence, total + extra_tokens)) return true;
   if (others_hold_pages) return false;
-  throw Error(Code::out_of_memory,
-              text("%s needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, ask for fewer new tokens, or load "
-                   "the model with more kvMemory.",
-                   what, static_cast<long long>(cache_.pages_needed(question.sequence, total + extra_tokens)),
-                   static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
+  throw Error(
+      Code::out_of_memory,
+      text(
+          "%s needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, ask for fewer new tokens, or load "
+          "the model with more kvMemory.",
+          what, static_cast<long long>(cache_.pages_needed(question.sequence, total + extra_tokens)),
+          static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
 }
 
 void EngineImpl::release(int64_t id) {

@@ -17,17 +17,17 @@
 #include <vector>
 
 #include "device/device.h"
+#include "image/tiles.h"
 #include "network/description.h"
 #include "network/probe.h"
-#include "image/tiles.h"
 #include "packed/packed_file.h"
 
 namespace drivlm {
 
 struct EngineOptions : DeviceOptions {
-  int64_t max_context = 4096;  // tokens of the longest sequence
-  int64_t kv_tokens = 8192;    // tokens of all sequences together
-  int64_t max_batch = 16;      // questions decoded together
+  int64_t max_context = 4096;      // tokens of the longest sequence
+  int64_t kv_tokens = 8192;        // tokens of all sequences together
+  int64_t max_batch = 16;          // questions decoded together
   int64_t vision_cache_bytes = 0;  // image tokens of tiles seen before, on the host
   int64_t max_memory_bytes = 0;    // weights, KV cache and scratch together; 0: what the device has
   WeightCachePlace weight_cache;
@@ -47,8 +47,8 @@ struct JobControl {
 struct SceneResult {
   int64_t scene = 0;
   int64_t tokens = 0, image_tokens = 0, tiles = 0;
-  int64_t cached_tiles = 0;    // found in the vision cache
-  int64_t shared_tokens = 0;   // prefix taken over from a scene that is still there
+  int64_t cached_tiles = 0;   // found in the vision cache
+  int64_t shared_tokens = 0;  // prefix taken over from a scene that is still there
   double queue_ms = 0, preprocess_ms = 0, vision_ms = 0, prefill_ms = 0;
   Probes probes;
 };
@@ -71,8 +71,8 @@ struct GenerateResult {
   Finish finish = Finish::length;
   int64_t prompt_tokens = 0;
   double queue_ms = 0, prefill_ms = 0, decode_ms = 0;
-  std::vector<float> logits;    // [steps, vocab] when asked for
-  std::vector<float> logprobs;  // [ids] when asked for; NaN for a token that an automaton forced
+  std::vector<float> logits;          // [steps, vocab] when asked for
+  std::vector<float> logprobs;        // [ids] when asked for; NaN for a token that an automaton forced
   int64_t drafted = 0, accepted = 0;  // of speculation
   Probes probes;
   int64_t scene = 0;  // with keep
@@ -117,9 +117,9 @@ struct ScoreRequest {
 
 struct EngineStats {
   int64_t pages_total = 0, pages_used = 0, scenes = 0, running = 0, waiting = 0;
-  int64_t steps = 0, step_questions = 0;      // decode steps, and questions summed over them
+  int64_t steps = 0, step_questions = 0;  // decode steps, and questions summed over them
   int64_t prefill_tokens = 0, decode_tokens = 0;
-  int64_t shared_tokens = 0;                  // prefill saved by a scene's prefix
+  int64_t shared_tokens = 0;  // prefill saved by a scene's prefix
   int64_t tiles_encoded = 0, tiles_cached = 0;
   int64_t vision_cache_bytes = 0;
   int64_t drafted = 0, accepted = 0;
@@ -154,8 +154,8 @@ class Engine {
   // Ends every request with `error`. For disposal.
   virtual void fail_all(const Error& error) = 0;
 
-  virtual EngineStats stats() const = 0;  // any thread
-  virtual MemoryPlan memory() const = 0;  // any thread
+  virtual EngineStats stats() const = 0;                      // any thread
+  virtual MemoryPlan memory() const = 0;                      // any thread
   virtual const WeightCacheReport& weight_cache() const = 0;  // of its load; any thread
 };
 

@@ -10,19 +10,20 @@
 #include <vector>
 
 #include "device/arena.h"
-#include "serve/engine.h"
-#include "serve/jobs.h"
-#include "serve/kv_cache.h"
 #include "network/decoder.h"
 #include "network/probe.h"
 #include "network/vision.h"
+#include "serve/engine.h"
+#include "serve/jobs.h"
+#include "serve/kv_cache.h"
 #include "serve/vision_cache.h"
 
 namespace drivlm {
 
 // The part of the device's memory that is scratch, laid out the same way when measuring and when running.
 struct Workspace {
-  Workspace(const NetworkDescription& network, const Weights& weights, Device& device, const EngineOptions& options, Arena& arena);
+  Workspace(const NetworkDescription& network, const Weights& weights, Device& device, const EngineOptions& options,
+            Arena& arena);
 
   VisionEncoder vision;
   Decoder language;
@@ -36,7 +37,8 @@ enum class Progressed { waits, worked, done };
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(const ModelSource& source, const EngineOptions& options, const Progress& progress, const std::atomic<bool>& cancel);
+  EngineImpl(const ModelSource& source, const EngineOptions& options, const Progress& progress,
+             const std::atomic<bool>& cancel);
 
   void submit(SceneRequest request) override;
   void submit(GenerateRequest request) override;
@@ -121,8 +123,8 @@ class EngineImpl final : public Engine {
   std::vector<GenerateJobPtr> running_;
   // How often work that is ready let other work go first; prefill, scores, scenes.
   std::array<int64_t, 3> passed_over_{};
-  int64_t in_pass_ = 0;                    // questions that are in none of these while the model works on them
-  std::unique_ptr<Error> lost_;            // the device failed: nothing works any more
+  int64_t in_pass_ = 0;          // questions that are in none of these while the model works on them
+  std::unique_ptr<Error> lost_;  // the device failed: nothing works any more
 
   EngineStats counters_;  // of the engine's thread
   mutable std::mutex stats_mutex_;
@@ -131,9 +133,10 @@ class EngineImpl final : public Engine {
 
 // What the model computes is no number any more.
 inline Error damaged_weights() {
-  return Error(Code::bad_weights,
-               "The model's logits are not numbers (NaN), so its weights are damaged, or too large for its precision. Compare the checksums of the weight "
-               "files with those of their source, or fetch the files anew; if they are whole, load with { precision: 'f32' }.");
+  return Error(
+      Code::bad_weights,
+      "The model's logits are not numbers (NaN), so its weights are damaged, or too large for its precision. Compare the checksums of the weight "
+      "files with those of their source, or fetch the files anew; if they are whole, load with { precision: 'f32' }.");
 }
 
 inline const Error& aborted() {

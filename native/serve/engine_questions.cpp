@@ -19,11 +19,15 @@ void EngineImpl::check(const GenerateRequest& request) const {
   check_ids(request.stop_ids);
   check_ids(request.forced);
   if (request.max_new_tokens < 1) throw Error(Code::bad_argument, "maxNewTokens must be at least 1.");
-  if (!(request.temperature >= 0 && request.temperature <= 100)) throw Error(Code::bad_argument, "temperature must be 0 to 100.");
-  if (!(request.top_p > 0 && request.top_p <= 1)) throw Error(Code::bad_argument, "topP must be above 0 and at most 1.");
+  if (!(request.temperature >= 0 && request.temperature <= 100))
+    throw Error(Code::bad_argument, "temperature must be 0 to 100.");
+  if (!(request.top_p > 0 && request.top_p <= 1))
+    throw Error(Code::bad_argument, "topP must be above 0 and at most 1.");
   if (request.vocab_limit < 1) throw Error(Code::bad_argument, "vocabLimit must be at least 1.");
-  if (request.speculate < 0 || request.speculate > kSpeculativeRows) throw Error(Code::bad_argument, "speculate must be 0 to 16.");
-  if (request.automaton && !request.forced.empty()) throw Error(Code::bad_argument, "forced ids and an automaton exclude each other.");
+  if (request.speculate < 0 || request.speculate > kSpeculativeRows)
+    throw Error(Code::bad_argument, "speculate must be 0 to 16.");
+  if (request.automaton && !request.forced.empty())
+    throw Error(Code::bad_argument, "forced ids and an automaton exclude each other.");
 }
 
 // ---- admission ----
@@ -41,7 +45,9 @@ bool EngineImpl::admit(GenerateJob& job) {
 // Pages go in order of asking: a question takes none before an older scene or list of choices that waits for some. Those give up waiting when
 // nobody works who would give pages back, so that this ends.
 bool EngineImpl::yields_pages(const GenerateJob& job) const {
-  const auto older = [&](const auto& jobs) { return !jobs.empty() && jobs.front()->waits_for_pages && jobs.front()->submitted < job.submitted; };
+  const auto older = [&](const auto& jobs) {
+    return !jobs.empty() && jobs.front()->waits_for_pages && jobs.front()->submitted < job.submitted;
+  };
   return older(seeing_) || older(scoring_);
 }
 
@@ -72,9 +78,10 @@ bool EngineImpl::admit_waiting() {
     std::map<int64_t, int64_t> served;
     for (const GenerateJobPtr& job : running_) ++served[job->request.scene];
     for (const GenerateJobPtr& job : prefilling_) ++served[job->request.scene];
-    const auto next = std::min_element(waiting_.begin(), waiting_.end(), [&](const GenerateJobPtr& a, const GenerateJobPtr& b) {
-      return served[a->request.scene] < served[b->request.scene];
-    });
+    const auto next =
+        std::min_element(waiting_.begin(), waiting_.end(), [&](const GenerateJobPtr& a, const GenerateJobPtr& b) {
+          return served[a->request.scene] < served[b->request.scene];
+        });
     if (yields_pages(**next)) break;
     GenerateJobPtr job = std::move(*next);
     waiting_.erase(next);
@@ -113,7 +120,8 @@ Chunk EngineImpl::prompt_chunk(Question& question, int64_t rows, Logits logits) 
 void EngineImpl::advance_prompt(Question& question, int64_t rows) {
   Prompt& prompt = question.prompt;
   prompt.slot += std::count(prompt.ids.begin() + prompt.cursor, prompt.ids.begin() + prompt.cursor + rows, -1);
-  question.ids.insert(question.ids.end(), prompt.ids.begin() + prompt.cursor, prompt.ids.begin() + prompt.cursor + rows);
+  question.ids.insert(question.ids.end(), prompt.ids.begin() + prompt.cursor,
+                      prompt.ids.begin() + prompt.cursor + rows);
   prompt.cursor += rows;
   question.sequence.length += rows;
 }
@@ -122,7 +130,8 @@ void EngineImpl::advance_prompt(Question& question, int64_t rows) {
 Progressed EngineImpl::prefill_unit() {
   if (prefilling_.empty()) return Progressed::waits;
   auto alone = [](const GenerateJob& job) {
-    return !job.request.probe.empty() || std::find(job.prompt.ids.begin() + job.prompt.cursor, job.prompt.ids.end(), -1) != job.prompt.ids.end();
+    return !job.request.probe.empty() ||
+           std::find(job.prompt.ids.begin() + job.prompt.cursor, job.prompt.ids.end(), -1) != job.prompt.ids.end();
   };
   std::vector<int64_t> rows;
   int64_t left = space_.language.max_rows();
@@ -131,7 +140,8 @@ Progressed EngineImpl::prefill_unit() {
     rows.push_back(std::min(left, job->prompt.left()));
     left -= rows.back();
   }
-  std::vector<GenerateJobPtr> jobs(std::make_move_iterator(prefilling_.begin()), std::make_move_iterator(prefilling_.begin() + rows.size()));
+  std::vector<GenerateJobPtr> jobs(std::make_move_iterator(prefilling_.begin()),
+                                   std::make_move_iterator(prefilling_.begin() + rows.size()));
   prefilling_.erase(prefilling_.begin(), prefilling_.begin() + rows.size());
   in_pass_ = static_cast<int64_t>(jobs.size());
   GenerateJob& first = *jobs.front();
@@ -141,9 +151,10 @@ Progressed EngineImpl::prefill_unit() {
         device_->begin_stage();
         std::vector<Chunk> chunks;
         for (size_t i = 0; i < jobs.size(); ++i) chunks.push_back(prompt_chunk(*jobs[i], rows[i], Logits::last));
-        Tensor logits = space_.language.forward(chunks, cache_.kv(), first.request.probe.empty() ? nullptr : &probe, [&] {
-          if (jobs.size() == 1 && first.request.control->cancel) throw aborted();
-        });
+        Tensor logits =
+            space_.language.forward(chunks, cache_.kv(), first.request.probe.empty() ? nullptr : &probe, [&] {
+              if (jobs.size() == 1 && first.request.control->cancel) throw aborted();
+            });
         counters_.prefill_ms += device_->end_stage();
         int64_t row = 0;
         std::vector<GenerateJobPtr> unfinished;
@@ -158,7 +169,8 @@ Progressed EngineImpl::prefill_unit() {
           }
         }
         in_pass_ = 0;
-        prefilling_.insert(prefilling_.begin(), std::make_move_iterator(unfinished.begin()), std::make_move_iterator(unfinished.end()));
+        prefilling_.insert(prefilling_.begin(), std::make_move_iterator(unfinished.begin()),
+                           std::make_move_iterator(unfinished.end()));
       },
       [&](const Error& error) {
         in_pass_ = 0;
@@ -248,11 +260,13 @@ bool EngineImpl::decode_unit() {
         for (int64_t i = 0; i < count; ++i) {
           if (chunks[i].logits != Logits::none) params[i] = sample_params(*jobs[i]);
         }
-        if (logits_rows == count && std::all_of(chunks.begin(), chunks.end(), [](const Chunk& c) { return c.logits == Logits::last; })) {
+        if (logits_rows == count &&
+            std::all_of(chunks.begin(), chunks.end(), [](const Chunk& c) { return c.logits == Logits::last; })) {
           device_->ops().sample(samples.data(), logits, params.data());
         } else {
           for (int64_t i = 0; i < count; ++i) {
-            if (chunks[i].logits != Logits::none) device_->ops().sample(&samples[i], logits.rows(logits_at[i], 1), &params[i]);
+            if (chunks[i].logits != Logits::none)
+              device_->ops().sample(&samples[i], logits.rows(logits_at[i], 1), &params[i]);
           }
         }
         counters_.decode_ms += device_->end_stage();
@@ -276,7 +290,8 @@ bool EngineImpl::decode_unit() {
 
 // What one question made of a step: its rows are cached, and each row of logits that can be trusted chooses a token. An error
 // concerns this question alone.
-void EngineImpl::finish_step(GenerateJobPtr job, const Chunk& chunk, int64_t drafted, Tensor logits, const Sample& first) {
+void EngineImpl::finish_step(GenerateJobPtr job, const Chunk& chunk, int64_t drafted, Tensor logits,
+                             const Sample& first) {
   --in_pass_;
   guarded(
       [&] {
@@ -334,7 +349,8 @@ bool EngineImpl::take(GenerateJob& job, const Sample& sample, Tensor logits_row)
   if (sample.id < 0) {
     std::vector<float> logits(logits_row.count());
     device_->download(logits.data(), logits_row);
-    if (std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); })) throw damaged_weights();
+    if (std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); }))
+      throw damaged_weights();
     throw Error(Code::internal, "No token can be chosen: all are forbidden.");
   }
   const GenerateRequest& r = job.request;

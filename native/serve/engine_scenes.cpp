@@ -9,25 +9,30 @@ namespace drivlm {
 void EngineImpl::check(const SceneRequest& request) const {
   int64_t slots = 0, tiles = 0;
   for (int32_t id : request.ids) {
-    if (id < -1 || id >= network_.language.vocab) throw Error(Code::bad_argument, text("Token id %d is outside the vocabulary.", id));
+    if (id < -1 || id >= network_.language.vocab)
+      throw Error(Code::bad_argument, text("Token id %d is outside the vocabulary.", id));
     slots += id == -1;
   }
   for (const auto& image : request.images) {
     if (image->size != network_.vision.tile_size) {
-      throw Error(Code::bad_argument, text("Expected tiles of %lld pixels, received %lld.", static_cast<long long>(network_.vision.tile_size),
-                                           static_cast<long long>(image->size)));
+      throw Error(Code::bad_argument,
+                  text("Expected tiles of %lld pixels, received %lld.",
+                       static_cast<long long>(network_.vision.tile_size), static_cast<long long>(image->size)));
     }
     tiles += image->count;
   }
   if (request.ids.empty()) throw Error(Code::bad_argument, "A scene needs at least one token.");
   if (slots != tiles * network_.vision.tile_tokens()) {
-    throw Error(Code::bad_argument, text("The prompt has %lld image slots, the images make %lld image tokens.", static_cast<long long>(slots),
-                                         static_cast<long long>(tiles * network_.vision.tile_tokens())));
+    throw Error(Code::bad_argument,
+                text("The prompt has %lld image slots, the images make %lld image tokens.",
+                     static_cast<long long>(slots), static_cast<long long>(tiles * network_.vision.tile_tokens())));
   }
   if (static_cast<int64_t>(request.ids.size()) > options_.max_context) {
-    throw Error(Code::context_overflow,
-                text("The views take %zu tokens, the context holds %lld. Use fewer tiles, or load the model with a larger maxContext.",
-                     request.ids.size(), static_cast<long long>(options_.max_context)));
+    throw Error(
+        Code::context_overflow,
+        text(
+            "The views take %zu tokens, the context holds %lld. Use fewer tiles, or load the model with a larger maxContext.",
+            request.ids.size(), static_cast<long long>(options_.max_context)));
   }
 }
 
@@ -62,10 +67,12 @@ Progressed EngineImpl::advance(SceneJob& job) {
     job.waits_for_pages = !job.reserved && others;
     if (job.waits_for_pages) return Progressed::waits;
     if (!job.reserved) {
-      throw Error(Code::out_of_memory, text("The scene needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, or load the "
-                                            "model with more kvMemory.",
-                                            static_cast<long long>(cache_.pages_needed(job.sequence, job.result.tokens)),
-                                            static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
+      throw Error(
+          Code::out_of_memory,
+          text("The scene needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, or load the "
+               "model with more kvMemory.",
+               static_cast<long long>(cache_.pages_needed(job.sequence, job.result.tokens)),
+               static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
     }
   }
   if (job.encoded < job.to_encode.size()) {
@@ -78,7 +85,12 @@ Progressed EngineImpl::advance(SceneJob& job) {
     const int32_t* ids = job.prompt.ids.data() + job.prompt.cursor;
     const int64_t slots = std::count(ids, ids + rows, -1);
     device_->begin_stage();
-    const Chunk chunk{&job.sequence, ids, rows, slots > 0 ? space_.image_tokens.rows(job.prompt.slot, slots) : Tensor(), job.prompt.rope_regime, Logits::none};
+    const Chunk chunk{&job.sequence,
+                      ids,
+                      rows,
+                      slots > 0 ? space_.image_tokens.rows(job.prompt.slot, slots) : Tensor(),
+                      job.prompt.rope_regime,
+                      Logits::none};
     space_.language.forward({chunk}, cache_.kv(), job.request.probe.empty() ? nullptr : &probe, [&] {
       if (job.request.control->cancel) throw aborted();
     });
@@ -130,7 +142,8 @@ void EngineImpl::start(SceneJob& job) {
   // Tiles whose tokens stand in the shared prefix are needed again only for a host copy.
   const int64_t skipped = space_.chunk_tokens ? 0 : job.prompt.slot / tile_tokens;
   for (int64_t tile = skipped; tile < job.result.tiles; ++tile) {
-    const std::vector<char>* known = vision_cache_.enabled() && job.request.probe.empty() ? vision_cache_.find(job.hashes[tile]) : nullptr;
+    const std::vector<char>* known =
+        vision_cache_.enabled() && job.request.probe.empty() ? vision_cache_.find(job.hashes[tile]) : nullptr;
     if (known) {
       device_->upload(space_.image_tokens.rows(tile * tile_tokens, tile_tokens), known->data());
       ++job.result.cached_tiles;
@@ -176,7 +189,9 @@ void EngineImpl::encode_tiles(SceneJob& job) {
   const int64_t tile_tokens = network_.vision.tile_tokens();
   int64_t count = 1;  // a run of consecutive tiles, so that their tokens are written in place
   const int64_t first = job.to_encode[job.encoded];
-  while (count < space_.vision.max_tiles() && job.encoded + count < job.to_encode.size() && job.to_encode[job.encoded + count] == first + count) ++count;
+  while (count < space_.vision.max_tiles() && job.encoded + count < job.to_encode.size() &&
+         job.to_encode[job.encoded + count] == first + count)
+    ++count;
   device_->begin_stage();
   Tensor tiles = space_.tiles.rows(0, count);
   for (int64_t i = 0; i < count; ++i) device_->upload(tiles.rows(i, 1), job.tiles[first + i]);
@@ -202,7 +217,8 @@ void EngineImpl::encode_tiles(SceneJob& job) {
   counters_.tiles_encoded += count;
 }
 
-void EngineImpl::read_cache_probes(Probe& probe, const std::vector<std::string>& names, const Sequence& sequence) const {
+void EngineImpl::read_cache_probes(Probe& probe, const std::vector<std::string>& names,
+                                   const Sequence& sequence) const {
   const KvShape& shape = cache_.kv().shape;
   for (const std::string& name : names) {
     for (int64_t layer = 0; layer < shape.layers; ++layer) {
@@ -211,7 +227,8 @@ void EngineImpl::read_cache_probes(Probe& probe, const std::vector<std::string>&
       const size_t count = shape.kv_heads * sequence.length * shape.head_dim;
       std::vector<float> keys(count), values(count);
       device_->ops().read_kv(keys.data(), values.data(), cache_.kv(), layer, sequence.pages.data(), sequence.length);
-      probe.put(name, {shape.kv_heads, sequence.length, shape.head_dim}, name == key ? std::move(keys) : std::move(values));
+      probe.put(name, {shape.kv_heads, sequence.length, shape.head_dim},
+                name == key ? std::move(keys) : std::move(values));
     }
   }
 }

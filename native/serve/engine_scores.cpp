@@ -86,7 +86,8 @@ Progressed EngineImpl::score_pass(ScoreJob& job, bool others_hold_pages) {
   bool short_of_pages = false;
   int64_t left = std::min(space_.language.max_logits(), space_.language.max_rows());
   for (size_t i = 0; i < continuations.size() && left > 0; ++i) {
-    const int64_t rows = std::min<int64_t>(left, static_cast<int64_t>(continuations[i].size()) - 1 - static_cast<int64_t>(job.fed[i]));
+    const int64_t rows =
+        std::min<int64_t>(left, static_cast<int64_t>(continuations[i].size()) - 1 - static_cast<int64_t>(job.fed[i]));
     if (rows <= 0) continue;
     Sequence& fork = job.forks[i];
     if (!cache_.reserve(fork, fork.length + rows)) {
@@ -100,9 +101,11 @@ Progressed EngineImpl::score_pass(ScoreJob& job, bool others_hold_pages) {
   if (chunks.empty()) {
     if (!short_of_pages) return Progressed::done;
     if (others_hold_pages) return Progressed::waits;
-    throw Error(Code::out_of_memory, text("The choices need more pages of the KV cache than the %lld that are free. Dispose of scenes, offer "
-                                          "shorter choices, or load the model with more kvMemory.",
-                                          static_cast<long long>(cache_.pages_free())));
+    throw Error(
+        Code::out_of_memory,
+        text("The choices need more pages of the KV cache than the %lld that are free. Dispose of scenes, offer "
+             "shorter choices, or load the model with more kvMemory.",
+             static_cast<long long>(cache_.pages_free())));
   }
   Tensor logits = space_.language.forward(chunks, cache_.kv(), nullptr, [&] {
     if (job.request.control->cancel) throw aborted();

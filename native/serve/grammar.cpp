@@ -16,7 +16,8 @@ Vocabulary::Vocabulary(std::vector<uint8_t> bytes, std::vector<uint32_t> offsets
     for (int64_t i = 0; i < length(token); ++i) {
       const uint8_t byte = this->bytes(token)[i];
       auto& children = nodes_[node].children;
-      const auto found = std::find_if(children.begin(), children.end(), [&](const auto& child) { return child.first == byte; });
+      const auto found =
+          std::find_if(children.begin(), children.end(), [&](const auto& child) { return child.first == byte; });
       if (found != children.end()) {
         node = found->second;
       } else {
@@ -61,7 +62,8 @@ const uint32_t* Constraint::allowed(const std::vector<int32_t>& stop_ids, int64_
     walk(0, state_, found->second);
     for (int32_t id : stop_ids) {
       const uint32_t bit = uint32_t{1} << (id % 32);
-      found->second[id / 32] = automaton_->accepting[state_] ? found->second[id / 32] | bit : found->second[id / 32] & ~bit;
+      found->second[id / 32] =
+          automaton_->accepting[state_] ? found->second[id / 32] | bit : found->second[id / 32] & ~bit;
     }
   }
   return found->second.data();
@@ -118,7 +120,8 @@ std::vector<int32_t> Constraint::forced() const {
         break;
       }
       const auto& children = vocabulary_->nodes()[node].children;
-      const auto found = std::find_if(children.begin(), children.end(), [&](const auto& child) { return child.first == path[i]; });
+      const auto found =
+          std::find_if(children.begin(), children.end(), [&](const auto& child) { return child.first == path[i]; });
       if (found == children.end()) break;
       node = found->second;
       if (!vocabulary_->nodes()[node].tokens.empty()) {

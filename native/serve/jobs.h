@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "serve/grammar.h"
-#include "serve/engine.h"
 #include "base/hash.h"
+#include "serve/engine.h"
+#include "serve/grammar.h"
 #include "serve/kv_cache.h"
 
 namespace drivlm {
@@ -24,8 +24,8 @@ inline double ms_since(Clock::time_point start) {
 // Token ids on their way into the cache, with the image tokens of their slots (-1).
 struct Prompt {
   std::vector<int32_t> ids;
-  size_t cursor = 0;     // ids before it are cached
-  int64_t slot = 0;      // image tokens before it are used
+  size_t cursor = 0;  // ids before it are cached
+  int64_t slot = 0;   // image tokens before it are used
   int64_t rope_regime = 0;
   bool done() const { return cursor == ids.size(); }
   int64_t left() const { return static_cast<int64_t>(ids.size() - cursor); }
@@ -48,11 +48,11 @@ struct SceneJob {
   SceneResult result;
   Clock::time_point submitted = Clock::now();
   bool started = false, reserved = false;
-  bool waits_for_pages = false;    // of work that will give some back
+  bool waits_for_pages = false;       // of work that will give some back
   std::vector<const uint8_t*> tiles;  // each u8 [size, size, 3], in the request's images
-  std::vector<Hash128> hashes;     // [tiles]
-  std::vector<int64_t> to_encode;  // tiles that are in no cache, in order
-  size_t encoded = 0;              // of to_encode
+  std::vector<Hash128> hashes;        // [tiles]
+  std::vector<int64_t> to_encode;     // tiles that are in no cache, in order
+  size_t encoded = 0;                 // of to_encode
   Sequence sequence;
   Prompt prompt;
 };
@@ -61,8 +61,8 @@ struct SceneJob {
 struct Question {
   Sequence sequence;
   Prompt prompt;
-  std::vector<int32_t> ids;    // of every cached token
-  std::vector<Hash128> tiles;  // of the scene
+  std::vector<int32_t> ids;                               // of every cached token
+  std::vector<Hash128> tiles;                             // of the scene
   std::shared_ptr<const std::vector<char>> image_tokens;  // to prefill the scene anew
 };
 
@@ -80,7 +80,7 @@ struct ScoreJob : Question {
   ScoreRequest request;
   Clock::time_point submitted = Clock::now();
   std::vector<std::vector<float>> logprobs;
-  bool reserved = false;        // pages of the prompt
+  bool reserved = false;  // pages of the prompt
   bool waits_for_pages = false;
   std::vector<Sequence> forks;  // of the question, one a continuation
   std::vector<size_t> fed;      // ids of each continuation that are cached

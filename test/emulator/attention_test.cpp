@@ -23,8 +23,8 @@ namespace {
 
 // One query against keys [0, count); plain rounds as the network does: f32 scores and softmax, bf16 weights.
 template <class F>
-void attend(const float* q, const std::vector<const float*>& keys, const std::vector<const float*>& values, int count, int dim,
-            bool plain, F* out) {
+void attend(const float* q, const std::vector<const float*>& keys, const std::vector<const float*>& values, int count,
+            int dim, bool plain, F* out) {
   std::vector<F> score(count);
   F top = -INFINITY, sum = 0;
   for (int j = 0; j < count; ++j) {
@@ -69,7 +69,8 @@ void check_full(int groups, int positions, int heads, int dim) {
       }
     }
   }
-  expect_close(drivlm::text("attention %d x %d, %d heads of %d", groups, positions, heads, dim).c_str(), got, exact, plain);
+  expect_close(drivlm::text("attention %d x %d, %d heads of %d", groups, positions, heads, dim).c_str(), got, exact,
+               plain);
 }
 
 }  // namespace
@@ -95,7 +96,10 @@ namespace {
 class CacheTest {
  public:
   CacheTest(int heads, int kv_heads, int dim, int pages)
-      : heads(heads), kv_heads(kv_heads), dim(dim), device_(make_device(0, DType::bf16)),
+      : heads(heads),
+        kv_heads(kv_heads),
+        dim(dim),
+        device_(make_device(0, DType::bf16)),
         memory_(device_->allocate(device_->kv_bytes({2, kv_heads, dim, kPageTokens, pages}), "test")) {
     kv = {memory_->data, {2, kv_heads, dim, kPageTokens, pages}};
   }
@@ -115,7 +119,8 @@ class CacheTest {
     Batch batch;
     for (const Part& part : parts) {
       const int64_t past = int64_t(part.sequence->keys.size()), total = past + part.rows;
-      while (int64_t(part.sequence->pages.size()) < ceil_div(total, kPageTokens)) part.sequence->pages.push_back(next_page());
+      while (int64_t(part.sequence->pages.size()) < ceil_div(total, kPageTokens))
+        part.sequence->pages.push_back(next_page());
       batch.segments.push_back({batch.rows, part.rows, past, int64_t(batch.pages.size())});
       batch.pages.insert(batch.pages.end(), part.sequence->pages.begin(), part.sequence->pages.end());
       batch.rows += part.rows;
@@ -125,7 +130,8 @@ class CacheTest {
     for (int64_t row = 0; row < batch.rows; ++row) std::fill_n(cos_sin.host.begin() + row * dim, dim / 2, 1.f);
     cos_sin.upload();
     drivlm::Ops& ops = device_->ops();
-    const Tensor t_qkv(qkv.data, DType::bf16, {batch.rows, width}), t_out(out.data, DType::bf16, {batch.rows, heads * dim});
+    const Tensor t_qkv(qkv.data, DType::bf16, {batch.rows, width}),
+        t_out(out.data, DType::bf16, {batch.rows, heads * dim});
     ops.begin_batch(batch);
     ops.rope_append(t_qkv, {}, {}, 0, Tensor(cos_sin.data, DType::f32, {batch.rows, dim}), kv, 1, heads, batch);
     ops.attention_cached(t_out, t_qkv, kv, 1, heads, batch);
@@ -285,7 +291,8 @@ TEST(attention_plan) {  // every token meets every key it may see exactly once, 
       batch.rows += rows;
     }
     const int64_t max_slots = generator()() % 2 ? 100000 : generator()() % 20;
-    const AttentionPlan plan = plan_attention(batch, kv_heads * group, kv_heads, 1 + int(generator()() % 100), max_slots);
+    const AttentionPlan plan =
+        plan_attention(batch, kv_heads * group, kv_heads, 1 + int(generator()() % 100), max_slots);
     EXPECT(plan.slots <= max_slots);
     std::map<int, std::map<int64_t, int>> seen;  // row -> key -> times
     std::map<int, std::vector<int>> splits;
@@ -391,7 +398,8 @@ struct StepTest {
   std::vector<float> step(const Batch& batch, Halves& qkv, bool replay) {
     drivlm::Ops& ops = device->ops();
     const Kv kv{memory->data, shape};
-    const Tensor t_qkv(qkv_memory.data, DType::bf16, {batch.rows, 4 * 64}), t_out(out.data, DType::bf16, {batch.rows, 2 * 64});
+    const Tensor t_qkv(qkv_memory.data, DType::bf16, {batch.rows, 4 * 64}),
+        t_out(out.data, DType::bf16, {batch.rows, 2 * 64});
     device->upload(t_qkv, qkv.host.data());
     ops.begin_batch(batch);
     if (!(replay && ops.replay_step(kv, 2, batch))) {

@@ -46,7 +46,8 @@ std::vector<float> column(drivlm::Device& device, const drivlm::Matrix& w, int64
   x.host[k] = __float2bfloat16(1);
   x.upload();
   Buffer<float> y(w.rows);
-  device.ops().linear(Tensor(y.data, DType::f32, {1, w.rows}), Tensor(x.data, DType::bf16, {1, w.cols}), w, {}, drivlm::Epilogue::store);
+  device.ops().linear(Tensor(y.data, DType::f32, {1, w.rows}), Tensor(x.data, DType::bf16, {1, w.cols}), w, {},
+                      drivlm::Epilogue::store);
   device.synchronize();
   y.download();
   return y.host;
@@ -60,7 +61,8 @@ TEST(device_matrices) {
   std::vector<float> floats;
   for (uint16_t b : bits) floats.push_back(value_of(b));
   // bf16 in three runs, f32, and f16
-  const HostTensor whole{"w", DType::bf16, 40, 24, {{bits.data(), 3}, {bits.data() + 72, 36}, {bits.data() + 39 * 24, 1}}};
+  const HostTensor whole{
+      "w", DType::bf16, 40, 24, {{bits.data(), 3}, {bits.data() + 72, 36}, {bits.data() + 39 * 24, 1}}};
   const HostTensor wide{"w", DType::f32, 40, 24, {{floats.data(), 40}}};
   std::vector<uint16_t> halves(40 * 24, 0x3c00);  // f16 1.0
   halves[24] = 0xc500;                            // -5
@@ -68,7 +70,8 @@ TEST(device_matrices) {
   const auto a = device->load_matrix(whole), b = device->load_matrix(wide), c = device->load_matrix(half);
   EXPECT(device->matrix_bytes(40, 24, drivlm::Use::tower, DType::bf16) >= 40 * 24 * 2 && !device->keeps_mapping(*a));
   for (int64_t k : {0, 7, 23}) {
-    const std::vector<float> got_a = column(*device, *a, k), got_b = column(*device, *b, k), got_c = column(*device, *c, k);
+    const std::vector<float> got_a = column(*device, *a, k), got_b = column(*device, *b, k),
+                             got_c = column(*device, *c, k);
     for (int64_t row = 0; row < 40; ++row) {
       EXPECT(got_a[row] == value_of(bits[row * 24 + k]));
       EXPECT(got_b[row] == got_a[row]);
@@ -79,7 +82,8 @@ TEST(device_matrices) {
   const std::vector<uint16_t> others = random_bits(24);
   const HostTensor other{"other", DType::bf16, 40, 24, {{bits.data(), 3}, {bits.data() + 72, 36}, {others.data(), 1}}};
   const auto d = device->load_matrix(other);
-  EXPECT(column(*device, *d, 5)[39] == value_of(others[5]) && column(*device, *d, 5)[38] == value_of(bits[38 * 24 + 5]));
+  EXPECT(column(*device, *d, 5)[39] == value_of(others[5]) &&
+         column(*device, *d, 5)[38] == value_of(bits[38 * 24 + 5]));
   // A tied head is the table once more: no second copy.
 #if defined(DRIVLM_EMULATED)
   const size_t before = emu::device_bytes_in_use();
@@ -93,7 +97,8 @@ TEST(device_matrices) {
 TEST(device_gated) {  // silu(gate x) * (up x), for few and for many rows
   auto device = make_device(0, DType::bf16);
   const std::vector<uint16_t> gate = random_bits(16 * 8), up = random_bits(16 * 8);
-  const auto w = device->load_gated({"gate", DType::bf16, 16, 8, {{gate.data(), 16}}}, {"up", DType::bf16, 16, 8, {{up.data(), 16}}});
+  const auto w = device->load_gated({"gate", DType::bf16, 16, 8, {{gate.data(), 16}}},
+                                    {"up", DType::bf16, 16, 8, {{up.data(), 16}}});
   for (int64_t rows : {1, 20}) {
     Halves x(rows * 8, 1), out(rows * 16, 1);
     device->ops().linear_gated(Tensor(out.data, DType::bf16, {rows, 16}), Tensor(x.data, DType::bf16, {rows, 8}), *w);
@@ -146,8 +151,12 @@ TEST(device_weight_block) {  // every weight in the one block that was reserved,
   float back[20];
   device->download(back, b);
   EXPECT(back[19] == 1.f);
-  EXPECT(contains(message_of(Code::internal, [&] { device->load_vector({"c", DType::f32, 1, 20, {{bias.data(), 1}}}); }), "c: the plan"));
-  EXPECT(contains(message_of(Code::out_of_memory, [&] { make_device(0, DType::bf16)->reserve_weights(size_t(1) << 40); }), "The weights"));
+  EXPECT(
+      contains(message_of(Code::internal, [&] { device->load_vector({"c", DType::f32, 1, 20, {{bias.data(), 1}}}); }),
+               "c: the plan"));
+  EXPECT(
+      contains(message_of(Code::out_of_memory, [&] { make_device(0, DType::bf16)->reserve_weights(size_t(1) << 40); }),
+               "The weights"));
 #endif
 }
 
@@ -157,8 +166,8 @@ TEST(device_shared_weights) {  // an integrated GPU reads weights where they are
   const std::vector<uint16_t> bits = random_bits(size_t(kRows * kCols) + 8);
   const uint16_t* stored = bits.data() + (16 - reinterpret_cast<uintptr_t>(bits.data()) % 16) % 16 / 2;
   const size_t bytes = size_t(kRows * kCols) * 2;
-  const HostTensor whole{"w", DType::bf16, kRows, kCols, {{stored, kRows}}}, odd{"odd", DType::bf16, 2, 20, {{stored, 2}}},
-      crooked{"crooked", DType::bf16, 2, 24, {{stored + 1, 2}}};
+  const HostTensor whole{"w", DType::bf16, kRows, kCols, {{stored, kRows}}},
+      odd{"odd", DType::bf16, 2, 20, {{stored, 2}}}, crooked{"crooked", DType::bf16, 2, 24, {{stored + 1, 2}}};
   EXPECT(!make_device(0, DType::bf16)->share(stored, bytes));  // a GPU with memory of its own
   emu::options.integrated = true;
   {
@@ -220,7 +229,8 @@ TEST(device_errors) {
   EXPECT(contains(message_of(Code::bad_weights, [&] { device->load_matrix(tensor); }), "some.weight"));
 #if defined(DRIVLM_EMULATED)
   const std::string full = message_of(Code::out_of_memory, [&] { device->allocate(size_t(1) << 40, "The KV cache"); });
-  EXPECT(contains(full, "The KV cache: 1024.00 GiB") && contains(full, "are missing") && contains(full, "Lower kvMemory, maxContext"));
+  EXPECT(contains(full, "The KV cache: 1024.00 GiB") && contains(full, "are missing") &&
+         contains(full, "Lower kvMemory, maxContext"));
   // A failure in use is DEVICE_LOST, and a new device works again once the GPU does.
   emu::fail_next("cudaStreamSynchronize", cudaErrorLaunchFailure);
   EXPECT(contains(message_of(Code::device_lost, [&] { device->synchronize(); }), "can no longer be used"));
@@ -237,10 +247,12 @@ TEST(device_errors) {
   EXPECT(info.cuda_devices.empty() && info.cuda_reason.back() == '.');
   // A GPU too old for the kernels, and a driver too old for the runtime.
   emu::options.capability = 75;
-  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "compute capability 7.5; 8.0 or newer"));
+  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }),
+                  "compute capability 7.5; 8.0 or newer"));
   emu::options.capability = 87;
   emu::options.driver = 11080;
-  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "too old: it supports CUDA 11.8"));
+  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }),
+                  "too old: it supports CUDA 11.8"));
   emu::options.driver = 0;
   EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "not running"));
   emu::options.driver = CUDART_VERSION;

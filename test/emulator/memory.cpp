@@ -32,7 +32,7 @@ Heap& heap() {
   return *instance;
 }
 std::vector<std::pair<uintptr_t, size_t>> mapped;  // host memory that kernels may read
-const unsigned char* heap_base = nullptr;  // heap().base once there is a heap
+const unsigned char* heap_base = nullptr;          // heap().base once there is a heap
 
 const Allocation& owner(uintptr_t address) {
   return heap().allocations[heap().page_owner[(address - uintptr_t(heap_base)) / kPage]];
@@ -52,7 +52,8 @@ bool ordered(const SharedCell& cell, const Lane* lane) {
   return warp == lane->warp && cell.sync_epoch < block.warps[warp].sync_epoch;
 }
 
-__attribute__((noinline)) void race(const char* kind, const SharedCell& cell, const Lane* lane, uintptr_t offset, Site site) {
+__attribute__((noinline)) void race(const char* kind, const SharedCell& cell, const Lane* lane, uintptr_t offset,
+                                    Site site) {
   const size_t at = printable(offset, *lane->block);
   if (cell.flags & kManyWarps) {
     report(kind, lane, site, "shared +%zu, against several warps since the last barrier", at);
@@ -93,7 +94,8 @@ bool is_module(uintptr_t address) {
       [](dl_phdr_info* info, size_t, void*) {
         for (int i = 0; i < info->dlpi_phnum; ++i) {
           const auto& p = info->dlpi_phdr[i];
-          if (p.p_type == PT_LOAD) ranges.emplace_back(info->dlpi_addr + p.p_vaddr, info->dlpi_addr + p.p_vaddr + p.p_memsz);
+          if (p.p_type == PT_LOAD)
+            ranges.emplace_back(info->dlpi_addr + p.p_vaddr, info->dlpi_addr + p.p_vaddr + p.p_memsz);
         }
         return 0;
       },
@@ -220,7 +222,8 @@ void shared_access(Lane* lane, uintptr_t offset, size_t bytes, bool write, Site 
       cell->reader = {};
     } else {
       if (!written) {
-        report("uninitialised shared", lane, site, "read of shared +%zu never written by this block", printable(offset, block));
+        report("uninitialised shared", lane, site, "read of shared +%zu never written by this block",
+               printable(offset, block));
       }
       note_read(cell->reader, lane, byte);
     }
@@ -230,8 +233,9 @@ void shared_access(Lane* lane, uintptr_t offset, size_t bytes, bool write, Site 
 void global_access(Lane* lane, uintptr_t address, size_t bytes, bool write, Site site) {
   if (!device_range_ok(address, bytes)) {
     const Allocation& a = owner(address);
-    report("global out of bounds", lane, site, "%s of %zu bytes at %+zd of an allocation of %zu%s", write ? "write" : "read",
-           bytes, ssize_t(address - a.low), size_t(a.high - a.low), a.live ? "" : " that was freed");
+    report("global out of bounds", lane, site, "%s of %zu bytes at %+zd of an allocation of %zu%s",
+           write ? "write" : "read", bytes, ssize_t(address - a.low), size_t(a.high - a.low),
+           a.live ? "" : " that was freed");
     abort_block(lane);
   }
   if (!instrumented) return;
@@ -283,11 +287,13 @@ void any_access(uintptr_t address, size_t bytes, bool write, bool aligned, Site 
   } else if (address - uintptr_t(block.stacks) < kStackBytes * kMaxThreads) {
     report("another thread's local", lane, site, "%p", reinterpret_cast<void*>(address));
   } else if (is_mapped(address, bytes)) {
-    if (write) report("host memory written", lane, site, "%p was registered to be read", reinterpret_cast<void*>(address));
+    if (write)
+      report("host memory written", lane, site, "%p was registered to be read", reinterpret_cast<void*>(address));
   } else if (is_module(address)) {
     if (write) report("host memory written", lane, site, "a kernel may not write host globals");
   } else {
-    report("wild address", lane, site, "%p is neither shared nor allocated with cudaMalloc", reinterpret_cast<void*>(address));
+    report("wild address", lane, site, "%p is neither shared nor allocated with cudaMalloc",
+           reinterpret_cast<void*>(address));
     abort_block(lane);
   }
 }

@@ -31,7 +31,8 @@ void check_norm(int64_t rows, int64_t dim, bool layer, Mode mode, float center =
     std::vector<float> row(dim);
     for (int64_t c = 0; c < dim; ++c) {
       if (shuffled) {
-        const int64_t tile = r / 4, i = r % 4 / 2, j = r % 2, k = c % (dim / 4), dr = c / (dim / 2), dc = c / (dim / 4) % 2;
+        const int64_t tile = r / 4, i = r % 4 / 2, j = r % 2, k = c % (dim / 4), dr = c / (dim / 2),
+                      dc = c / (dim / 4) % 2;
         const int64_t pr = 2 * (mode == Mode::shuffle1 ? j : i) + dr, pc = 2 * (mode == Mode::shuffle1 ? i : j) + dc;
         row[c] = before[(tile * 17 + 1 + pr * grid + pc) * (dim / 4) + k];
       } else {
@@ -60,15 +61,18 @@ void check_norm(int64_t rows, int64_t dim, bool layer, Mode mode, float center =
   }
   (mode == Mode::in_place ? x : out).download();
   const std::vector<float>& got = (mode == Mode::in_place ? x : out).values;
-  expect_close(drivlm::text("%s norm %lldx%lld mode %d", layer ? "layer" : "rms", (long long)rows, (long long)dim, int(mode)).c_str(),
-               got, exact, plain);
+  expect_close(
+      drivlm::text("%s norm %lldx%lld mode %d", layer ? "layer" : "rms", (long long)rows, (long long)dim, int(mode))
+          .c_str(),
+      got, exact, plain);
 }
 
 }  // namespace
 
 TEST(norm_sizes) {
   for (bool layer : {false, true}) {
-    for (int64_t dim : {8, 128, 160, 248, 256, 264, 896, 1024, 1032, 4096, 4104, 8192}) check_norm(3, dim, layer, Mode::alone);
+    for (int64_t dim : {8, 128, 160, 248, 256, 264, 896, 1024, 1032, 4096, 4104, 8192})
+      check_norm(3, dim, layer, Mode::alone);
     for (int64_t rows : {1, 4, 5, 1025}) check_norm(rows, 64, layer, Mode::alone);
   }
 }
@@ -87,7 +91,8 @@ TEST(norm_columns) {  // q of a packed row; the rest stays as it was
   NormJob job{};
   job.x = job.out = nullptr;
   bf16* part = x.data + 32;
-  job.x = part, job.out = part, job.weight = weight.data, job.rows = 6, job.dim = 32, job.x_stride = job.out_stride = 96;
+  job.x = part, job.out = part, job.weight = weight.data, job.rows = 6, job.dim = 32,
+  job.x_stride = job.out_stride = 96;
   job.eps = 1e-6f, job.layer = false;
   const std::vector<float> before = x.values;
   norm(job, nullptr);

@@ -29,7 +29,8 @@ std::string resolve(void* pc) {
   if (!dladdr(pc, &info) || !info.dli_fname) return "?";
   char command[1024], line[512];
   const uintptr_t base = uintptr_t(info.dli_fbase);
-  std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", info.dli_fname, uintptr_t(pc) - 1 - base);
+  std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", info.dli_fname,
+                uintptr_t(pc) - 1 - base);
   std::string first, best;
   if (FILE* pipe = popen(command, "r")) {
     while (std::fgets(line, sizeof line, pipe)) {
@@ -85,8 +86,8 @@ void report(const char* kind, const Lane* lane, Site site, const char* format, .
   va_end(arguments);
   if (lane) {
     const uint3& index = lane->block->index;
-    std::snprintf(text, sizeof text, "%s at %s block (%u,%u,%u) thread %u (warp %u lane %u): %s", kind, at.c_str(), index.x,
-                  index.y, index.z, lane->id, lane->warp, lane->lane, message);
+    std::snprintf(text, sizeof text, "%s at %s block (%u,%u,%u) thread %u (warp %u lane %u): %s", kind, at.c_str(),
+                  index.x, index.y, index.z, lane->id, lane->warp, lane->lane, message);
   } else {
     std::snprintf(text, sizeof text, "%s at %s: %s", kind, at.c_str(), message);
   }
@@ -100,7 +101,7 @@ void install_fault_handler() {
   stack_t alternate{};
   alternate.ss_sp = stack, alternate.ss_size = sizeof stack;
   sigaltstack(&alternate, nullptr);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigaction(SIGSEGV, &action, &previous_segv);

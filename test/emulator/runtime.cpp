@@ -72,8 +72,8 @@ Runtime& runtime() {
     number("EMULATOR_STATS", told);
     if (told) {
       std::atexit([] {
-        std::fprintf(stderr, "emulator: %llu allocations, %llu events, %llu mapped reads\n", stats.allocations, stats.events,
-                     stats.mapped_reads);
+        std::fprintf(stderr, "emulator: %llu allocations, %llu events, %llu mapped reads\n", stats.allocations,
+                     stats.events, stats.mapped_reads);
       });
     }
     install_fault_handler();
@@ -159,14 +159,15 @@ void revive() {
 
 void fail_next(const char* function, cudaError_t error) { runtime().planned_failures[function] = error; }
 
-cudaError_t enqueue_launch(void (*run)(const void*), std::shared_ptr<const void> arguments, const void* kernel, dim3 grid,
-                           dim3 block, size_t shared_bytes, cudaStream_t stream) {
+cudaError_t enqueue_launch(void (*run)(const void*), std::shared_ptr<const void> arguments, const void* kernel,
+                           dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream) {
   ApiCall call("cudaLaunchKernel");
   if (call.failure != cudaSuccess) return result(call.failure);
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
   if (threads == 0 || threads > kMaxThreads || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
       grid.z > 65535) {
-    report("bad launch", nullptr, {}, "grid %u %u %u, block %u %u %u", grid.x, grid.y, grid.z, block.x, block.y, block.z);
+    report("bad launch", nullptr, {}, "grid %u %u %u, block %u %u %u", grid.x, grid.y, grid.z, block.x, block.y,
+           block.z);
     return result(cudaErrorInvalidConfiguration);
   }
   const auto opted = call.r.shared_opt_in.find(kernel);
@@ -361,7 +362,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (bytes == 0) return result(call.failure);
   const bool pageable = !is_device(uintptr_t(from)) && !is_pinned(call.r, from);
   if (pageable && !(stream && stream->capturing)) {  // the driver takes its own copy before the call returns
-    auto staged = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+    auto staged =
+        std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
     return result(call.enqueue(stream, [=] { return copy(to, staged->data(), bytes); }));
   }
   return result(call.enqueue(stream, [=] { return copy(to, from, bytes); }));
@@ -372,8 +374,8 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind)
   if (cudaError_t error = call.drain()) return result(error);
   return result(bytes ? copy(to, from, bytes) : cudaSuccess);
 }
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
-                              cudaMemcpyKind, cudaStream_t stream) {
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind, cudaStream_t stream) {
   ApiCall call("cudaMemcpy2DAsync");
   return result(call.enqueue(stream, [=] {
     for (size_t row = 0; row < height; ++row) {

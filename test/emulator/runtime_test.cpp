@@ -102,7 +102,7 @@ TEST(runtime_memory) {
   take_reports();
 }
 
-TEST(runtime_sticky_errors) {  // a failed kernel makes every later call fail
+TEST(runtime_sticky_errors) {   // a failed kernel makes every later call fail
   if (!emu::checked()) return;  // the fast flavour meets the guard page, which ends the process
   emu::options.quiet = true;
   Buffer<int> data(std::vector<int>(1500, 1));

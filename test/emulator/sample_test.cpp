@@ -26,8 +26,10 @@ struct Rows {
     device->ops().sample(out.data(), Tensor(logits.data, DType::f32, {rows, vocab}), params.data());
     for (int64_t r = 0; r < rows && compare; ++r) {
       const Sample want = drivlm::sample_row(&logits.host[r * vocab], vocab, params[r]);
-      if (out[r].id != want.id) fail(drivlm::text("row %lld: id %d, the host chose %d", (long long)r, out[r].id, want.id));
-      if (params[r].want_logprob) EXPECT(std::fabs(out[r].logprob - want.logprob) < 1e-4f * (1 + std::fabs(want.logprob)));
+      if (out[r].id != want.id)
+        fail(drivlm::text("row %lld: id %d, the host chose %d", (long long)r, out[r].id, want.id));
+      if (params[r].want_logprob)
+        EXPECT(std::fabs(out[r].logprob - want.logprob) < 1e-4f * (1 + std::fabs(want.logprob)));
     }
     return out;
   }
@@ -58,7 +60,8 @@ TEST(sample_greedy) {
 TEST(sample_limits) {
   Rows t(5, 1000);
   t.fill(1);
-  for (int r = 0; r < 5; ++r) t.logits.host[r * 1000 + 990] = 9, t.logits.host[r * 1000 + 40] = 8, t.logits.host[r * 1000 + 7] = 7;
+  for (int r = 0; r < 5; ++r)
+    t.logits.host[r * 1000 + 990] = 9, t.logits.host[r * 1000 + 40] = 8, t.logits.host[r * 1000 + 7] = 7;
   const int32_t banned[] = {40, 123456, -1};
   std::vector<uint32_t> allowed(32, 0);
   allowed[7 / 32] |= 1u << 7;

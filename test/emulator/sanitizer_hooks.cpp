@@ -11,10 +11,10 @@ using emu::any_access;
 
 #define CALLER \
   emu::Site { nullptr, 0, __builtin_return_address(0) }
-#define ACCESSES(n)                                                                                             \
-  void __tsan_read##n(void* p) { any_access(uintptr_t(p), n, false, true, CALLER); }                            \
-  void __tsan_write##n(void* p) { any_access(uintptr_t(p), n, true, true, CALLER); }                            \
-  void __tsan_unaligned_read##n(void* p) { any_access(uintptr_t(p), n, false, false, CALLER); }                 \
+#define ACCESSES(n)                                                                             \
+  void __tsan_read##n(void* p) { any_access(uintptr_t(p), n, false, true, CALLER); }            \
+  void __tsan_write##n(void* p) { any_access(uintptr_t(p), n, true, true, CALLER); }            \
+  void __tsan_unaligned_read##n(void* p) { any_access(uintptr_t(p), n, false, false, CALLER); } \
   void __tsan_unaligned_write##n(void* p) { any_access(uintptr_t(p), n, true, false, CALLER); }
 
 extern "C" {
@@ -40,8 +40,12 @@ void* __tsan_memmove(void* to, const void* from, size_t n) {
   return std::memmove(to, from, n);
 }
 // Reference counts in the launchers of instrumented files.
-int __tsan_atomic32_fetch_add(volatile int* p, int value, int) { return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST); }
-int __tsan_atomic32_fetch_sub(volatile int* p, int value, int) { return __atomic_fetch_sub(p, value, __ATOMIC_SEQ_CST); }
+int __tsan_atomic32_fetch_add(volatile int* p, int value, int) {
+  return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);
+}
+int __tsan_atomic32_fetch_sub(volatile int* p, int value, int) {
+  return __atomic_fetch_sub(p, value, __ATOMIC_SEQ_CST);
+}
 int __tsan_atomic32_load(const volatile int* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 long __tsan_atomic64_load(const volatile long* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 char __tsan_atomic8_load(const volatile char* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }

@@ -50,7 +50,8 @@ void execute(Warp& warp, Op op, uint32_t mask) {
       for (uint32_t rest = mask; rest; rest &= rest - 1) {
         const int i = __builtin_ctz(rest), source = warp.source[i] & 31;
         if (!(mask >> source & 1)) {
-          report("shuffle from an absent lane", &warp.lanes[i], warp.lanes[i].site, "lane %d does not take part", source);
+          report("shuffle from an absent lane", &warp.lanes[i], warp.lanes[i].site, "lane %d does not take part",
+                 source);
         }
         warp.value[i] = before[source];
       }
@@ -122,7 +123,8 @@ void lane_exit(Lane* lane) {
   warp.runnable &= ~(1u << lane->lane);
   --block.alive;
   if (!lane->copies.empty()) {
-    report("unfinished cp.async", lane, lane->site, "thread ended with %zu copies never waited for", lane->copies.size());
+    report("unfinished cp.async", lane, lane->site, "thread ended with %zu copies never waited for",
+           lane->copies.size());
   }
   for (uint32_t rest = warp.waiting & warp.alive; rest; rest &= rest - 1) {  // did somebody wait only for this lane?
     Lane& other = warp.lanes[__builtin_ctz(rest)];
@@ -286,8 +288,8 @@ void* static_shared(const void* key, size_t bytes) {
     abort_block(current);
   }
   if (offset + bytes + block.dynamic_bytes > block.shared_allowed) {
-    report("bad launch", current, {}, "%zu bytes of shared arrays and %zu of dynamic shared memory, %zu allowed in all", offset + bytes,
-           block.dynamic_bytes, block.shared_allowed);
+    report("bad launch", current, {}, "%zu bytes of shared arrays and %zu of dynamic shared memory, %zu allowed in all",
+           offset + bytes, block.dynamic_bytes, block.shared_allowed);
     abort_block(current);
   }
   block.static_arrays.emplace_back(key, offset);
@@ -311,7 +313,8 @@ void barrier(Site site) {
   if (!block.at_barrier.empty()) {
     const Site& other = block.at_barrier[0]->site;
     if (other.line != site.line || std::strcmp(other.file, site.file) != 0) {
-      report("divergent barrier", lane, site, "other threads of the block are at the barrier at %s", place(other).c_str());
+      report("divergent barrier", lane, site, "other threads of the block are at the barrier at %s",
+             place(other).c_str());
     }
   }
   lane->op = Op::barrier, lane->mask = 0, lane->site = site;

@@ -35,7 +35,8 @@
 // Emulator code inlined into kernels is not itself checked.
 #define EMU_UNCHECKED __attribute__((no_sanitize("thread", "alignment", "bounds")))
 #define EMU_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-#define EMU_AT ::emu::Site{file, line, nullptr}
+#define EMU_AT \
+  ::emu::Site { file, line, nullptr }
 
 namespace emu {
 
@@ -107,9 +108,9 @@ template <class T>
 __forceinline__ T* dynamic_shared() {
   return reinterpret_cast<T*>(::emu::dynamic_shared_base());
 }
-#define SHARED_ARRAY(T, name, dims)           \
-  using name##_array = T dims;                \
-  static const char name##_key = 0;           \
+#define SHARED_ARRAY(T, name, dims) \
+  using name##_array = T dims;      \
+  static const char name##_key = 0; \
   name##_array& name = *static_cast<name##_array*>(::emu::static_shared(&name##_key, sizeof(name##_array)))
 
 // ---- threads ----

@@ -17,9 +17,9 @@ namespace emu {
 
 constexpr int kMaxThreads = 1024, kMaxWarps = 32;
 constexpr size_t kPage = 4096;
-constexpr size_t kStackBytes = 17 * kPage;         // lowest page is a guard; an odd count spreads stacks over cache sets
-constexpr size_t kStaticShared = 48 << 10;         // arena of SHARED_ARRAYs
-constexpr size_t kDynamicShared = 256 << 10;       // dynamic shared memory ends at the end of it, before a guard page
+constexpr size_t kStackBytes = 17 * kPage;    // lowest page is a guard; an odd count spreads stacks over cache sets
+constexpr size_t kStaticShared = 48 << 10;    // arena of SHARED_ARRAYs
+constexpr size_t kDynamicShared = 256 << 10;  // dynamic shared memory ends at the end of it, before a guard page
 constexpr size_t kSharedSpan = kStaticShared + kDynamicShared;
 
 struct Block;
@@ -153,7 +153,8 @@ size_t device_range_left(const void* p);
 const char* describe_fault(uintptr_t address, const Lane& lane);
 
 // report.cpp
-__attribute__((format(printf, 4, 5))) void report(const char* kind, const Lane* lane, Site site, const char* format, ...);
+__attribute__((format(printf, 4, 5))) void report(const char* kind, const Lane* lane, Site site, const char* format,
+                                                  ...);
 std::string place(const Site& site);
 void install_fault_handler();
 

@@ -21,14 +21,15 @@ namespace drivlm::cuda::testing {
 struct Registration {
   Registration(const char* name, void (*body)());
 };
-#define TEST(name)                                                                          \
-  static void test_##name();                                                                \
+#define TEST(name)                                                                            \
+  static void test_##name();                                                                  \
   static const ::drivlm::cuda::testing::Registration registration_##name(#name, test_##name); \
   static void test_##name()
 
 void fail(const std::string& message);
 #define EXPECT(condition) \
-  if (!(condition)) ::drivlm::cuda::testing::fail(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition)
+  if (!(condition))       \
+  ::drivlm::cuda::testing::fail(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition)
 
 struct Outcome {
   std::string name;

@@ -10,7 +10,8 @@ TEST(patchify) {
   struct Size {
     int64_t tiles, size, patch;
   };
-  for (const Size s : {Size{1, 28, 14}, Size{3, 56, 14}, Size{2, 42, 7}, Size{1, 448, 14}, Size{0, 56, 14}, Size{1, 1148, 14}, Size{1, 2352, 14}, Size{1, 60, 30}}) {
+  for (const Size s : {Size{1, 28, 14}, Size{3, 56, 14}, Size{2, 42, 7}, Size{1, 448, 14}, Size{0, 56, 14},
+                       Size{1, 1148, 14}, Size{1, 2352, 14}, Size{1, 60, 30}}) {
     Buffer<uint8_t> tiles(s.tiles * s.size * s.size * 3);
     for (uint8_t& v : tiles.host) v = uint8_t(generator()());
     tiles.upload();
@@ -20,7 +21,8 @@ TEST(patchify) {
     out.download();
     for (size_t i = 0; i < out.values.size(); ++i) {
       const int64_t v = i % values, p = i / values % (grid * grid), t = i / values / (grid * grid);
-      const int64_t c = v / (s.patch * s.patch), y = p / grid * s.patch + v / s.patch % s.patch, x = p % grid * s.patch + v % s.patch;
+      const int64_t c = v / (s.patch * s.patch), y = p / grid * s.patch + v / s.patch % s.patch,
+                    x = p % grid * s.patch + v % s.patch;
       const uint8_t u = tiles.host[((t * s.size + y) * s.size + x) * 3 + c];
       const float want = to_bf16((float(u) / 255.f - mean[c]) / std[c]);
       if (out.values[i] != want) return fail(drivlm::text("size %lld, value %zu", (long long)s.size, i));

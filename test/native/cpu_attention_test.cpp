@@ -70,7 +70,7 @@ void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t
   for (int64_t g = 0; g < groups; ++g) {
     for (int64_t h = 0; h < heads; ++h) {
       const uint16_t* base = qkv.get() + g * positions * 3 * width + h * dim;
-      for (int64_t i = 0; i<positions; i += positions> 100 ? 41 : 1) {
+      for (int64_t i = 0; i < positions; i += positions > 100 ? 41 : 1) {
         attend_exactly([&](int64_t t) { return base + t * 3 * width + width; },
                        [&](int64_t t) { return base + t * 3 * width + 2 * width; }, base + i * 3 * width, positions,
                        dim, expected, plain);
@@ -184,8 +184,8 @@ class Paged {
   std::vector<std::vector<uint16_t>> queries_;
 };
 
-void run_paged(const Target& target, const std::string& what, const std::vector<Sequence>& sequences, const Shape& shape,
-               int threads) {
+void run_paged(const Target& target, const std::string& what, const std::vector<Sequence>& sequences,
+               const Shape& shape, int threads) {
   Paged paged(target, sequences, shape);
   std::vector<Part> whole;
   for (size_t i = 0; i < sequences.size(); ++i) whole.push_back({i, 0, sequences[i].rows});
@@ -195,7 +195,7 @@ void run_paged(const Target& target, const std::string& what, const std::vector<
   const uint16_t* of_sequence = out.data();
   for (size_t i = 0; i < sequences.size(); ++i) {
     const Sequence& s = sequences[i];
-    for (int64_t r = 0; r<s.rows; r += s.rows> 60 ? 17 : 1) {
+    for (int64_t r = 0; r < s.rows; r += s.rows > 60 ? 17 : 1) {
       for (int64_t h = 0; h < shape.heads; ++h) {
         const int64_t head = h / (shape.heads / shape.kv_heads);
         attend_exactly([&](int64_t t) { return paged.key(s, t, head); },
@@ -305,13 +305,10 @@ TEST(cpu_attention_beside_others) {
     one.insert(one.end(), {7, 8});
     two.insert(two.end(), {9, 10, 11, 12});
     three.push_back(13);
-    run_beside(target,
-               {{7 * 64, 50, one},
-                {7 * 64 + 3, 200, two},
-                {7 * 64 + 1, 6, three},
-                {600, 4, numbers(14, 10)},
-                {0, 11, {24}}},
-               {14, 2, 64, 64});
+    run_beside(
+        target,
+        {{7 * 64, 50, one}, {7 * 64 + 3, 200, two}, {7 * 64 + 1, 6, three}, {600, 4, numbers(14, 10)}, {0, 11, {24}}},
+        {14, 2, 64, 64});
     // Of the last one's rows two end with a chunk, the others see a token or two of the next.
     run_beside(target, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}}, {7, 1, 80, 32});
   });

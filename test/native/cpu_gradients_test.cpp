@@ -51,8 +51,10 @@ struct Golden {
       for (int64_t i = begin; i < end; i += doubles ? 8 : 4) {
         double value;
         int32_t whole;
-        if (doubles) std::memcpy(&value, bytes.data() + i, 8);
-        else std::memcpy(&whole, bytes.data() + i, 4), value = whole;
+        if (doubles)
+          std::memcpy(&value, bytes.data() + i, 8);
+        else
+          std::memcpy(&whole, bytes.data() + i, 4), value = whole;
         entry.values.push_back(value);
       }
     }
@@ -64,11 +66,14 @@ struct Golden {
 // f64 values as a tensor of either type, and back.
 class Held {
  public:
-  Held(DType dtype, std::initializer_list<int64_t> shape, const Values& values) : values_(values), narrow_(values.begin(), values.end()) {
+  Held(DType dtype, std::initializer_list<int64_t> shape, const Values& values)
+      : values_(values), narrow_(values.begin(), values.end()) {
     tensor = Tensor(dtype == DType::f64 ? static_cast<void*>(values_.data()) : narrow_.data(), dtype, shape);
-    if (tensor.count() != static_cast<int64_t>(values.size())) test::fail(__FILE__, __LINE__, "shape and values of a tensor differ");
+    if (tensor.count() != static_cast<int64_t>(values.size()))
+      test::fail(__FILE__, __LINE__, "shape and values of a tensor differ");
   }
-  Held(DType dtype, std::initializer_list<int64_t> shape) : Held(dtype, shape, Values(Tensor(nullptr, dtype, shape).count(), 0.0)) {}
+  Held(DType dtype, std::initializer_list<int64_t> shape)
+      : Held(dtype, shape, Values(Tensor(nullptr, dtype, shape).count(), 0.0)) {}
   Held(const Held&) = delete;
 
   Values values() const { return tensor.dtype == DType::f64 ? values_ : Values(narrow_.begin(), narrow_.end()); }
@@ -93,7 +98,8 @@ double distance(const Values& found, const Values& expected) {
 void expect_near(const char* what, const Values& found, const Values& expected, double bound) {
   if (found.size() != expected.size()) return test::fail(__FILE__, __LINE__, std::string(what) + ": sizes differ");
   const double d = distance(found, expected);
-  if (!(d <= bound)) test::fail(__FILE__, __LINE__, std::string(what) + ": off by " + std::to_string(d / bound) + " of the bound");
+  if (!(d <= bound))
+    test::fail(__FILE__, __LINE__, std::string(what) + ": off by " + std::to_string(d / bound) + " of the bound");
 }
 
 // Every target of this CPU in f32, and f64 once.
@@ -120,7 +126,8 @@ const Golden& golden() {
   return file;
 }
 
-Values joined(const Values& q, const Values& k, const Values& v, int64_t rows, int64_t heads, int64_t kv_heads, int64_t d) {
+Values joined(const Values& q, const Values& k, const Values& v, int64_t rows, int64_t heads, int64_t kv_heads,
+              int64_t d) {
   Values out;
   for (int64_t row = 0; row < rows; ++row) {
     out.insert(out.end(), q.begin() + row * heads * d, q.begin() + (row + 1) * heads * d);
@@ -173,7 +180,8 @@ Values random(Random& numbers, int64_t count, float size = 1) {
 TEST(gradients_of_linear_are_the_golden) {
   const Golden& g = golden();
   on_every_target([&](Gradients& ops, DType type, double bound) {
-    Held x(type, {7, 13}, g.at("linear.in.x")), w(type, {11, 13}, g.at("linear.in.weight")), dy(type, {7, 11}, g.at("linear.grad_out"));
+    Held x(type, {7, 13}, g.at("linear.in.x")), w(type, {11, 13}, g.at("linear.in.weight")),
+        dy(type, {7, 11}, g.at("linear.grad_out"));
     Held dx(type, {7, 13}), dw(type, {11, 13}), db(type, {11});
     ops.linear_input(dx, dy, w);
     ops.linear_weight(dw, db, dy, x);
@@ -195,13 +203,15 @@ TEST(gradients_of_norms_are_the_golden) {
     double eps;
     bool layer;
   };
-  for (const Case& c : {Case{"layer_norm", 6, 37, 1e-6, true}, Case{"layer_norm_small_variance", 3, 19, 1e-5, true}, Case{"rms_norm", 7, 35, 1e-6, false}}) {
+  for (const Case& c : {Case{"layer_norm", 6, 37, 1e-6, true}, Case{"layer_norm_small_variance", 3, 19, 1e-5, true},
+                        Case{"rms_norm", 7, 35, 1e-6, false}}) {
     const std::string name = c.name;
     on_every_target([&](Gradients& ops, DType type, double bound) {
       // f32 holds no small variance beside a mean.
       if (name == "layer_norm_small_variance" && type == DType::f32) bound = 2e-3;
       Held x(type, {c.rows, c.dim}, g.at(name + ".in.x")), dy(type, {c.rows, c.dim}, g.at(name + ".grad_out"));
-      Held weight(type, {c.dim}, g.at(name + ".in.gamma")), dx(type, {c.rows, c.dim}), dw(type, {c.dim}), db(type, {c.dim});
+      Held weight(type, {c.dim}, g.at(name + ".in.gamma")), dx(type, {c.rows, c.dim}), dw(type, {c.dim}),
+          db(type, {c.dim});
       ops.norm(dx, dw, c.layer ? Tensor(db) : Tensor(), dy, x, {weight, {}, c.eps, c.layer});
       expect_near((name + " x").c_str(), dx.values(), g.at(name + ".grad.x"), bound);
       expect_near((name + " gamma").c_str(), dw.values(), g.at(name + ".grad.gamma"), bound);
@@ -219,7 +229,8 @@ TEST(gradients_of_activations_are_the_golden) {
     Values both, expected;
     for (int64_t row = 0; row < 5; ++row) {
       for (const char* part : {"gate", "up"}) {
-        const Values &in = g.at(std::string("silu_times_up.in.") + part), &out = g.at(std::string("silu_times_up.grad.") + part);
+        const Values &in = g.at(std::string("silu_times_up.in.") + part),
+                     &out = g.at(std::string("silu_times_up.grad.") + part);
         both.insert(both.end(), in.begin() + row * 23, in.begin() + (row + 1) * 23);
         expected.insert(expected.end(), out.begin() + row * 23, out.begin() + (row + 1) * 23);
       }
@@ -233,7 +244,8 @@ TEST(gradients_of_activations_are_the_golden) {
 TEST(gradients_of_residuals_are_the_golden) {
   const Golden& g = golden();
   on_every_target([&](Gradients& ops, DType type, double bound) {
-    Held dx(type, {10, 7}, g.at("layer_scale_residual.grad_out")), y(type, {10, 7}, g.at("layer_scale_residual.in.branch"));
+    Held dx(type, {10, 7}, g.at("layer_scale_residual.grad_out")),
+        y(type, {10, 7}, g.at("layer_scale_residual.in.branch"));
     Held scale(type, {7}, g.at("layer_scale_residual.in.scale")), dy(type, {10, 7}), d_scale(type, {7});
     ops.scale_add(dy, d_scale, dx, y, scale);
     expect_near("layer scale branch", dy.values(), g.at("layer_scale_residual.grad.branch"), bound);
@@ -258,10 +270,15 @@ TEST(gradients_of_attention_are_the_golden) {
     const std::string name = c.name;
     const int64_t width = (c.heads + 2 * c.kv_heads) * c.d;
     on_every_target([&](Gradients& ops, DType type, double bound) {
-      Held qkv(type, {c.rows, width}, joined(g.at(name + ".in.q"), g.at(name + ".in.k"), g.at(name + ".in.v"), c.rows, c.heads, c.kv_heads, c.d));
+      Held qkv(
+          type, {c.rows, width},
+          joined(g.at(name + ".in.q"), g.at(name + ".in.k"), g.at(name + ".in.v"), c.rows, c.heads, c.kv_heads, c.d));
       Held d_out(type, {c.rows, c.heads * c.d}, g.at(name + ".grad_out")), d_qkv(type, {c.rows, width});
       ops.attention(d_qkv, d_out, qkv, c.heads, c.kv_heads, c.d, c.spans, c.causal);
-      expect_near(c.name, d_qkv.values(), joined(g.at(name + ".grad.q"), g.at(name + ".grad.k"), g.at(name + ".grad.v"), c.rows, c.heads, c.kv_heads, c.d), bound);
+      expect_near(c.name, d_qkv.values(),
+                  joined(g.at(name + ".grad.q"), g.at(name + ".grad.k"), g.at(name + ".grad.v"), c.rows, c.heads,
+                         c.kv_heads, c.d),
+                  bound);
     });
   }
 }
@@ -289,13 +306,16 @@ TEST(gradients_of_rope_are_the_golden) {
       CHECK_EQ(v == Values(90, 3.0), true);
     }
     {  // two heads: one of q, one of k, with one gamma for both
-      Held angles(type, {9, 12}, cos_sin(g.at("qk_norm_rope.in.pos"), 12, 1e4)), gamma(type, {12}, g.at("qk_norm_rope.in.gamma"));
+      Held angles(type, {9, 12}, cos_sin(g.at("qk_norm_rope.in.pos"), 12, 1e4)),
+          gamma(type, {12}, g.at("qk_norm_rope.in.gamma"));
       Held dq(type, {12}), dk(type, {12});
       Values in, d;
       for (int64_t row = 0; row < 9; ++row) {
-        in.insert(in.end(), g.at("qk_norm_rope.in.x").begin() + row * 24, g.at("qk_norm_rope.in.x").begin() + (row + 1) * 24);
+        in.insert(in.end(), g.at("qk_norm_rope.in.x").begin() + row * 24,
+                  g.at("qk_norm_rope.in.x").begin() + (row + 1) * 24);
         in.insert(in.end(), 12, 0.0);
-        d.insert(d.end(), g.at("qk_norm_rope.grad_out").begin() + row * 24, g.at("qk_norm_rope.grad_out").begin() + (row + 1) * 24);
+        d.insert(d.end(), g.at("qk_norm_rope.grad_out").begin() + row * 24,
+                 g.at("qk_norm_rope.grad_out").begin() + (row + 1) * 24);
         d.insert(d.end(), 12, 0.0);
       }
       Held x(type, {9, 36}, in), d_qkv(type, {9, 36}, d);
@@ -355,7 +375,8 @@ TEST(gradients_of_the_loss_are_the_golden) {
   const Golden& g = golden();
   for (const std::string name : {"cross_entropy", "cross_entropy_weighted"}) {
     // Row t is scored against label t + 1.
-    const Values &labels = g.at(name + ".in.labels"), &logits = g.at(name + ".in.logits"), &expected = g.at(name + ".grad.logits");
+    const Values &labels = g.at(name + ".in.labels"), &logits = g.at(name + ".in.logits"),
+                 &expected = g.at(name + ".grad.logits");
     std::vector<int32_t> ids;
     std::vector<double> weights;
     Values rows, wanted, others;
@@ -408,11 +429,13 @@ TEST(updates_are_the_golden) {
 // Shapes that no golden has: products past one piece, one panel, one block of queries; a prefix shared by several spans.
 TEST(gradients_of_products_agree_with_f64_on_odd_shapes) {
   Random numbers(7);
-  for (const auto& [rows, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {3, 33, 1}, {1031, 5, 37}, {65, 67, 530}, {2, 100, 31}}) {
+  for (const auto& [rows, n, k] :
+       {std::array<int64_t, 3>{1, 1, 1}, {3, 33, 1}, {1031, 5, 37}, {65, 67, 530}, {2, 100, 31}}) {
     const Values x = random(numbers, rows * k), w = random(numbers, n * k), dy = random(numbers, rows * n);
     Values dx64, dw64, db64;
     auto run = [&](Gradients& ops, DType type, double bound) {
-      Held hx(type, {rows, k}, x), hw(type, {n, k}, w), hy(type, {rows, n}, dy), dx(type, {rows, k}), dw(type, {n, k}), db(type, {n});
+      Held hx(type, {rows, k}, x), hw(type, {n, k}, w), hy(type, {rows, n}, dy), dx(type, {rows, k}), dw(type, {n, k}),
+          db(type, {n});
       ops.linear_input(dx, hy, hw);
       ops.linear_weight(dw, db, hy, hx);
       if (type == DType::f64) {
@@ -455,7 +478,8 @@ TEST(gradients_of_attention_over_a_prefix_are_those_of_differences) {
           }
           for (size_t j = 0; j < seen.size(); ++j) {
             for (int64_t c = 0; c < d; ++c) {
-              out[((span.row + i) * heads + head) * d + c] += weights[j] / total * qkv[seen[j] * width + (heads + kv_heads + head / 2) * d + c];
+              out[((span.row + i) * heads + head) * d + c] +=
+                  weights[j] / total * qkv[seen[j] * width + (heads + kv_heads + head / 2) * d + c];
             }
           }
         }
@@ -483,7 +507,9 @@ TEST(gradients_of_attention_over_a_prefix_are_those_of_differences) {
       return to.values();
     };
     oracle_values = run(oracle, DType::f64);
-    on_every_target([&](Gradients& ops, DType type, double bound) { expect_near("long attention", run(ops, type), oracle_values, bound); });
+    on_every_target([&](Gradients& ops, DType type, double bound) {
+      expect_near("long attention", run(ops, type), oracle_values, bound);
+    });
   }
 }
 
@@ -520,8 +546,10 @@ TEST(gradients_of_assembled_tiles_are_sums_over_tiles) {
     for (int64_t tile = 0; tile < 3; ++tile) {
       for (int64_t i = 0; i < 35; ++i) {
         q[i] += dx[tile * 35 + i];
-        if (i < 7) c[i] += dx[tile * 35 + i];
-        else p.push_back(dx[tile * 35 + i]);
+        if (i < 7)
+          c[i] += dx[tile * 35 + i];
+        else
+          p.push_back(dx[tile * 35 + i]);
       }
     }
     expect_near("patches", patches.values(), p, bound);
@@ -541,14 +569,16 @@ TEST(gradients_do_not_depend_on_threads) {
   for (int threads : {1, 2, 5}) {
     CpuGradients ops(threads, *target.kernels);
     const DType f32 = DType::f32;
-    Held hx(f32, {1031, 70}, x), hy(f32, {1031, 33}, dy), hw(f32, {33, 70}, w), dx(f32, {1031, 70}), dw(f32, {33, 70}), db(f32, {33});
+    Held hx(f32, {1031, 70}, x), hy(f32, {1031, 33}, dy), hw(f32, {33, 70}, w), dx(f32, {1031, 70}), dw(f32, {33, 70}),
+        db(f32, {33});
     Held in(f32, {300, 48}, qkv), from(f32, {300, 24}, d_out), to(f32, {300, 48}), d_norm(f32, {70});
     ops.linear_input(dx, hy, hw);
     ops.linear_weight(dw, db, hy, hx);
     ops.attention(to, from, in, 4, 2, 6, spans, true);
     Held norm_weight(f32, {70}, Values(70, 1.25)), d_x(f32, {1031, 70});
     ops.norm(d_x, d_norm, {}, hx, hx, {norm_weight, {}, 1e-6f, false});
-    const std::vector<Values> found{dx.values(), dw.values(), db.values(), to.values(), d_x.values(), d_norm.values(), {ops.sum_of_squares(hx)}};
+    const std::vector<Values> found{
+        dx.values(), dw.values(), db.values(), to.values(), d_x.values(), d_norm.values(), {ops.sum_of_squares(hx)}};
     if (first.empty()) first = found;
     CHECK_EQ(found == first, true);
   }
@@ -565,7 +595,8 @@ TEST(gradients_refuse_shapes_that_do_not_fit) {
   CHECK_ERROR(Code::internal, ops.attention(wide, out, wide, 2, 1, 6, {{0, 2}, {1, 2}}, true));
   CHECK_ERROR(Code::internal, ops.attention(wide, out, wide, 2, 1, 6, {{0, 4}}, true));
   CHECK_ERROR(Code::internal, ops.attention(wide, out, wide, 2, 1, 6, {{0, 1}, {1, 1, 0, 2}}, true));
-  CHECK_ERROR(Code::internal, ops.cross_entropy(Tensor(a).rows(0, 1), &loss, Tensor(a).rows(0, 1), std::vector<int32_t>{4}.data(), &weight));
+  CHECK_ERROR(Code::internal, ops.cross_entropy(Tensor(a).rows(0, 1), &loss, Tensor(a).rows(0, 1),
+                                                std::vector<int32_t>{4}.data(), &weight));
   CHECK_ERROR(Code::internal, ops.gelu(a, a, Tensor(a.tensor.data, DType::bf16, {3, 4})));
 }
 

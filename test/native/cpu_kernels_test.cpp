@@ -65,8 +65,8 @@ void run_gemm(const Target& target, WeightKind kind, const GemmCase& c, int thre
   };
   const auto w_at = [&](int64_t i) { return kind == WeightKind::f32 ? w32[i] : widen(w16[i]); };
 
-  const auto packed =
-      pack(*target.kernels, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), c.n, c.k);
+  const auto packed = pack(*target.kernels, kind,
+                           kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), c.n, c.k);
   auto out16 = exact(before);
   auto out32 = exact(before32);
   GemmJob job;
@@ -160,8 +160,8 @@ TEST(cpu_gemm_beside_others) {
       const auto x = exact(random.halves(most * k, 1));
       const auto w16 = random.halves(n * k, 0.3f);
       const auto w32 = random.floats(n * k, 0.3f);
-      const auto packed =
-          pack(*target.kernels, kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), n, k);
+      const auto packed = pack(*target.kernels, kind,
+                               kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), n, k);
       const auto product = [&](int64_t first, int64_t m, int threads) {
         std::vector<float> out(m * n);
         GemmJob job;

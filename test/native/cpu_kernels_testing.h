@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "base/numeric.h"
+#include "check.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/targets.h"
 
@@ -78,8 +78,8 @@ struct Aligned {
   void* data;
 };
 
-inline void check_close(const std::string& what, const std::vector<double>& exact_values, const std::vector<float>& plain,
-                        const std::vector<float>& found, double unit = 0x1p-8) {
+inline void check_close(const std::string& what, const std::vector<double>& exact_values,
+                        const std::vector<float>& plain, const std::vector<float>& found, double unit = 0x1p-8) {
   double worst = 0;
   for (size_t i = 0; i < exact_values.size(); ++i) worst = std::max(worst, std::fabs(plain[i] - exact_values[i]));
   for (size_t i = 0; i < exact_values.size(); ++i) {

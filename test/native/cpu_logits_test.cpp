@@ -33,7 +33,8 @@ TEST(cpu_log_sum_exp) {
       for (float size : {0.001f, 5.0f, 80.0f, 30000.0f}) {
         std::vector<float> logits = logits_of(count, size);
         const auto same = [&] {
-          const double got = target.kernels->log_sum_exp(logits.data(), count), want = log_sum_exp(logits.data(), count);
+          const double got = target.kernels->log_sum_exp(logits.data(), count),
+                       want = log_sum_exp(logits.data(), count);
           CHECK(std::abs(got - want) <= 2e-6 + 1e-7 * std::abs(want));
         };
         same();

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "base/numeric.h"
+#include "check.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/targets.h"
 
@@ -107,8 +107,9 @@ void compare(const std::string& name, const Body& body) {
       const double bound = 2 * worst + 0x1p-8 * std::fabs(expected[i]);
       if (std::fabs(found[i] - expected[i]) <= bound) continue;
       test::fail(__FILE__, __LINE__,
-                 name + " on " + target.name + ": at " + std::to_string(i) + " expected " + std::to_string(expected[i]) +
-                     ", found " + std::to_string(found[i]) + ", allowed " + std::to_string(bound));
+                 name + " on " + target.name + ": at " + std::to_string(i) + " expected " +
+                     std::to_string(expected[i]) + ", found " + std::to_string(found[i]) + ", allowed " +
+                     std::to_string(bound));
       break;
     }
   }

@@ -178,7 +178,9 @@ TEST(random_requests_give_every_page_back) {
         case 3: scores.push_back(score(*engine, some_scene(), {{1, 2, 3}, {4}, {5, 6}})); break;
         case 4: engine->release(some_scene()); break;
         case 5:
-          if (!questions.empty()) (below(2) ? questions[below(questions.size())]->control->finish : questions[below(questions.size())]->control->cancel) = true;
+          if (!questions.empty())
+            (below(2) ? questions[below(questions.size())]->control->finish
+                      : questions[below(questions.size())]->control->cancel) = true;
           break;
         case 6:
           if (!scenes.empty() && below(2)) scenes[below(scenes.size())]->control->cancel = true;

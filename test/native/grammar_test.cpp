@@ -43,7 +43,8 @@ std::shared_ptr<const Automaton> words(const std::vector<std::string>& list) {
 
 bool is_allowed(const uint32_t* mask, int32_t id) { return (mask[id / 32] >> (id % 32)) & 1; }
 
-const std::vector<std::string> kTokens = {"", "y", "ye", "yes", "n", "no", "o", "es", "s", "x", "yesx", "not", "t", "<end>"};
+const std::vector<std::string> kTokens = {"",   "y", "ye", "yes",  "n",   "no", "o",
+                                          "es", "s", "x",  "yesx", "not", "t",  "<end>"};
 constexpr int32_t kEnd = 13;
 
 TEST(grammar_allows_what_leads_on_and_the_end_where_it_accepts) {

@@ -188,10 +188,11 @@ TEST(bands_give_the_bytes_of_the_whole) {
       for (int64_t band = 0; band < bands; ++band) {
         PixelRows rows(picture);
         int64_t expected = height * band / bands;
-        resize_band(rows, width, height, height * band / bands, height * (band + 1) / bands, [&](int64_t y, const uint8_t* row) {
-          CHECK_EQ(y, expected++);
-          std::copy(row, row + width * 3, &found.rgb[y * width * 3]);
-        });
+        resize_band(rows, width, height, height * band / bands, height * (band + 1) / bands,
+                    [&](int64_t y, const uint8_t* row) {
+                      CHECK_EQ(y, expected++);
+                      std::copy(row, row + width * 3, &found.rgb[y * width * 3]);
+                    });
       }
       CHECK(found.rgb == whole.rgb);
     }
@@ -310,8 +311,8 @@ TEST(what_does_not_fit_is_refused) {
   canvas.columns = 2;
   CHECK_ERROR(Code::bad_argument, validate(canvas));
 
-  for (const Label& label : {Label{{1, 2}, 1, 1, 0, 0, {}}, Label{{1}, 1, 1, INT64_MIN, 0, {}}, Label{{1}, INT64_MAX, INT64_MAX, 0, 0, {}},
-                             Label{{}, 0, 0, 0, 0, {}}}) {
+  for (const Label& label : {Label{{1, 2}, 1, 1, 0, 0, {}}, Label{{1}, 1, 1, INT64_MIN, 0, {}},
+                             Label{{1}, INT64_MAX, INT64_MAX, 0, 0, {}}, Label{{}, 0, 0, 0, 0, {}}}) {
     CHECK_ERROR(Code::bad_argument, validate(label));
     PixelRows rows(picture);
     CHECK_ERROR(Code::bad_argument, make_cell(rows, 2, 2, &label));

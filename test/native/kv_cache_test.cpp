@@ -91,7 +91,8 @@ TEST(kv_cache_keeps_its_counts_whatever_is_done) {
           break;
         case 2: {
           if (all.empty()) break;
-          const int64_t wanted = all[i].length + 1 + random() % 6, needed = f.cache.pages_needed(all[i], wanted), free = f.cache.pages_free();
+          const int64_t wanted = all[i].length + 1 + random() % 6, needed = f.cache.pages_needed(all[i], wanted),
+                        free = f.cache.pages_free();
           const bool got = f.cache.reserve(all[i], wanted);
           CHECK_EQ(got, needed <= free);
           CHECK_EQ(f.cache.pages_free(), got ? free - needed : free);

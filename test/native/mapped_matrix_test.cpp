@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "base/mapped_file.h"
+#include "check.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/targets.h"
 
@@ -38,7 +38,11 @@ class MatrixFile {
   // In two runs, as a tensor that a checkpoint keeps in two places.
   HostTensor tensor(const std::string& name) const {
     constexpr int64_t kFirst = 1001;
-    return {name, DType::f32, kRows, kCols, {{file_->data(), kFirst, file_.get()}, {file_->data() + kFirst * kCols * 4, kRows - kFirst, file_.get()}}};
+    return {name,
+            DType::f32,
+            kRows,
+            kCols,
+            {{file_->data(), kFirst, file_.get()}, {file_->data() + kFirst * kCols * 4, kRows - kFirst, file_.get()}}};
   }
 
   // KiB of the file that this process holds.
@@ -103,7 +107,8 @@ TEST(packing_gives_the_file_back) {
   for (int32_t i = 0; i < kRows; ++i) ids.push_back((i * 1237) % kRows);
   std::vector<bf16> out(ids.size() * kCols);
   device.ops().gather(Tensor(out.data(), DType::bf16, {kRows, kCols}), ids.data(), kRows, *table);
-  for (int64_t i = 0; i < kRows; ++i) CHECK(to_float(out[i * kCols + 5]) == to_float(from_float<bf16>(value(ids[i], 5))));
+  for (int64_t i = 0; i < kRows; ++i)
+    CHECK(to_float(out[i * kCols + 5]) == to_float(from_float<bf16>(value(ids[i], 5))));
   CHECK(file.held() < MatrixFile::kBytes / 1024 / 16);
 }
 

@@ -36,7 +36,8 @@ TEST(a_body_that_throws_on_any_thread_throws_in_the_caller) {
 TEST(scratch_that_cannot_be_had_is_an_error_on_every_thread) {
   ThreadPool& pool = ThreadPool::instance();
   pool.grow(4);
-  CHECK_ERROR(Code::out_of_memory, pool.parallel_for(4, 16, 1, [&](int64_t, int64_t) { cpu::thread_scratch(SIZE_MAX / 2); }));
+  CHECK_ERROR(Code::out_of_memory,
+              pool.parallel_for(4, 16, 1, [&](int64_t, int64_t) { cpu::thread_scratch(SIZE_MAX / 2); }));
   pool.parallel_for(4, 16, 1, [&](int64_t, int64_t) { CHECK(cpu::thread_scratch(4096) != nullptr); });
 }
 

@@ -20,14 +20,16 @@ constexpr int64_t kTileSize = 56, kTileTokens = 4, kVocab = 96;
 
 inline NetworkDescription tiny_network() {
   NetworkDescription network;
-  network.vision = {32, 2, 2, 16, 64, 14, kTileSize, 4, true, 1e-6f, true, false, 2, {0.5f, 0.5f, 0.5f}, {0.25f, 0.25f, 0.25f}};
+  network.vision = {
+      32, 2, 2, 16, 64, 14, kTileSize, 4, true, 1e-6f, true, false, 2, {0.5f, 0.5f, 0.5f}, {0.25f, 0.25f, 0.25f}};
   network.projector = {1e-5f, 2};
   network.language = {32, 2, 2, 1, 16, 64, kVocab, 1e-6f, true, false, false, {}};
   return network;
 }
 
 // Writes the weights to a file that is unlinked once the engine has mapped it. `damage` puts NaN in place of the head's.
-inline std::unique_ptr<Engine> tiny_engine(int64_t kv_tokens, int64_t max_batch, bool damage = false, int64_t vision_cache_bytes = 0) {
+inline std::unique_ptr<Engine> tiny_engine(int64_t kv_tokens, int64_t max_batch, bool damage = false,
+                                           int64_t vision_cache_bytes = 0) {
   ModelSource source;
   source.network = tiny_network();
   std::string path = (std::filesystem::temp_directory_path() / "drivlm-tiny-XXXXXX").string();
@@ -40,7 +42,8 @@ inline std::unique_ptr<Engine> tiny_engine(int64_t kv_tokens, int64_t max_batch,
     std::vector<float> values(parameter.count());
     for (float& value : values) value = normal(random);
     if (damage && parameter.role.find("head") != std::string::npos) values.assign(values.size(), NAN);
-    file.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
+    file.write(reinterpret_cast<const char*>(values.data()),
+               static_cast<std::streamsize>(values.size() * sizeof(float)));
     source.tensors.push_back({parameter.role, DType::f32, parameter.shape, {{0, offset, parameter.rows()}}});
     offset += static_cast<int64_t>(values.size() * sizeof(float));
   }
@@ -103,7 +106,8 @@ inline auto see(Engine& engine, int64_t count, unsigned seed) {
   return outcome;
 }
 
-inline auto ask(Engine& engine, int64_t scene, int64_t tokens, bool keep = false, std::vector<int32_t> ids = {11, 12, 13}) {
+inline auto ask(Engine& engine, int64_t scene, int64_t tokens, bool keep = false,
+                std::vector<int32_t> ids = {11, 12, 13}) {
   GenerateRequest request;
   request.scene = scene;
   request.ids = std::move(ids);

@@ -10,9 +10,9 @@
 #include <iterator>
 
 #include "check.h"
-#include "packed/packed_file.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/targets.h"
+#include "packed/packed_file.h"
 
 namespace drivlm {
 namespace {
@@ -185,22 +185,23 @@ TEST(weight_cache_forged_directory_is_rebuilt) {
   load(file);
   const std::vector<char> whole = read_file(file);
   constexpr size_t kForm = kHeaderBytes + 64, kOffset = kForm + 40, kBytes = kOffset + 8;
-  for (const uint64_t offset : {uint64_t{0}, uint64_t{64}, uint64_t{whole.size()}, uint64_t{whole.size() / 64 * 64 + 64},
-                                ~uint64_t{63}, uint64_t{1} << 63}) {
+  for (const uint64_t offset : {uint64_t{0}, uint64_t{64}, uint64_t{whole.size()},
+                                uint64_t{whole.size() / 64 * 64 + 64}, ~uint64_t{63}, uint64_t{1} << 63}) {
     expect_rebuilt(file, forged(whole, kOffset, offset));
   }
   uint64_t good;
   std::memcpy(&good, whole.data() + kOffset, sizeof good);
   expect_rebuilt(file, forged(whole, kOffset, good + 1));
-  for (const uint64_t bytes : {uint64_t{0}, uint64_t{255}, uint64_t{257}, uint64_t{whole.size()}, ~uint64_t{0}, uint64_t{1} << 63}) {
+  for (const uint64_t bytes :
+       {uint64_t{0}, uint64_t{255}, uint64_t{257}, uint64_t{whole.size()}, ~uint64_t{0}, uint64_t{1} << 63}) {
     expect_rebuilt(file, forged(whole, kBytes, bytes));
   }
   for (const uint64_t entries : {uint64_t{0}, uint64_t{2}, uint64_t{4}, uint64_t{1} << 16, ~uint64_t{0}}) {
     expect_rebuilt(file, forged(whole, 16, entries));
   }
-  expect_rebuilt(file, forged(whole, kForm, 2));                              // another packing
+  expect_rebuilt(file, forged(whole, kForm, 2));  // another packing
   std::vector<char> endless = whole;
-  std::memset(endless.data() + kHeaderBytes, 'x', 64);                        // a name without an end
+  std::memset(endless.data() + kHeaderBytes, 'x', 64);  // a name without an end
   expect_rebuilt(file, forged(endless, kOffset, good));
 }
 
@@ -212,7 +213,8 @@ TEST(weight_cache_leaves_nothing_half_written) {
   CHECK_EQ(folder.count(), 0);
 
   // Of writers: one was killed, one is at work.
-  const std::string left = file + ".0123456789abcdef.tmp", busy = file + ".fedcba9876543210.tmp", other = file + ".old.tmp";
+  const std::string left = file + ".0123456789abcdef.tmp", busy = file + ".fedcba9876543210.tmp",
+                    other = file + ".old.tmp";
   for (const std::string& name : {left, busy, other}) write_file(name, std::vector<char>(100, 'x'));
   const int fd = ::open(busy.c_str(), O_RDONLY);
   CHECK_EQ(::flock(fd, LOCK_EX), 0);
@@ -238,7 +240,8 @@ TEST(weight_cache_that_cannot_be_written) {
 TEST(weight_cache_of_any_target) {
   constexpr int64_t kRows = 70, kCols = 100;
   std::vector<float> values(kRows * kCols);
-  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(static_cast<int>(i * 7919 % 2003) - 1001) / 1000;
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(static_cast<int>(i * 7919 % 2003) - 1001) / 1000;
   for (const WeightFormat weights : {WeightFormat::bf16, WeightFormat::int8, WeightFormat::int4}) {
     const Folder folder;
     State expected = State::written;
@@ -249,7 +252,13 @@ TEST(weight_cache_of_any_target) {
       std::vector<std::unique_ptr<Matrix>> all;
       for (WeightCache* one : {&cache, &off}) {
         const auto host = [&](const char* role) {
-          return HostTensor{std::string("language.layers.0.") + role, DType::f32, kRows, kCols, {{values.data(), kRows}}, Use::decoder, one};
+          return HostTensor{std::string("language.layers.0.") + role,
+                            DType::f32,
+                            kRows,
+                            kCols,
+                            {{values.data(), kRows}},
+                            Use::decoder,
+                            one};
         };
         all.push_back(device.load_matrix(host("down.weight")));
         all.push_back(device.load_gated(host("gate.weight"), host("up.weight")));
@@ -257,7 +266,8 @@ TEST(weight_cache_of_any_target) {
       CHECK(cache.finish(kGoOn).state == expected);
       expected = State::read;
       for (size_t i = 0; i < 2; ++i) {
-        const auto& kept = dynamic_cast<const PackedMatrix&>(*all[i]), &made = dynamic_cast<const PackedMatrix&>(*all[i + 2]);
+        const auto &kept = dynamic_cast<const PackedMatrix&>(*all[i]),
+                   &made = dynamic_cast<const PackedMatrix&>(*all[i + 2]);
         CHECK_EQ(kept.gated, i == 1);
         CHECK(std::memcmp(kept.panels(), made.panels(), PackedMatrix::bytes(made.kind, made.rows, made.cols)) == 0);
       }

@@ -26,19 +26,30 @@ std::vector<int64_t> read_shape(std::istream& line) {
 bool set(NetworkDescription& n, const std::string& key, std::istream& line) {
   VisionConfig& v = n.vision;
   LanguageConfig& l = n.language;
-  const std::map<std::string, int64_t*> integers{
-      {"vision.dim", &v.dim}, {"vision.layers", &v.layers}, {"vision.heads", &v.heads}, {"vision.headDim", &v.head_dim},
-      {"vision.ffnDim", &v.ffn_dim}, {"vision.patchSize", &v.patch_size}, {"vision.tileSize", &v.tile_size},
-      {"vision.positionGrid", &v.position_grid}, {"vision.outputLayer", &v.output_layer}, {"language.dim", &l.dim},
-      {"language.layers", &l.layers}, {"language.heads", &l.heads}, {"language.kvHeads", &l.kv_heads},
-      {"language.headDim", &l.head_dim}, {"language.ffnDim", &l.ffn_dim}, {"language.vocab", &l.vocab},
-      {"language.rope.originalMax", &l.rope.original_max}};
+  const std::map<std::string, int64_t*> integers{{"vision.dim", &v.dim},
+                                                 {"vision.layers", &v.layers},
+                                                 {"vision.heads", &v.heads},
+                                                 {"vision.headDim", &v.head_dim},
+                                                 {"vision.ffnDim", &v.ffn_dim},
+                                                 {"vision.patchSize", &v.patch_size},
+                                                 {"vision.tileSize", &v.tile_size},
+                                                 {"vision.positionGrid", &v.position_grid},
+                                                 {"vision.outputLayer", &v.output_layer},
+                                                 {"language.dim", &l.dim},
+                                                 {"language.layers", &l.layers},
+                                                 {"language.heads", &l.heads},
+                                                 {"language.kvHeads", &l.kv_heads},
+                                                 {"language.headDim", &l.head_dim},
+                                                 {"language.ffnDim", &l.ffn_dim},
+                                                 {"language.vocab", &l.vocab},
+                                                 {"language.rope.originalMax", &l.rope.original_max}};
   const std::map<std::string, bool*> flags{{"vision.layerNorm", &v.layer_norm}, {"vision.qkvBias", &v.qkv_bias},
-                                           {"vision.qkNorm", &v.qk_norm}, {"language.qkvBias", &l.qkv_bias},
-                                           {"language.qkNorm", &l.qk_norm}, {"language.tiedHead", &l.tied_head}};
-  const std::map<std::string, float*> floats{{"vision.normEps", &v.norm_eps}, {"projector.normEps", &n.projector.norm_eps},
-                                             {"language.normEps", &l.norm_eps}};
-  const std::map<std::string, double*> doubles{{"language.rope.theta", &l.rope.theta}, {"language.rope.factor", &l.rope.factor},
+                                           {"vision.qkNorm", &v.qk_norm},       {"language.qkvBias", &l.qkv_bias},
+                                           {"language.qkNorm", &l.qk_norm},     {"language.tiedHead", &l.tied_head}};
+  const std::map<std::string, float*> floats{
+      {"vision.normEps", &v.norm_eps}, {"projector.normEps", &n.projector.norm_eps}, {"language.normEps", &l.norm_eps}};
+  const std::map<std::string, double*> doubles{{"language.rope.theta", &l.rope.theta},
+                                               {"language.rope.factor", &l.rope.factor},
                                                {"language.rope.attentionScale", &l.rope.attention_scale}};
   const auto read = [&](const auto& fields) {
     const auto found = fields.find(key);
@@ -72,7 +83,8 @@ bool set(NetworkDescription& n, const std::string& key, std::istream& line) {
 Dump read_dump(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::string text;
-  if (!in || !std::getline(in, text) || text != "drivlm network 1") throw Error(Code::internal, path + ": no dump of a network.");
+  if (!in || !std::getline(in, text) || text != "drivlm network 1")
+    throw Error(Code::internal, path + ": no dump of a network.");
   Dump dump;
   std::map<std::string, int64_t> offsets;
   int64_t start = -1;

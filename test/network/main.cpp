@@ -46,7 +46,9 @@ void compare(const std::string& what, const float* found, const float* expected,
 class Runner {
  public:
   explicit Runner(const Dump& dump)
-      : dump_(dump), network_(dump.source.network), device_(DType::f32, kThreads),
+      : dump_(dump),
+        network_(dump.source.network),
+        device_(DType::f32, kThreads),
         weights_(load_weights(dump.source, nullptr, device_, {}, std::atomic<bool>{false})) {}
 
   void run(const std::string& label) {
@@ -89,7 +91,8 @@ class Runner {
         rows = found.data;
       }
       if (static_cast<int64_t>(rows.size()) != expected.count()) {
-        report(what + " (" + std::to_string(rows.size()) + " values for " + std::to_string(expected.count()) + ")", INFINITY, 0);
+        report(what + " (" + std::to_string(rows.size()) + " values for " + std::to_string(expected.count()) + ")",
+               INFINITY, 0);
       } else {
         compare(what, rows.data(), expected.as<float>(), expected.count(), stage == "logits");
       }

@@ -58,7 +58,8 @@ void ReferenceOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head
           widen_row(values + p * head_dim, base + p * 3 * dim + 2 * dim, head_dim);
         }
         for (int64_t p = 0; p < positions; ++p) {
-          attend(out.as<T>() + (start + p) * dim + head * head_dim, base + p * 3 * dim, keys, values, positions, head_dim);
+          attend(out.as<T>() + (start + p) * dim + head * head_dim, base + p * 3 * dim, keys, values, positions,
+                 head_dim);
         }
       }
     });
@@ -67,8 +68,8 @@ void ReferenceOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head
 
 void ReferenceOps::begin_batch(const Batch&) {}
 
-void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer, int64_t heads,
-                         const Batch& batch) {
+void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv,
+                               int64_t layer, int64_t heads, const Batch& batch) {
   const KvShape& s = kv.shape;
   const int64_t d = s.head_dim, half = d / 2, width = (heads + 2 * s.kv_heads) * d;
   expect_shape("rope_append", "qkv", qkv, {batch.rows, width});
@@ -94,7 +95,8 @@ void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
           T* row = qkv.as<T>() + (segment.row + i) * width;
           const float* angle = cos_sin.as<float>() + (segment.row + i) * d;
           const int64_t position = segment.past + i;
-          const int64_t page = batch.pages[segment.first_page + position / s.page_tokens], place = position % s.page_tokens;
+          const int64_t page = batch.pages[segment.first_page + position / s.page_tokens],
+                        place = position % s.page_tokens;
           for (int64_t head = 0; head < heads; ++head) turn(row + head * d, angle, q_norm);
           for (int64_t head = 0; head < s.kv_heads; ++head) {
             T* key = row + (heads + head) * d;
@@ -133,7 +135,8 @@ void ReferenceOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer
         for (int64_t i = 0; i < segment.rows; ++i) {
           const int64_t row = segment.row + i;
           for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-            attend(out.as<T>() + (row * heads + head) * d, qkv.as<T>() + row * width + head * d, keys, values, segment.past + i + 1, d);
+            attend(out.as<T>() + (row * heads + head) * d, qkv.as<T>() + row * width + head * d, keys, values,
+                   segment.past + i + 1, d);
           }
         }
       }
@@ -158,8 +161,10 @@ void ReferenceOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, con
       for (int64_t t = 0; t < tokens; ++t) {
         const int64_t place = t % s.page_tokens * s.head_dim, page = pages[t / s.page_tokens];
         const T* cache = static_cast<const T*>(kv.data);
-        widen_row(keys + (head * tokens + t) * s.head_dim, cache + cache_offset(s, layer, page, 0, head) + place, s.head_dim);
-        widen_row(values + (head * tokens + t) * s.head_dim, cache + cache_offset(s, layer, page, 1, head) + place, s.head_dim);
+        widen_row(keys + (head * tokens + t) * s.head_dim, cache + cache_offset(s, layer, page, 0, head) + place,
+                  s.head_dim);
+        widen_row(values + (head * tokens + t) * s.head_dim, cache + cache_offset(s, layer, page, 1, head) + place,
+                  s.head_dim);
       }
     }
   });
@@ -182,14 +187,16 @@ std::vector<std::pair<size_t, size_t>> families(const std::vector<AttentionSpan>
   int64_t end = 0;
   for (size_t i = 0; i < spans.size(); ++i) {
     const AttentionSpan& s = spans[i];
-    if (s.row < end || s.rows < 1 || s.row + s.rows > rows) throw Error(Code::internal, "attention gradient: spans out of order or range");
+    if (s.row < end || s.rows < 1 || s.row + s.rows > rows)
+      throw Error(Code::internal, "attention gradient: spans out of order or range");
     end = s.row + s.rows;
     if (s.prefix_rows == 0) {
       out.push_back({i, i + 1});
       continue;
     }
     const AttentionSpan* head = out.empty() ? nullptr : &spans[out.back().first];
-    if (!head || head->row != s.prefix_row || head->rows != s.prefix_rows) throw Error(Code::internal, "attention gradient: no span is this prefix");
+    if (!head || head->row != s.prefix_row || head->rows != s.prefix_rows)
+      throw Error(Code::internal, "attention gradient: no span is this prefix");
     out.back().second = i + 1;
   }
   return out;
@@ -197,9 +204,10 @@ std::vector<std::pair<size_t, size_t>> families(const std::vector<AttentionSpan>
 }  // namespace
 
 template <class T>
-void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads, int64_t head_dim,
-                                const std::vector<AttentionSpan>& spans, bool causal) {
-  const int64_t rows = qkv.shape[0], width = (heads + 2 * kv_heads) * head_dim, group = heads / kv_heads, out_width = heads * head_dim;
+void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads,
+                                int64_t head_dim, const std::vector<AttentionSpan>& spans, bool causal) {
+  const int64_t rows = qkv.shape[0], width = (heads + 2 * kv_heads) * head_dim, group = heads / kv_heads,
+                out_width = heads * head_dim;
   const auto groups = families(spans, rows);
   const int64_t count = static_cast<int64_t>(groups.size());
   int64_t most_keys = 0, most_queries = 0;
@@ -227,9 +235,8 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
     T* p = scores + slot * 2 * most_queries * most_keys;
     T* dp = p + most_queries * most_keys;
     T *dk = dk_of + head * rows * head_dim, *dv = dv_of + head * rows * head_dim;
-    auto times = [&](T* c, int64_t stride, cpu::Factor<T> a, cpu::Factor<T> b, int64_t m, int64_t n, int64_t k, bool add) {
-      cpu::product<T>(kernels_, alone_, slots_[slot], c, stride, a, b, m, n, k, add);
-    };
+    auto times = [&](T* c, int64_t stride, cpu::Factor<T> a, cpu::Factor<T> b, int64_t m, int64_t n, int64_t k,
+                     bool add) { cpu::product<T>(kernels_, alone_, slots_[slot], c, stride, a, b, m, n, k, add); };
     for (size_t index = first_span; index < last_span; ++index) {
       const AttentionSpan& span = spans[index];
       std::fill(dk + span.row * head_dim, dk + (span.row + span.rows) * head_dim, T{0});
@@ -240,7 +247,8 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
         const T* q = in + (span.row + at) * width + head * head_dim;
         const T* d = d_out.as<T>() + (span.row + at) * out_width + head * head_dim;
         // The two runs of keys: the prefix's and the span's own.
-        const int64_t run_row[2] = {span.prefix_row, span.row}, run_rows[2] = {span.prefix_rows, own}, run_at[2] = {0, span.prefix_rows};
+        const int64_t run_row[2] = {span.prefix_row, span.row}, run_rows[2] = {span.prefix_rows, own},
+                      run_at[2] = {0, span.prefix_rows};
         for (int run = 0; run < 2; ++run) {
           const T* k = in + run_row[run] * width + (heads + kv_head) * head_dim;
           const T* v = k + kv_heads * head_dim;
@@ -262,8 +270,10 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
         T* dq = d_qkv.as<T>() + (span.row + at) * width + head * head_dim;
         for (int run = 0; run < 2; ++run) {
           const T* k = in + run_row[run] * width + (heads + kv_head) * head_dim;
-          times(dv + run_row[run] * head_dim, head_dim, {p + run_at[run], keys, false}, {d, out_width, false}, run_rows[run], head_dim, queries, true);
-          times(dk + run_row[run] * head_dim, head_dim, {dp + run_at[run], keys, false}, {q, width, false}, run_rows[run], head_dim, queries, true);
+          times(dv + run_row[run] * head_dim, head_dim, {p + run_at[run], keys, false}, {d, out_width, false},
+                run_rows[run], head_dim, queries, true);
+          times(dk + run_row[run] * head_dim, head_dim, {dp + run_at[run], keys, false}, {q, width, false},
+                run_rows[run], head_dim, queries, true);
           times(dq, width, {dp + run_at[run], keys}, {k, width, false}, queries, head_dim, run_rows[run], true);
         }
       }
@@ -295,8 +305,8 @@ void CpuGradients::attention(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t hea
 }
 
 // The rotation by minus the angle (an attention scale in cos and sin multiplies the gradient too), then the per-head norms.
-void CpuGradients::rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm, double eps,
-                        Tensor cos_sin, int64_t heads, int64_t kv_heads) {
+void CpuGradients::rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm,
+                        double eps, Tensor cos_sin, int64_t heads, int64_t kv_heads) {
   const int64_t rows = d_qkv.shape[0], width = d_qkv.shape[1], d = cos_sin.shape[1], half = d / 2;
   expect_shape("rope gradient", "d_qkv", d_qkv, {rows, (heads + 2 * kv_heads) * d});
   expect_shape("rope gradient", "cos_sin", cos_sin, {rows, d});
@@ -318,7 +328,8 @@ void CpuGradients::rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor q
   });
   for (int64_t head = 0; head < heads + kv_heads; ++head) {
     const bool query = head < heads;
-    if (query ? q_norm : k_norm) norm_columns(d_qkv, query ? d_q_norm : d_k_norm, qkv, head * d, d, query ? q_norm : k_norm, eps);
+    if (query ? q_norm : k_norm)
+      norm_columns(d_qkv, query ? d_q_norm : d_k_norm, qkv, head * d, d, query ? q_norm : k_norm, eps);
   }
 }
 

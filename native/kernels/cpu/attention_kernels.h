@@ -15,8 +15,8 @@
 
 #include <type_traits>
 
-#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/tile.h"
 

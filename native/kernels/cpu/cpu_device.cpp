@@ -89,15 +89,18 @@ void MappedMatrix::drop(int64_t first, int64_t count) const {
   }
 }
 
-MappedGated::MappedGated(const HostTensor& gate_source, const HostTensor& up_source) : gate(gate_source), up(up_source) {
+MappedGated::MappedGated(const HostTensor& gate_source, const HostTensor& up_source)
+    : gate(gate_source), up(up_source) {
   rows = gate.rows + up.rows;
   cols = gate.cols;
 }
 
 CpuDevice::CpuDevice(DType precision, int threads)
-    : CpuDevice(precision, threads, [threads](Device& device) { return std::make_unique<ReferenceOps>(device, threads); }) {}
+    : CpuDevice(precision, threads,
+                [threads](Device& device) { return std::make_unique<ReferenceOps>(device, threads); }) {}
 
-CpuDevice::CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<ReferenceOps>(Device&)>& make_ops)
+CpuDevice::CpuDevice(DType precision, int threads,
+                     const std::function<std::unique_ptr<ReferenceOps>(Device&)>& make_ops)
     : activation_(precision) {
   if (precision != DType::f32 && precision != DType::bf16) throw Error(Code::bad_argument, "The CPU runs f32 or bf16.");
   ThreadPool::instance().grow(threads);
@@ -108,13 +111,17 @@ std::unique_ptr<Memory> CpuDevice::allocate(size_t bytes, const char* what) {
   return std::make_unique<HostMemory>(bytes, what, false);
 }
 
-std::unique_ptr<Matrix> CpuDevice::load_matrix(const HostTensor& source) { return std::make_unique<MappedMatrix>(source); }
+std::unique_ptr<Matrix> CpuDevice::load_matrix(const HostTensor& source) {
+  return std::make_unique<MappedMatrix>(source);
+}
 
 std::unique_ptr<Matrix> CpuDevice::load_gated(const HostTensor& gate, const HostTensor& up) {
   return std::make_unique<MappedGated>(gate, up);
 }
 
-std::unique_ptr<Matrix> CpuDevice::load_table(const HostTensor& source) { return std::make_unique<MappedMatrix>(source); }
+std::unique_ptr<Matrix> CpuDevice::load_table(const HostTensor& source) {
+  return std::make_unique<MappedMatrix>(source);
+}
 
 Tensor CpuDevice::load_vector(const HostTensor& source) {
   const MappedMatrix stored(source);
@@ -127,9 +134,13 @@ Tensor CpuDevice::load_vector(const HostTensor& source) {
 
 bool CpuDevice::keeps_mapping(const Matrix&) const { return true; }
 
-size_t CpuDevice::matrix_bytes(int64_t rows, int64_t cols, Use, DType stored) const { return rows * cols * dtype_bytes(stored); }
+size_t CpuDevice::matrix_bytes(int64_t rows, int64_t cols, Use, DType stored) const {
+  return rows * cols * dtype_bytes(stored);
+}
 
-size_t CpuDevice::table_bytes(int64_t rows, int64_t cols, DType stored) const { return rows * cols * dtype_bytes(stored); }
+size_t CpuDevice::table_bytes(int64_t rows, int64_t cols, DType stored) const {
+  return rows * cols * dtype_bytes(stored);
+}
 
 size_t CpuDevice::kv_bytes(const KvShape& s) const {
   return s.layers * s.pages * 2 * s.kv_heads * s.page_tokens * s.head_dim * dtype_bytes(activation_);

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "device/device.h"
 #include "base/numeric.h"
+#include "device/device.h"
 #include "kernels/cpu/reference_ops.h"
 
 namespace drivlm {

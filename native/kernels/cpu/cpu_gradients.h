@@ -19,19 +19,21 @@ class CpuGradients : public Gradients {
   void linear_input(Tensor dx, Tensor dy, Tensor w) override;
   void linear_weight(Tensor d_weight, Tensor d_bias, Tensor dy, Tensor x) override;
   void norm(Tensor dx, Tensor d_weight, Tensor d_bias, Tensor dy, Tensor x, const Norm& norm) override;
-  void norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t first, int64_t width, Tensor weight, double eps) override;
+  void norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t first, int64_t width, Tensor weight,
+                    double eps) override;
   void scale_add(Tensor dy, Tensor d_scale, Tensor dx, Tensor y, Tensor scale) override;
   void gelu(Tensor du, Tensor dy, Tensor u) override;
   void gated(Tensor d_gate_up, Tensor dy, Tensor gate_up) override;
   void attention(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads, int64_t head_dim,
                  const std::vector<AttentionSpan>& spans, bool causal) override;
-  void rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm, double eps, Tensor cos_sin,
-            int64_t heads, int64_t kv_heads) override;
+  void rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm, double eps,
+            Tensor cos_sin, int64_t heads, int64_t kv_heads) override;
   void pixel_shuffle(Tensor dx, Tensor dy, int64_t grid, int version) override;
   void assemble_tiles(Tensor d_patches, Tensor d_class, Tensor d_positions, Tensor dx) override;
   void gather(Tensor d_table, const int32_t* ids, int64_t count, Tensor dx) override;
   void resize_positions(Tensor d_from, int64_t from, Tensor d_to, int64_t to) override;
-  void cross_entropy(Tensor d_logits, double* losses, Tensor logits, const int32_t* labels, const double* weights) override;
+  void cross_entropy(Tensor d_logits, double* losses, Tensor logits, const int32_t* labels,
+                     const double* weights) override;
   double sum_of_squares(Tensor x) override;
   void adamw(Tensor parameter, Tensor m, Tensor v, Tensor gradient, const AdamW& options) override;
 

@@ -38,7 +38,7 @@ void gemm(const KernelTable& kernels, const GemmJob& job, Workers& workers) {
     const int64_t i = task % row_blocks, j = task / row_blocks;
     void* scratch = thread_scratch(kernels.gemm_scratch(block_rows, job.k));
     kernels.gemm(job, job.m * i / row_blocks, job.m * (i + 1) / row_blocks, panels * j / panel_blocks,
-               panels * (j + 1) / panel_blocks, scratch);
+                 panels * (j + 1) / panel_blocks, scratch);
   });
 }
 

@@ -81,8 +81,7 @@ class Workers {
 // run() with a lambda.
 template <class Body>
 void run(Workers& workers, int64_t tasks, const Body& body) {
-  workers.run(
-      tasks, [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
+  workers.run(tasks, [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
 }
 
 // A target's part of its table: gemm_kernels.h.

@@ -14,9 +14,9 @@
 namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
 
-using drivlm::Epilogue;
 using cpu::GemmJob;
 using cpu::WeightKind;
+using drivlm::Epilogue;
 
 // How the sums of a quantised product become values; null where there is nothing to do.
 struct Rescale {
@@ -92,14 +92,10 @@ using Finish = void (*)(const GemmJob&, const Rescale&, const float*, int64_t, i
 template <class Out>
 Finish finish_for(Epilogue after) {
   switch (after) {
-    case Epilogue::gelu:
-      return finish<Epilogue::gelu, Out>;
-    case Epilogue::add:
-      return finish<Epilogue::add, Out>;
-    case Epilogue::gated:
-      return finish<Epilogue::gated, Out>;
-    case Epilogue::store:
-      break;
+    case Epilogue::gelu: return finish<Epilogue::gelu, Out>;
+    case Epilogue::add: return finish<Epilogue::add, Out>;
+    case Epilogue::gated: return finish<Epilogue::gated, Out>;
+    case Epilogue::store: break;
   }
   return finish<Epilogue::store, Out>;
 }
@@ -347,11 +343,11 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
   constexpr int64_t kDepth = cpu::kGroupDepth;
   using GroupTile = void (*)(float*, const char*, const float*, const int32_t*, int64_t, const char*, int64_t);
   static constexpr GroupTile kHeights[] = {
-    group_tile<1>,
-    group_tile<2>,
+      group_tile<1>,
+      group_tile<2>,
 #if defined(__AVX512F__)
-    group_tile<3>,
-    group_tile<4>,
+      group_tile<3>,
+      group_tile<4>,
 #endif
   };
   const int64_t rows = row1 - row0, tiles = (rows + kGroupRows - 1) / kGroupRows,
@@ -378,7 +374,7 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
       job, row0, rows, tiles, panel0, panel1, groups * 4, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t step, float* sums) {
         kHeights[height - 1](sums, w, reinterpret_cast<const float*>(x + first * groups * kDepth),
-                           offsets + first * groups, groups, next, step);
+                             offsets + first * groups, groups, next, step);
         return Rescale{false, scales + first, nullptr, nullptr, nullptr};
       });
 }
@@ -464,8 +460,7 @@ void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
         return static_cast<const char*>(expanded);
       },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
-        tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next,
-                                   step);
+        tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next, step);
         return Rescale{false, nullptr, nullptr, Format::row_scale(job, panel), nullptr};
       });
 }
@@ -496,8 +491,7 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
-        tile_for<U8S8>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next,
-                               step);
+        tile_for<U8S8>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next, step);
         return Rescale{true, scales + first, zeros + first, job.w_scale + panel * 32, job.w_sum + panel * 32};
       });
 }
@@ -510,13 +504,11 @@ void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_
       if (!Bf16Dots::kPairs && row1 - row0 > (kExpandTiles - 1) * kTileRows)
         return multiply_expanded<Bf16>(job, row0, row1, panel0, panel1, space);
       return multiply<Bf16Dots>(job, row0, row1, panel0, panel1, x);
-    case WeightKind::f32:
-      return multiply<F32Fma>(job, row0, row1, panel0, panel1, x);
+    case WeightKind::f32: return multiply<F32Fma>(job, row0, row1, panel0, panel1, x);
     case WeightKind::s8:
       if (job.m > cpu::kStreamRows && job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
       return multiply_quantised<S8Rows>(job, row0, row1, panel0, panel1, space);
-    case WeightKind::s4:
-      return multiply_quantised<S4Groups>(job, row0, row1, panel0, panel1, space);
+    case WeightKind::s4: return multiply_quantised<S4Groups>(job, row0, row1, panel0, panel1, space);
   }
 }
 

@@ -40,7 +40,8 @@ constexpr int64_t kRows = 16;
 //   d_weight += dy * n        d_bias += dy
 // add: to dx; dx may then not be dy. d_weight and d_bias may be null.
 template <class T>
-void norm_gradient(T* dx, T* d_weight, T* d_bias, const T* dy, const T* x, const T* weight, int64_t dim, double eps, bool layer, bool add) {
+void norm_gradient(T* dx, T* d_weight, T* d_bias, const T* dy, const T* x, const T* weight, int64_t dim, double eps,
+                   bool layer, bool add) {
   T mean = 0;
   if (layer) {
     double sum = 0;
@@ -141,8 +142,9 @@ void CpuGradients::norm(Tensor dx, Tensor d_weight, Tensor d_bias, Tensor dy, Te
     std::fill(parts, parts + 2 * dim, T{0});
     sum_rows<T>(parts, rows, 2 * dim, [&](T* sums, int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
-        norm_gradient(dx.as<T>() + row * dim, d_weight ? sums : nullptr, d_bias ? sums + dim : nullptr, dy.as<T>() + row * dim,
-                      x.as<T>() + row * dim, norm.weight.as<T>(), dim, norm.eps, norm.layer, true);
+        norm_gradient(dx.as<T>() + row * dim, d_weight ? sums : nullptr, d_bias ? sums + dim : nullptr,
+                      dy.as<T>() + row * dim, x.as<T>() + row * dim, norm.weight.as<T>(), dim, norm.eps, norm.layer,
+                      true);
       }
     });
     for (int64_t i = 0; i < dim && d_weight; ++i) d_weight.as<T>()[i] += parts[i];
@@ -150,7 +152,8 @@ void CpuGradients::norm(Tensor dx, Tensor d_weight, Tensor d_bias, Tensor dy, Te
   });
 }
 
-void CpuGradients::norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t first_column, int64_t width, Tensor weight, double eps) {
+void CpuGradients::norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t first_column, int64_t width, Tensor weight,
+                                double eps) {
   const int64_t rows = x.shape[0], stride = x.shape[1];
   expect_shape("norm_columns gradient", "d", d, {rows, stride});
   expect_shape("norm_columns gradient", "weight", weight, {width});
@@ -160,8 +163,8 @@ void CpuGradients::norm_columns(Tensor d, Tensor d_weight, Tensor x, int64_t fir
     sum_rows<T>(d_weight ? d_weight.as<T>() : nullptr, rows, width, [&](T* sums, int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         T* part = d.as<T>() + row * stride + first_column;
-        norm_gradient(part, d_weight ? sums : nullptr, static_cast<T*>(nullptr), part, x.as<T>() + row * stride + first_column,
-                      weight.as<T>(), width, eps, false, false);
+        norm_gradient(part, d_weight ? sums : nullptr, static_cast<T*>(nullptr), part,
+                      x.as<T>() + row * stride + first_column, weight.as<T>(), width, eps, false, false);
       }
     });
   });

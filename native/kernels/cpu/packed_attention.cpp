@@ -19,8 +19,8 @@ size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
-void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions, int64_t heads,
-               int64_t head_dim, Workers& workers) {
+void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions,
+               int64_t heads, int64_t head_dim, Workers& workers) {
   if (groups == 0 || positions == 0) return;
   // One page for all keys of a head.
   const KvLayout layout{1, 1, head_dim, ceil_div(positions, 32) * 32};
@@ -138,8 +138,8 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
   parts_.resize(static_cast<size_t>(slots * heads * (kPartHead + head_dim)));
 }
 
-void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
-                        int64_t layer, int64_t heads, Workers& workers) {
+void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, const void* kv,
+                        const KvLayout& layout, int64_t layer, int64_t heads, Workers& workers) {
   const int64_t dim = layout.head_dim, group = heads / layout.kv_heads, row_size = (heads + 2 * layout.kv_heads) * dim;
   const int64_t spans = static_cast<int64_t>(spans_.size()), stride = kPartHead + dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
@@ -157,7 +157,8 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
       rows[i].partial = span.slot < 0 ? nullptr : parts_.data() + ((span.slot + i / group) * heads + head) * stride;
       rows[i].visible = query.visible;
     }
-    const AttendJob job{static_cast<const char*>(kv) + layout.block_offset(0, layer, kv_head), layout.page_bytes(),
+    const AttendJob job{static_cast<const char*>(kv) + layout.block_offset(0, layer, kv_head),
+                        layout.page_bytes(),
                         pages_ + span.page,
                         layout,
                         scale,
@@ -169,7 +170,7 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
     const Merge& merge = merges_[task];
     for (int64_t head = 0; head < heads; ++head) {
       kernels.merge(out + (merge.row * heads + head) * dim, parts_.data() + head * stride, heads * stride,
-                  merge_slots_.data() + merge.first, merge.count, dim);
+                    merge_slots_.data() + merge.first, merge.count, dim);
     }
   });
 }

@@ -76,8 +76,8 @@ struct KernelTable;
 
 // Vision: bidirectional attention in groups of `positions` rows. qkv bf16 [groups * positions, 3 * heads * head_dim],
 // out bf16 [groups * positions, heads * head_dim]. head_dim a multiple of 16 up to 128.
-void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions, int64_t heads,
-               int64_t head_dim, Workers& workers);
+void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions,
+               int64_t heads, int64_t head_dim, Workers& workers);
 
 // How one forward pass is cut into tasks; made once a pass, used by every layer.
 //

@@ -2,10 +2,10 @@
 
 #include <numeric>
 
-#include "packed/formats.h"
-#include "kernels/cpu/packed_kv.h"
 #include "kernels/cpu/pack_s4.h"
+#include "kernels/cpu/packed_kv.h"
 #include "kernels/cpu/thread_pool.h"
+#include "packed/formats.h"
 
 namespace drivlm {
 

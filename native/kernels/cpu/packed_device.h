@@ -91,7 +91,8 @@ class PackedCpuDevice : public CpuDevice {
 
   // `source` from its cache if it is there, else from the rows that row_of(panel, i) names.
   template <class RowOf, class Done>
-  std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of, const Done& done) const;
+  std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of,
+                                 const Done& done) const;
 
   const cpu::KernelTable& kernels_;
   const CpuFormat format_;

@@ -139,7 +139,8 @@ void PackedCpuOps::begin_batch(const Batch&) { planned_ = false; }
 
 void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv,
                                int64_t layer, int64_t heads, const Batch& batch) {
-  if (!cpu::packs(kv.shape)) return ReferenceOps::rope_append(qkv, q_norm, k_norm, eps, cos_sin, kv, layer, heads, batch);
+  if (!cpu::packs(kv.shape))
+    return ReferenceOps::rope_append(qkv, q_norm, k_norm, eps, cos_sin, kv, layer, heads, batch);
   const KvShape& s = kv.shape;
   const int64_t dim = s.head_dim, width = (heads + 2 * s.kv_heads) * dim;
   expect_shape("rope_append", "qkv", qkv, {batch.rows, width});
@@ -168,7 +169,7 @@ void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
           char* block =
               static_cast<char*>(kv.data) + layout.block_offset(batch.pages[segment.first_page + page], layer, head);
           kernels_.append(block, layout, keys + head * dim, keys + (s.kv_heads + head) * dim, width,
-                        token0 - page * s.page_tokens, token1 - token0);
+                          token0 - page * s.page_tokens, token1 - token0);
         }
       }
     });

@@ -10,7 +10,7 @@
 namespace drivlm {
 
 void ReferenceOps::patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
-                      const std::array<float, 3>& std) {
+                            const std::array<float, 3>& std) {
   const int64_t count = tiles.shape[0], size = tiles.shape[1], grid = size / patch;
   const int64_t values = 3 * patch * patch;
   expect_shape("patchify", "tiles", tiles, {count, size, size, 3});
@@ -69,7 +69,8 @@ void ReferenceOps::pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version
       const int64_t row = version == 1 ? j : i, column = version == 1 ? i : j;
       for (int64_t part = 0; part < 4; ++part) {
         const int64_t r = 2 * row + part / 2, c = 2 * column + part % 2;
-        std::memcpy(out.as<char>() + (token * 4 + part) * bytes, x.as<char>() + (tile * (1 + grid * grid) + 1 + r * grid + c) * bytes, bytes);
+        std::memcpy(out.as<char>() + (token * 4 + part) * bytes,
+                    x.as<char>() + (tile * (1 + grid * grid) + 1 + r * grid + c) * bytes, bytes);
       }
     }
   });
@@ -114,7 +115,8 @@ void CpuGradients::assemble_tiles(Tensor d_patches, Tensor d_class, Tensor d_pos
           if (place == 0 && d_class) {
             for (int64_t i = 0; i < dim; ++i) d_class.as<T>()[i] += from[i];
           }
-          if (place > 0 && d_patches) std::copy(from, from + dim, d_patches.as<T>() + (tile * (places - 1) + place - 1) * dim);
+          if (place > 0 && d_patches)
+            std::copy(from, from + dim, d_patches.as<T>() + (tile * (places - 1) + place - 1) * dim);
         }
       }
     });

@@ -34,7 +34,8 @@ void turn(float* out, const Factor<float>& from, int64_t first, int64_t rows, in
 }
 
 // Panel `panel` of b's rows, terms [p0, p0 + depth). An f32 unit is one value of each of the 32 rows, so that a factor by columns is copied.
-void pack_panel(const KernelTable& kernels, float* to, const Factor<float>& b, int64_t n, int64_t panel, int64_t p0, int64_t depth) {
+void pack_panel(const KernelTable& kernels, float* to, const Factor<float>& b, int64_t n, int64_t panel, int64_t p0,
+                int64_t depth) {
   const int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, n - first);
   if (b.by_rows) {
     const void* sources[kPanelRows] = {};
@@ -57,8 +58,8 @@ void reserve(ProductSpace& space, int64_t m, int64_t n, int64_t k) {
 }
 
 template <>
-void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& space, float* c, int64_t stride, Factor<float> a,
-                    Factor<float> b, int64_t m, int64_t n, int64_t k, bool add) {
+void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& space, float* c, int64_t stride,
+                    Factor<float> a, Factor<float> b, int64_t m, int64_t n, int64_t k, bool add) {
   if (m <= 0 || n <= 0) return;
   if (k <= 0) {
     for (int64_t i = 0; i < m && !add; ++i) std::fill(c + i * stride, c + i * stride + n, 0.0f);
@@ -69,9 +70,8 @@ void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& 
   float* rows = aligned(space.rows);
   for (int64_t p0 = 0; p0 < k; p0 += kDepth) {
     const int64_t depth = std::min(kDepth, k - p0);
-    run(workers, panel_count(n), [&](int64_t panel) {
-      pack_panel(kernels, panels + panel * kPanelRows * depth, b, n, panel, p0, depth);
-    });
+    run(workers, panel_count(n),
+        [&](int64_t panel) { pack_panel(kernels, panels + panel * kPanelRows * depth, b, n, panel, p0, depth); });
     GemmJob job;
     if (a.by_rows) {
       job.x = a.data + p0;
@@ -100,7 +100,9 @@ void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& 
 template <>
 void product<double>(const KernelTable&, Workers& workers, ProductSpace&, double* c, int64_t stride, Factor<double> a,
                      Factor<double> b, int64_t m, int64_t n, int64_t k, bool add) {
-  auto at = [](const Factor<double>& f, int64_t i, int64_t p) { return f.by_rows ? f.data[i * f.stride + p] : f.data[p * f.stride + i]; };
+  auto at = [](const Factor<double>& f, int64_t i, int64_t p) {
+    return f.by_rows ? f.data[i * f.stride + p] : f.data[p * f.stride + i];
+  };
   run(workers, std::max<int64_t>(m, 0), [&](int64_t i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = add ? c[i * stride + j] : 0.0;

@@ -29,8 +29,8 @@ struct ProductSpace {
 // c [m, n] with rows `stride` apart. add: to what is there. f32: on the threads of `workers`; space must hold what product_space says, which
 // reserve() sees to.
 template <class T>
-void product(const KernelTable& kernels, Workers& workers, ProductSpace& space, T* c, int64_t stride, Factor<T> a, Factor<T> b,
-             int64_t m, int64_t n, int64_t k, bool add);
+void product(const KernelTable& kernels, Workers& workers, ProductSpace& space, T* c, int64_t stride, Factor<T> a,
+             Factor<T> b, int64_t m, int64_t n, int64_t k, bool add);
 
 // Room for products of up to these sizes, so that one inside of a threads' region allocates nothing.
 void reserve(ProductSpace& space, int64_t m, int64_t n, int64_t k);

@@ -24,8 +24,8 @@ class ReferenceOps : public Ops {
   void gather(Tensor out, const int32_t* ids, int64_t count, const Matrix& table) override;
   void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) override;
   void begin_batch(const Batch& batch) override;
-  void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer, int64_t heads,
-                   const Batch& batch) override;
+  void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
+                   int64_t heads, const Batch& batch) override;
   void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) override;
   void copy_page(Kv kv, int32_t from, int32_t to) override;
   void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) override;

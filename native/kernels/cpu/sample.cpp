@@ -20,13 +20,18 @@ void ReferenceOps::sample(Sample* samples, Tensor logits, const SampleParams* pa
       Sample& sample = samples[row];
       if (!(params[row].temperature > 0)) sample.id = choose_row(row_of(row), vocab, params[row]);
       if (sample.id < 0 || !params[row].want_logprob) continue;
-      sample.logprob = static_cast<float>(row_of(row)[sample.id] - log_sum_exp(row_of(row), sampled_ids(vocab, params[row])));
+      sample.logprob =
+          static_cast<float>(row_of(row)[sample.id] - log_sum_exp(row_of(row), sampled_ids(vocab, params[row])));
     }
   });
 }
 
-double ReferenceOps::log_sum_exp(const float* logits, int64_t count) const { return drivlm::log_sum_exp(logits, count); }
+double ReferenceOps::log_sum_exp(const float* logits, int64_t count) const {
+  return drivlm::log_sum_exp(logits, count);
+}
 
-double PackedCpuOps::log_sum_exp(const float* logits, int64_t count) const { return kernels_.log_sum_exp(logits, count); }
+double PackedCpuOps::log_sum_exp(const float* logits, int64_t count) const {
+  return kernels_.log_sum_exp(logits, count);
+}
 
 }  // namespace drivlm

@@ -13,7 +13,8 @@ namespace {
 
 constexpr uint64_t kOpen = uint64_t{1} << 31;
 constexpr uint64_t kInside = kOpen - 1;
-constexpr int kSpins = 2000;  // about 30 us before a worker sleeps: longer than the gap between two ops, short enough to leave a core to others
+constexpr int kSpins =
+    2000;  // about 30 us before a worker sleeps: longer than the gap between two ops, short enough to leave a core to others
 
 void pause() {
 #if defined(__x86_64__)
@@ -44,7 +45,9 @@ void ThreadPool::run(const Region& region) {
   const uint64_t epoch = (state_.load(std::memory_order_relaxed) >> 32) + 1;
   state_.store(epoch << 32 | kOpen, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-    { std::lock_guard sleep(sleep_mutex_); }
+    {
+      std::lock_guard sleep(sleep_mutex_);
+    }
     wake_.notify_all();
   }
   work(region_);

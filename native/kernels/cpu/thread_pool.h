@@ -23,8 +23,8 @@ class ThreadPool {
   void parallel_for(int threads, int64_t count, int64_t grain, const Body& body) {
     if (count <= 0) return;
     if (threads <= 1 || count <= grain) return body(int64_t{0}, count);
-    run({[](const void* b, int64_t first, int64_t last) { (*static_cast<const Body*>(b))(first, last); }, &body, count, grain,
-         threads});
+    run({[](const void* b, int64_t first, int64_t last) { (*static_cast<const Body*>(b))(first, last); }, &body, count,
+         grain, threads});
   }
 
  private:

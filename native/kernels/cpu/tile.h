@@ -272,7 +272,7 @@ void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, in
     for (int64_t i = 0; i < count; ++i) {
       const char* w = pieces[i].w + offset;
       add_units<Dot, kScoreStride, 1>(sum, w + first * 4, from, pieces[i].units,
-                                          i + 1 < count ? pieces[i + 1].w + offset : next, 128);
+                                      i + 1 < count ? pieces[i + 1].w + offset : next, 128);
       from += pieces[i].units * Dot::kWords;
     }
     store_sums(c + first, c_stride, sum);

@@ -6,7 +6,8 @@
 
 namespace drivlm {
 
-CpuGradients::CpuGradients(int threads, const cpu::KernelTable& kernels) : threads_(threads), kernels_(kernels), pool_(threads) {
+CpuGradients::CpuGradients(int threads, const cpu::KernelTable& kernels)
+    : threads_(threads), kernels_(kernels), pool_(threads) {
   ThreadPool::instance().grow(threads);
 }
 
@@ -18,7 +19,8 @@ void CpuGradients::Pool::run(int64_t tasks, void (*body)(const void*, int64_t), 
   });
 }
 
-void CpuGradients::cross_entropy(Tensor d_logits, double* losses, Tensor logits, const int32_t* labels, const double* weights) {
+void CpuGradients::cross_entropy(Tensor d_logits, double* losses, Tensor logits, const int32_t* labels,
+                                 const double* weights) {
   const int64_t rows = logits.shape[0], vocab = logits.shape[1];
   expect_shape("cross_entropy", "d_logits", d_logits, {rows, vocab});
   for (int64_t row = 0; row < rows; ++row) {
@@ -57,7 +59,8 @@ double CpuGradients::sum_of_squares(Tensor x) {
       for (int64_t piece = first; piece < last; ++piece) {
         double sum = 0;
         const T* from = x.as<T>();
-        for (int64_t i = piece * kPiece; i < std::min(count, (piece + 1) * kPiece); ++i) sum += static_cast<double>(from[i]) * from[i];
+        for (int64_t i = piece * kPiece; i < std::min(count, (piece + 1) * kPiece); ++i)
+          sum += static_cast<double>(from[i]) * from[i];
         sums[piece] = sum;
       }
     });
@@ -70,7 +73,8 @@ double CpuGradients::sum_of_squares(Tensor x) {
 // m = b1 m + (1 - b1) g    v = b2 v + (1 - b2) g^2    p -= lr (m / c1 / (sqrt(v / c2) + eps) + wd p), p of before on the right
 void CpuGradients::adamw(Tensor parameter, Tensor m, Tensor v, Tensor gradient, const AdamW& o) {
   const int64_t count = parameter.count();
-  if (m.count() != count || v.count() != count || gradient.count() != count) throw Error(Code::internal, "adamw: counts differ");
+  if (m.count() != count || v.count() != count || gradient.count() != count)
+    throw Error(Code::internal, "adamw: counts differ");
   with_real("adamw", parameter.dtype, [&](auto type) {
     using T = decltype(type);
     const T beta1 = static_cast<T>(o.beta1), beta2 = static_cast<T>(o.beta2), rest1 = static_cast<T>(1 - o.beta1),

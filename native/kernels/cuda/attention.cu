@@ -125,7 +125,8 @@ void attention_full(const FullAttention& job, cudaStream_t stream) {
     case 96: return run<96>(job, stream);
     case 128: return run<128>(job, stream);
     default:
-      throw Error(Code::internal, text("attention: no kernel for head_dim %d; built for 16, 32, 64, 96, 128", job.head_dim));
+      throw Error(Code::internal,
+                  text("attention: no kernel for head_dim %d; built for 16, 32, 64, 96, 128", job.head_dim));
   }
 }
 
@@ -135,7 +136,8 @@ void CudaOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim,
   expect_shape("attention", "out", out, {rows, heads * head_dim});
   expect_bf16("attention", "qkv", qkv);
   if (rows % positions != 0) throw Error(Code::internal, "attention: rows are not whole groups");
-  attention_full({qkv.as<bf16>(), out.as<bf16>(), int(rows / positions), int(positions), int(heads), int(head_dim)}, stream());
+  attention_full({qkv.as<bf16>(), out.as<bf16>(), int(rows / positions), int(positions), int(heads), int(head_dim)},
+                 stream());
 }
 
 }  // namespace drivlm::cuda

@@ -64,7 +64,8 @@ __device__ __forceinline__ void store_row(const Args& p, const AttentionTile<kDi
     float* out = p.partial + (size_t(token.slot + split) * p.heads + head) * (kDim + 2);
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j) {
-      *reinterpret_cast<float2*>(out + j * 8 + column) = make_float2(tile.r_out[0][j][2 * half], tile.r_out[0][j][2 * half + 1]);
+      *reinterpret_cast<float2*>(out + j * 8 + column) =
+          make_float2(tile.r_out[0][j][2 * half], tile.r_out[0][j][2 * half + 1]);
     }
     if (column == 0) *reinterpret_cast<float2*>(out + kDim) = make_float2(top, sum);
   }
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
 
   if constexpr (kNarrow) {
     // Warps hold the same rows over different keys: merge them through shared memory, K and V being done with.
-    float* s_stats = dynamic_shared<float>();            // [kWarps][16][2]: maximum and sum
+    float* s_stats = dynamic_shared<float>();                // [kWarps][16][2]: maximum and sum
     float* s_out = s_stats + kWarps * kAttentionNarrow * 2;  // [kWarps][16][kDim + 4]
     constexpr int kPitch = kDim + 4;
     __syncthreads();
@@ -258,8 +259,8 @@ void run_all(const CachedAttention& job, cudaStream_t stream) {
   run<kDim, false>(job, job.wide, job.wide_items, scale_log2, stream);
   run<kDim, true>(job, job.narrow, job.narrow_items, scale_log2, stream);
   const MergeArgs merge{job.out, job.partial, job.tokens, job.split_tokens, job.heads, kDim, scale_log2};
-  launch(attention_merge_kernel, dim3(unsigned(job.split_token_count), unsigned(ceil_div(job.heads, kWarps))), kThreads, 0,
-         stream, merge);
+  launch(attention_merge_kernel, dim3(unsigned(job.split_token_count), unsigned(ceil_div(job.heads, kWarps))), kThreads,
+         0, stream, merge);
 }
 
 }  // namespace
@@ -272,7 +273,8 @@ void attention_cached(const CachedAttention& job, cudaStream_t stream) {
     case 96: return run_all<96>(job, stream);
     case 128: return run_all<128>(job, stream);
     default:
-      throw Error(Code::internal, text("attention: no kernel for head_dim %d; built for 16, 32, 64, 96, 128", job.head_dim));
+      throw Error(Code::internal,
+                  text("attention: no kernel for head_dim %d; built for 16, 32, 64, 96, 128", job.head_dim));
   }
 }
 

@@ -19,10 +19,13 @@ struct Task {
 class Planner {
  public:
   Planner(const Batch& batch, int64_t heads, int64_t kv_heads, int multiprocessors)
-      : batch_(batch), group_(heads / kv_heads), wanted_(std::max<int64_t>(1, ceil_div(2 * multiprocessors, kv_heads))) {
+      : batch_(batch),
+        group_(heads / kv_heads),
+        wanted_(std::max<int64_t>(1, ceil_div(2 * multiprocessors, kv_heads))) {
     if (group_ * kv_heads != heads || group_ < 1 || group_ > kAttentionRows) {
-      throw Error(Code::internal, text("attention: no kernel for %lld query heads on %lld key heads; up to %d a key head",
-                                       static_cast<long long>(heads), static_cast<long long>(kv_heads), kAttentionRows));
+      throw Error(Code::internal,
+                  text("attention: no kernel for %lld query heads on %lld key heads; up to %d a key head",
+                       static_cast<long long>(heads), static_cast<long long>(kv_heads), kAttentionRows));
     }
     std::map<int32_t, std::vector<const Segment*>> decoding;  // by first page
     for (const Segment& segment : batch.segments) {
@@ -103,13 +106,15 @@ class Planner {
     AttentionPlan out;
     out.tokens = tokens_;
     for (const Task& task : tasks_) {
-      const int64_t pages = task.pages(), parts = chunk >= pages ? 1 : ceil_div(pages, chunk), per_part = ceil_div(pages, parts);
+      const int64_t pages = task.pages(), parts = chunk >= pages ? 1 : ceil_div(pages, chunk),
+                    per_part = ceil_div(pages, parts);
       const int32_t first_split = out.tokens[task.token].splits;  // the same for all tokens of a task
       int32_t split = first_split;
       for (int64_t page = 0; page < pages; page += per_part) {
         const int64_t begin = task.begin + page * kPageTokens, end = std::min(task.end, begin + per_part * kPageTokens);
         (task.narrow ? out.narrow : out.wide)
-            .push_back({int32_t(task.token), int32_t(task.tokens), int32_t(task.page + page), int32_t(begin), int32_t(end), split++});
+            .push_back({int32_t(task.token), int32_t(task.tokens), int32_t(task.page + page), int32_t(begin),
+                        int32_t(end), split++});
       }
       for (int64_t i = 0; i < task.tokens; ++i) out.tokens[task.token + i].splits = split;
     }
@@ -150,7 +155,8 @@ class Planner {
 
 }  // namespace
 
-AttentionPlan plan_attention(const Batch& batch, int64_t heads, int64_t kv_heads, int multiprocessors, int64_t max_slots) {
+AttentionPlan plan_attention(const Batch& batch, int64_t heads, int64_t kv_heads, int multiprocessors,
+                             int64_t max_slots) {
   return Planner(batch, heads, kv_heads, multiprocessors).plan(max_slots);
 }
 

@@ -17,7 +17,8 @@ struct AttentionPlan {
 
 // Queries that see the same pages share items: the rows of a prefill, and questions that decode after the same prefix.
 // Keys are split where that fills the multiprocessors, into at most max_slots partial results.
-AttentionPlan plan_attention(const Batch& batch, int64_t heads, int64_t kv_heads, int multiprocessors, int64_t max_slots);
+AttentionPlan plan_attention(const Batch& batch, int64_t heads, int64_t kv_heads, int multiprocessors,
+                             int64_t max_slots);
 
 // The most bytes that the lists of a plan take on the device, one after another, for passes of `rows` rows of `sequences` sequences.
 size_t plan_bytes(size_t rows, size_t sequences, int multiprocessors);

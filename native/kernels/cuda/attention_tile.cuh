@@ -95,10 +95,10 @@ struct AttentionTile {
     }
 #pragma unroll
     for (int kk = 0; kk < kKeys / 16; ++kk) {
-      const float(&low)[4] = r_score[0][2 * kk];
-      const float(&high)[4] = r_score[0][2 * kk + 1];
-      const uint32_t r_p[1][4] = {
-          {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]), pack_bf16(high[2], high[3])}};
+      const float (&low)[4] = r_score[0][2 * kk];
+      const float (&high)[4] = r_score[0][2 * kk + 1];
+      const uint32_t r_p[1][4] = {{pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
+                                   pack_bf16(high[2], high[3])}};
       uint32_t r_v[kDim / 8][2];
 #pragma unroll
       for (int n = 0; n < kDim / 8; n += 2) {

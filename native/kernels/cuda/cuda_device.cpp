@@ -15,8 +15,9 @@ namespace drivlm::cuda {
 namespace {
 
 [[noreturn]] void unavailable(int index, const std::string& why) {
-  throw Error(Code::device_unavailable, text("device 'cuda%s' was asked for, but %s. To run on the CPU pass { device: 'cpu' }.",
-                                             index ? (":" + std::to_string(index)).c_str() : "", why.c_str()));
+  throw Error(Code::device_unavailable,
+              text("device 'cuda%s' was asked for, but %s. To run on the CPU pass { device: 'cpu' }.",
+                   index ? (":" + std::to_string(index)).c_str() : "", why.c_str()));
 }
 
 // Memory of the system that can be had, files in its cache included: cudaMemGetInfo counts those as taken where the GPU has no memory of its own.
@@ -165,7 +166,8 @@ class CudaDevice final : public Device {
   void download(void* to, Tensor from) override {
     use();
     if (from.bytes() == 0) return;
-    check(cudaMemcpyAsync(to, from.data, size_t(from.bytes()), cudaMemcpyDeviceToHost, stream_->stream), "copying from the GPU");
+    check(cudaMemcpyAsync(to, from.data, size_t(from.bytes()), cudaMemcpyDeviceToHost, stream_->stream),
+          "copying from the GPU");
     check(cudaStreamSynchronize(stream_->stream), "copying from the GPU");
   }
 
@@ -236,8 +238,8 @@ class CudaDevice final : public Device {
   bf16* load_rows(const CudaMatrix& matrix, const std::string& name, std::vector<HostTensor> sources) {
     use();
     if (matrix.cols % 4 != 0) {
-      throw Error(Code::bad_weights, text("%s: expected rows of a multiple of 4 values on CUDA, found %lld.", name.c_str(),
-                                          static_cast<long long>(matrix.cols)));
+      throw Error(Code::bad_weights, text("%s: expected rows of a multiple of 4 values on CUDA, found %lld.",
+                                          name.c_str(), static_cast<long long>(matrix.cols)));
     }
     const int64_t row_bytes = matrix.stride * int64_t(sizeof(bf16)), per_piece = int64_t(Staging::kBytes) / row_bytes;
     if (per_piece == 0) throw Error(Code::bad_weights, name + ": rows are too long.");
@@ -277,13 +279,15 @@ class CudaDevice final : public Device {
 
 std::unique_ptr<Device> make_device(int index, DType precision) {
   if (precision != DType::bf16) {
-    throw Error(Code::bad_argument, text("Expected 'bf16' for options.precision on CUDA, received '%s'.", dtype_name(precision)));
+    throw Error(Code::bad_argument,
+                text("Expected 'bf16' for options.precision on CUDA, received '%s'.", dtype_name(precision)));
   }
   if (const std::string why = driver_problem(); !why.empty()) unavailable(index, why);
   int count = 0;
   check(cudaGetDeviceCount(&count), "counting GPUs");
   if (index < 0 || index >= count) {
-    unavailable(index, text("this machine has %d, cuda:0%s", count, count > 1 ? text(" to cuda:%d", count - 1).c_str() : ""));
+    unavailable(index,
+                text("this machine has %d, cuda:0%s", count, count > 1 ? text(" to cuda:%d", count - 1).c_str() : ""));
   }
   if (const std::string why = device_problem(index); !why.empty()) unavailable(index, why);
   return std::make_unique<CudaDevice>(index);

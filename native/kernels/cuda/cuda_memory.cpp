@@ -22,11 +22,12 @@ DeviceMemory::DeviceMemory(size_t size, const char* what) {
   size_t free_bytes = 0, total_bytes = 0;
   cudaMemGetInfo(&free_bytes, &total_bytes);
   const size_t missing = size > free_bytes ? size - free_bytes : 0;
-  throw Error(Code::out_of_memory,
-              text("%s: %.2f GiB do not fit into the GPU's memory: %.2f of %.2f GiB are free%s. Lower kvMemory, maxContext or "
-                   "maxBatch, or load a smaller model.",
-                   what, gib(size), gib(free_bytes), gib(total_bytes),
-                   missing ? text(", %.2f GiB are missing", gib(missing)).c_str() : ", but not in one piece"));
+  throw Error(
+      Code::out_of_memory,
+      text("%s: %.2f GiB do not fit into the GPU's memory: %.2f of %.2f GiB are free%s. Lower kvMemory, maxContext or "
+           "maxBatch, or load a smaller model.",
+           what, gib(size), gib(free_bytes), gib(total_bytes),
+           missing ? text(", %.2f GiB are missing", gib(missing)).c_str() : ", but not in one piece"));
 }
 
 DeviceMemory::~DeviceMemory() { cudaFree(data); }

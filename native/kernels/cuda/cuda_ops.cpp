@@ -15,7 +15,8 @@ CudaOps::CudaOps(Device& device, const Context& context)
 CudaOps::~CudaOps() { cudaFreeHost(pinned_results_); }
 
 size_t CudaOps::own_bytes() const {
-  return partial_.bytes + results_.bytes + batch_lists_.bytes() + plan_lists_.bytes() + id_lists_.bytes() + sample_lists_.bytes();
+  return partial_.bytes + results_.bytes + batch_lists_.bytes() + plan_lists_.bytes() + id_lists_.bytes() +
+         sample_lists_.bytes();
 }
 
 void CudaOps::reserve(const PassLimits& limits) {
@@ -26,7 +27,8 @@ void CudaOps::reserve(const PassLimits& limits) {
   batch_lists_.reserve(list(rows, sizeof(int32_t)) + list(pages, sizeof(int32_t)));
   plan_lists_.reserve(plan_bytes(rows, sequences, context_.limits.multiprocessors));
   id_lists_.reserve(list(rows, sizeof(int32_t)));
-  sample_lists_.reserve(list(sequences, sizeof(SampleJob)) + list(sequences * size_t(ceil_div(limits.vocab, 32)), sizeof(uint32_t)));
+  sample_lists_.reserve(list(sequences, sizeof(SampleJob)) +
+                        list(sequences * size_t(ceil_div(limits.vocab, 32)), sizeof(uint32_t)));
   graphs_.drop();  // they hold addresses of lists
 }
 

@@ -47,8 +47,8 @@ class CudaOps : public Ops {
   void begin_batch(const Batch& batch) override;
   bool replay_step(Kv kv, int64_t heads, const Batch& batch) override;
   void end_step() override;
-  void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer, int64_t heads,
-                   const Batch& batch) override;
+  void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
+                   int64_t heads, const Batch& batch) override;
   void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) override;
   void copy_page(Kv kv, int32_t from, int32_t to) override;
   void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) override;
@@ -73,8 +73,8 @@ class CudaOps : public Ops {
   StagedLists batch_lists_, plan_lists_, id_lists_, sample_lists_;
   StepGraphs graphs_;
   std::optional<AttentionPlan> plan_;  // of the pass begun last
-  DeviceMemory partial_;       // partial results of split attention
-  DeviceMemory results_;       // [kMaxSampleRows]
+  DeviceMemory partial_;               // partial results of split attention
+  DeviceMemory results_;               // [kMaxSampleRows]
   SampleResult* pinned_results_ = nullptr;
 };
 

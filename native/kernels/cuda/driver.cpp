@@ -19,7 +19,7 @@ constexpr const char* kArchitectures = DRIVLM_CUDA_ARCHS;  // what the kernels w
 #else
 constexpr const char* kArchitectures = "80-virtual";
 #endif
-}
+}  // namespace
 
 std::string driver_problem() {
 #if !defined(DRIVLM_EMULATED)
@@ -57,9 +57,10 @@ std::string device_problem(int index) {
                 properties.major, properties.minor, kOldestMajor);
   }
   if (!has_code(kArchitectures, properties.major, properties.minor)) {
-    return text("GPU %d (%s) has compute capability %d.%d, and this addon was built for %s; build it on this machine, or with "
-                "DRIVLM_CUDA_ARCHS=%d%d-real",
-                index, properties.name, properties.major, properties.minor, kArchitectures, properties.major, properties.minor);
+    return text(
+        "GPU %d (%s) has compute capability %d.%d, and this addon was built for %s; build it on this machine, or with "
+        "DRIVLM_CUDA_ARCHS=%d%d-real",
+        index, properties.name, properties.major, properties.minor, kArchitectures, properties.major, properties.minor);
   }
   return "";
 }
@@ -73,9 +74,10 @@ bool has_code(const std::string& architectures, int major, int minor) {
     at = end + 1;
     char* kind = nullptr;
     const int built = int(std::strtol(one.c_str(), &kind, 10));
-    if (kind == one.c_str()) return true;  // native, all, all-major
+    if (kind == one.c_str()) return true;                                    // native, all, all-major
     const bool tied = std::isalpha(static_cast<unsigned char>(*kind)) != 0;  // 90a, 100f: that one only
-    if (tied ? built == device : std::strcmp(kind, "-virtual") != 0 && built / 10 == major && built <= device) return true;
+    if (tied ? built == device : std::strcmp(kind, "-virtual") != 0 && built / 10 == major && built <= device)
+      return true;
     if (!tied && std::strcmp(kind, "-real") != 0 && built <= device) return true;
   }
   return false;

@@ -19,8 +19,8 @@ namespace drivlm::cuda {
 
 namespace {
 
-__global__ void __launch_bounds__(128) gather_kernel(bf16* out, const int32_t* ids, const bf16* table, int64_t table_stride,
-                                                     int dim) {
+__global__ void __launch_bounds__(128)
+    gather_kernel(bf16* out, const int32_t* ids, const bf16* table, int64_t table_stride, int dim) {
   const int64_t i = blockIdx.x;
   const bf16* from = table + ids[i] * table_stride;
   for (int c = threadIdx.x * 8; c < dim; c += 128 * 8) store16(out + i * dim + c, load16(from + c));
@@ -39,7 +39,8 @@ void CudaOps::gather(Tensor out, const int32_t* ids, int64_t count, const Matrix
   if (count == 0) return;
   for (int64_t i = 0; i < count; ++i) {
     if (ids[i] < 0 || ids[i] >= table.rows) {
-      throw Error(Code::internal, text("gather: id %d is not in a table of %lld rows", ids[i], static_cast<long long>(table.rows)));
+      throw Error(Code::internal,
+                  text("gather: id %d is not in a table of %lld rows", ids[i], static_cast<long long>(table.rows)));
     }
   }
   const cudaStream_t on = stream();

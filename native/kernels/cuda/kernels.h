@@ -19,10 +19,10 @@ struct Linear {
   const bf16* x;
   const bf16* w;
   int64_t rows, n, k, w_stride;
-  const float* bias = nullptr;   // [n]
-  const float* scale = nullptr;  // [n], of Epilogue::add
-  void* out = nullptr;           // [rows, n], [rows, n / 2] if gated
-  bool out_f32 = false;          // of Epilogue::store
+  const float* bias = nullptr;       // [n]
+  const float* scale = nullptr;      // [n], of Epilogue::add
+  void* out = nullptr;               // [rows, n], [rows, n / 2] if gated
+  bool out_f32 = false;              // of Epilogue::store
   Epilogue after = Epilogue::store;  // gated: rows 2i, 2i + 1 of w are gate and up
 };
 
@@ -65,12 +65,12 @@ struct AttentionToken {
 };
 
 constexpr int kPageTokens = 64;
-constexpr int kAttentionRows = 64;   // query rows (tokens x heads of a group) of a wide item
+constexpr int kAttentionRows = 64;    // query rows (tokens x heads of a group) of a wide item
 constexpr int kAttentionNarrow = 16;  // and of a narrow one
 
 struct CachedAttention {
-  const bf16* qkv;  // [rows, (heads + 2 * kv_heads) * head_dim]
-  bf16* out;        // [rows, heads * head_dim]
+  const bf16* qkv;     // [rows, (heads + 2 * kv_heads) * head_dim]
+  bf16* out;           // [rows, heads * head_dim]
   const bf16* keys;    // [pages, kv_heads, 64, head_dim] of this layer
   const bf16* values;  // the same
   const int32_t* pages;
@@ -112,12 +112,13 @@ void patchify(bf16* patches, const uint8_t* tiles, int64_t tile_count, int64_t s
               const std::array<float, 3>& mean, const std::array<float, 3>& std, cudaStream_t stream);
 void assemble_tiles(bf16* x, const bf16* patches, const float* class_embedding, const float* positions, int64_t tiles,
                     int64_t patches_per_tile, int64_t dim, cudaStream_t stream);
-void pixel_shuffle(bf16* out, const bf16* x, int64_t tiles, int64_t grid, int64_t dim, int version, cudaStream_t stream);
+void pixel_shuffle(bf16* out, const bf16* x, int64_t tiles, int64_t grid, int64_t dim, int version,
+                   cudaStream_t stream);
 
 // ---- rope.cu ----
 
 struct RopeAppend {
-  bf16* qkv;  // [rows, (heads + 2 * kv_heads) * head_dim]; q is rotated in place
+  bf16* qkv;             // [rows, (heads + 2 * kv_heads) * head_dim]; q is rotated in place
   const float* cos_sin;  // [rows, head_dim]
   const float* q_norm = nullptr;
   const float* k_norm = nullptr;  // [head_dim]
@@ -140,9 +141,9 @@ void gather(bf16* out, const int32_t* ids, int64_t count, const bf16* table, int
 struct SampleJob {  // one row; on the device
   float temperature, top_p;
   double uniform;
-  int32_t limit;         // ids from here on are never chosen
-  int32_t forced;        // >= 0: take it
-  int32_t allowed;       // first word of this row's bit set; -1: all ids
+  int32_t limit;    // ids from here on are never chosen
+  int32_t forced;   // >= 0: take it
+  int32_t allowed;  // first word of this row's bit set; -1: all ids
   int32_t want_logprob;
 };
 struct SampleResult {

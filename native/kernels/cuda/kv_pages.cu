@@ -17,9 +17,9 @@ namespace drivlm::cuda {
 namespace {
 
 // blockIdx.z: 0 keys, 1 values.
-__global__ void __launch_bounds__(128) read_cached_kernel(float* keys, float* values, const bf16* cached_keys,
-                                                          const bf16* cached_values, const int32_t* pages, int tokens,
-                                                          int kv_heads, int head_dim) {
+__global__ void __launch_bounds__(128)
+    read_cached_kernel(float* keys, float* values, const bf16* cached_keys, const bf16* cached_values,
+                       const int32_t* pages, int tokens, int kv_heads, int head_dim) {
   const int token = blockIdx.x, kv_head = blockIdx.y;
   const int64_t page = pages[token / kPageTokens], place = token % kPageTokens;
   const int64_t from = ((page * kv_heads + kv_head) * kPageTokens + place) * head_dim;
@@ -51,8 +51,9 @@ void CudaOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, const in
   id_lists_.clear();
   id_lists_.add(pages, size_t(ceil_div(tokens, kPageTokens)));
   send(id_lists_);
-  launch(read_cached_kernel, dim3(unsigned(tokens), unsigned(kv_heads), 2), 128, 0, on, device_keys, device_values, layer_keys(kv, layer),
-         layer_values_of(kv, layer), id_lists_.at<int32_t>(0), int(tokens), int(kv_heads), int(head_dim));
+  launch(read_cached_kernel, dim3(unsigned(tokens), unsigned(kv_heads), 2), 128, 0, on, device_keys, device_values,
+         layer_keys(kv, layer), layer_values_of(kv, layer), id_lists_.at<int32_t>(0), int(tokens), int(kv_heads),
+         int(head_dim));
   device_.download(keys, Tensor(device_keys, DType::f32, {count}));
   device_.download(values, Tensor(device_values, DType::f32, {count}));
 }

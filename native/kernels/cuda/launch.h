@@ -39,7 +39,7 @@ void allow_shared(const void* kernel, size_t bytes);
 // What kernels ask about the device they run on.
 struct DeviceLimits {
   int multiprocessors;
-  int shared_per_block;           // opt-in
+  int shared_per_block;  // opt-in
   int shared_per_multiprocessor;
 };
 

@@ -21,8 +21,8 @@
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/warp.cuh"
 #include "kernels/cuda/weight_formats.cuh"
 
@@ -58,7 +58,8 @@ constexpr int kGroupRows = 8;  // row tiles that are walked together
 
 // Writes columns n and n + 1 of row m; n is even.
 template <Epilogue kEpilogue, class Out>
-__device__ __forceinline__ void finish(void* to, int width, int m, int n, float y0, float y1, float scale0, float scale1) {
+__device__ __forceinline__ void finish(void* to, int width, int m, int n, float y0, float y1, float scale0,
+                                       float scale1) {
   const bool second = n + 1 < width, paired = (width & 1) == 0;
   if constexpr (kEpilogue == Epilogue::gated) {
     static_cast<bf16*>(to)[size_t(m) * (width / 2) + n / 2] = __float2bfloat16(silu(y0) * y1);
@@ -170,7 +171,8 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(Args<Format> p) {
       for (int half = 0; half < 2; ++half) {
         const int m = m0 + warp_m + i * 16 + half * 8 + lane / 4;
         if (m >= p.rows) continue;
-        finish<kEpilogue, Out>(p.out, p.n, m, n, r_sum[i][j][2 * half] + bias0, r_sum[i][j][2 * half + 1] + bias1, scale0, scale1);
+        finish<kEpilogue, Out>(p.out, p.n, m, n, r_sum[i][j][2 * half] + bias0, r_sum[i][j][2 * half + 1] + bias1,
+                               scale0, scale1);
       }
     }
   }
@@ -178,17 +180,19 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(Args<Format> p) {
 
 template <class T, class Format, Epilogue kEpilogue, class Out, bool kNarrow = false>
 void run(const Linear& job, cudaStream_t stream) {
-  const Args<Format> args{job.x,   Format::view(job.w, job.w_stride), job.bias, job.scale, job.out, int(job.rows), int(job.n),
-                          int(job.k)};
+  const Args<Format> args{
+      job.x, Format::view(job.w, job.w_stride), job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k)};
   const int64_t blocks = ceil_div(args.rows, T::kBm) * ceil_div(args.n, T::kBn);
-  launch(linear_kernel<T, Format, kEpilogue, Out, kNarrow>, dim3(unsigned(blocks)), T::kThreads, T::kSharedBytes, stream, args);
+  launch(linear_kernel<T, Format, kEpilogue, Out, kNarrow>, dim3(unsigned(blocks)), T::kThreads, T::kSharedBytes,
+         stream, args);
 }
 
 template <class T, class Format>
 void run_tile(const Linear& job, cudaStream_t stream) {
   switch (job.after) {
     case Epilogue::store:
-      return job.out_f32 ? run<T, Format, Epilogue::store, float>(job, stream) : run<T, Format, Epilogue::store, bf16>(job, stream);
+      return job.out_f32 ? run<T, Format, Epilogue::store, float>(job, stream)
+                         : run<T, Format, Epilogue::store, bf16>(job, stream);
     case Epilogue::gelu: return run<T, Format, Epilogue::gelu, bf16>(job, stream);
     case Epilogue::add: return run<T, Format, Epilogue::add, bf16>(job, stream);
     case Epilogue::gated: return run<T, Format, Epilogue::gated, bf16>(job, stream);
@@ -232,7 +236,8 @@ LinearTile choose_linear_tile(int64_t rows, int64_t n, const DeviceLimits& limit
     const int64_t blocks = ceil_div(rows, t.bm) * ceil_div(n, t.bn);
     const int64_t most = ceil_div(blocks, limits.multiprocessors);
     // One block alone cannot hide its own waits.
-    const int64_t resident = std::min<int64_t>(t.blocks_per_sm, limits.shared_per_multiprocessor / (t.shared_bytes + 1024));
+    const int64_t resident =
+        std::min<int64_t>(t.blocks_per_sm, limits.shared_per_multiprocessor / (t.shared_bytes + 1024));
     const double hiding = std::min<int64_t>(most, resident) >= 2 ? 1.0 : 0.8;
     const double time = double(most) * t.bm * t.bn / (t.rate * hiding);
     if (best_time == 0 || time < best_time) best_time = time, best = t.tile;
@@ -275,7 +280,8 @@ void CudaOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogu
   job.out = out.data;
   job.out_f32 = out.dtype == DType::f32;
   job.after = after;
-  if (after != Epilogue::store && after != Epilogue::gelu) throw Error(Code::internal, "linear: stores, or gelu before that");
+  if (after != Epilogue::store && after != Epilogue::gelu)
+    throw Error(Code::internal, "linear: stores, or gelu before that");
   if (job.out_f32 && after == Epilogue::gelu) throw Error(Code::internal, "linear: no kernel for gelu with f32 out");
   if (ours(w).gated) throw Error(Code::internal, "linear: a gated matrix is for linear_gated");
   run_linear(job);

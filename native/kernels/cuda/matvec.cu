@@ -115,7 +115,8 @@ template <class Format>
 void run(const Linear& job, cudaStream_t stream) {
   switch (job.after) {
     case Epilogue::store:
-      return job.out_f32 ? run<Format, Epilogue::store, float>(job, stream) : run<Format, Epilogue::store, bf16>(job, stream);
+      return job.out_f32 ? run<Format, Epilogue::store, float>(job, stream)
+                         : run<Format, Epilogue::store, bf16>(job, stream);
     case Epilogue::gelu: return run<Format, Epilogue::gelu, bf16>(job, stream);
     case Epilogue::add: return run<Format, Epilogue::add, bf16>(job, stream);
     case Epilogue::gated: return run<Format, Epilogue::gated, bf16>(job, stream);

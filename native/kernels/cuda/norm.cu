@@ -119,7 +119,8 @@ void run(const Args& args, cudaStream_t stream) {
   launch(norm_kernel<kLayer, kShuffled, 8, 4>, dim3(rows), 256, 0, stream, args);
 }
 
-__global__ void __launch_bounds__(256) scale_add_kernel(bf16* x, const bf16* y, const float* scale, int dim, int64_t vectors) {
+__global__ void __launch_bounds__(256)
+    scale_add_kernel(bf16* x, const bf16* y, const float* scale, int dim, int64_t vectors) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= vectors) return;
   float r_x[8], r_y[8], r_scale[8];
@@ -135,11 +136,12 @@ __global__ void __launch_bounds__(256) scale_add_kernel(bf16* x, const bf16* y, 
 
 void norm(const NormJob& job, cudaStream_t stream) {
   if (job.dim % 8 != 0 || job.dim > 8192) {
-    throw Error(Code::internal, text("norm: no kernel for dim %lld; multiples of 8 up to 8192", static_cast<long long>(job.dim)));
+    throw Error(Code::internal,
+                text("norm: no kernel for dim %lld; multiples of 8 up to 8192", static_cast<long long>(job.dim)));
   }
-  const Args args{job.x,         job.out,           job.weight,          job.bias, int(job.rows),
-                  int(job.dim),  int(job.x_stride), int(job.out_stride), job.eps,  int(job.grid),
-                  job.version == 1};
+  const Args args{job.x,         job.out,       job.weight,        job.bias,
+                  int(job.rows), int(job.dim),  int(job.x_stride), int(job.out_stride),
+                  job.eps,       int(job.grid), job.version == 1};
   if (job.grid && !job.layer) throw Error(Code::internal, "norm: pixel shuffle is fused with LayerNorm only");
   if (job.grid) return run<true, true>(args, stream);
   job.layer ? run<true, false>(args, stream) : run<false, false>(args, stream);

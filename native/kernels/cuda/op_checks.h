@@ -27,14 +27,16 @@ inline const float* parameters(const char* op, const char* name, const Tensor& t
 
 // Keys of one layer; the values follow them. All layers are [pages, kv_heads, 64, head_dim] twice.
 inline int64_t layer_values(const KvShape& s) { return s.pages * s.kv_heads * kPageTokens * s.head_dim; }
-inline bf16* layer_keys(const Kv& kv, int64_t layer) { return static_cast<bf16*>(kv.data) + 2 * layer * layer_values(kv.shape); }
+inline bf16* layer_keys(const Kv& kv, int64_t layer) {
+  return static_cast<bf16*>(kv.data) + 2 * layer * layer_values(kv.shape);
+}
 inline bf16* layer_values_of(const Kv& kv, int64_t layer) { return layer_keys(kv, layer) + layer_values(kv.shape); }
 
 inline void expect_kv(const char* op, const Kv& kv, int64_t layer) {
   if (!kv.data || kv.shape.page_tokens != kPageTokens || layer < 0 || layer >= kv.shape.layers) {
-    throw Error(Code::internal, text("%s: expected pages of %d tokens and a layer below %lld, found %lld and %lld", op, kPageTokens,
-                                     static_cast<long long>(kv.shape.layers), static_cast<long long>(kv.shape.page_tokens),
-                                     static_cast<long long>(layer)));
+    throw Error(Code::internal, text("%s: expected pages of %d tokens and a layer below %lld, found %lld and %lld", op,
+                                     kPageTokens, static_cast<long long>(kv.shape.layers),
+                                     static_cast<long long>(kv.shape.page_tokens), static_cast<long long>(layer)));
   }
 }
 

@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) 
       const float mean_square = warp_sum(a0 * a0 + a1 * a1 + b0 * b0 + b1 * b1) / p.head_dim;
       const float inverse = rsqrtf(mean_square + p.eps);
       if (active) {
-        a0 = round_bf16(round_bf16(a0 * inverse) * weight[i]), a1 = round_bf16(round_bf16(a1 * inverse) * weight[i + 1]);
+        a0 = round_bf16(round_bf16(a0 * inverse) * weight[i]),
+        a1 = round_bf16(round_bf16(a1 * inverse) * weight[i + 1]);
         b0 = round_bf16(round_bf16(b0 * inverse) * weight[half + i]);
         b1 = round_bf16(round_bf16(b1 * inverse) * weight[half + i + 1]);
       }

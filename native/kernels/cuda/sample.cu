@@ -146,8 +146,9 @@ __device__ int nucleus(const Row& row, const SampleJob& job, int best, Mass* s_p
   return nth_of_key(row, key, int(ties_needed(target, above, row.mass(key_value(key)))), s_counts, s_found);
 }
 
-__global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleResult* results, const float* logits, const SampleJob* jobs,
-                                                          const uint32_t* allowed, int vocab) {
+__global__ void __launch_bounds__(kThreads, 1)
+    sample_kernel(SampleResult* results, const float* logits, const SampleJob* jobs, const uint32_t* allowed,
+                  int vocab) {
   SHARED_ARRAY(Mass, s_part, [kWarps]);
   SHARED_ARRAY(int, s_counts, [kThreads]);
   SHARED_ARRAY(int, s_found, [1]);
@@ -197,8 +198,8 @@ void CudaOps::sample(Sample* samples, Tensor logits, const SampleParams* params)
   const int64_t rows = logits.shape[0], vocab = logits.shape[1];
   const int64_t words = ceil_div(vocab, 32);
   if (logits.dtype != DType::f32 || rows > kMaxSampleRows) {
-    throw Error(Code::internal, text("sample: expected f32 logits of up to %lld rows, found %s", static_cast<long long>(kMaxSampleRows),
-                                     describe(logits).c_str()));
+    throw Error(Code::internal, text("sample: expected f32 logits of up to %lld rows, found %s",
+                                     static_cast<long long>(kMaxSampleRows), describe(logits).c_str()));
   }
   if (rows == 0) return;
   const cudaStream_t on = stream();
@@ -225,7 +226,8 @@ void CudaOps::sample(Sample* samples, Tensor logits, const SampleParams* params)
   sample_lists_.add(allowed);
   send(sample_lists_);
   SampleResult* results = static_cast<SampleResult*>(results_.data);
-  cuda::sample(results, logits.as<float>(), sample_lists_.at<SampleJob>(0), sample_lists_.at<uint32_t>(1), rows, vocab, on);
+  cuda::sample(results, logits.as<float>(), sample_lists_.at<SampleJob>(0), sample_lists_.at<uint32_t>(1), rows, vocab,
+               on);
   check(cudaMemcpyAsync(pinned_results_, results, size_t(rows) * sizeof(SampleResult), cudaMemcpyDeviceToHost, on),
         "fetching the sampled tokens");
   check(cudaStreamSynchronize(on), "sampling");

@@ -4,7 +4,8 @@ namespace drivlm::cuda {
 
 void StagedLists::reserve(size_t bytes) {
   host_.reserve(bytes);
-  if (bytes > memory_->bytes) memory_ = std::make_unique<DeviceMemory>(bytes, kWhat);  // the old one goes when the new one is there
+  if (bytes > memory_->bytes)
+    memory_ = std::make_unique<DeviceMemory>(bytes, kWhat);  // the old one goes when the new one is there
 }
 
 bool StagedLists::send(Staging& staging) {

@@ -35,8 +35,8 @@ struct Color {
 };
 
 // blockIdx.y: the columns of patches [y * most_columns, ...) of the strip blockIdx.x.
-__global__ void __launch_bounds__(kPatchThreads) patchify_kernel(bf16* patches, const uint8_t* tiles, int size, int patch, int most_columns,
-                                                                 Color color) {
+__global__ void __launch_bounds__(kPatchThreads)
+    patchify_kernel(bf16* patches, const uint8_t* tiles, int size, int patch, int most_columns, Color color) {
   SHARED_ARRAY(bf16, s_table, [3][256]);
   uint8_t* s_strip = dynamic_shared<uint8_t>();
   const int all_columns = size / patch, values = 3 * patch * patch;
@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kPatchThreads) patchify_kernel(bf16* patches, 
   if (row_bytes % 4 == 0 && size * 3 % 4 == 0 && first * patch * 3 % 4 == 0) {
     const int words = row_bytes / 4;
     for (int i = threadIdx.x; i < patch * words; i += kPatchThreads) {
-      reinterpret_cast<uint32_t*>(s_strip)[i] = reinterpret_cast<const uint32_t*>(strip + i / words * size * 3)[i % words];
+      reinterpret_cast<uint32_t*>(s_strip)[i] =
+          reinterpret_cast<const uint32_t*>(strip + i / words * size * 3)[i % words];
     }
   } else {
     for (int i = threadIdx.x; i < patch * row_bytes; i += kPatchThreads) {
@@ -85,8 +86,8 @@ __global__ void __launch_bounds__(128) assemble_kernel(bf16* x, const bf16* patc
   store16(x + i * 8, pack8(r_x));
 }
 
-__global__ void __launch_bounds__(128) shuffle_kernel(bf16* out, const bf16* x, int grid, int dim, bool transposed,
-                                                      int64_t vectors) {
+__global__ void __launch_bounds__(128)
+    shuffle_kernel(bf16* out, const bf16* x, int grid, int dim, bool transposed, int64_t vectors) {
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= vectors) return;
   const int row_vectors = 4 * dim / 8, half = grid / 2;
@@ -109,21 +110,23 @@ void patchify(bf16* patches, const uint8_t* tiles, int64_t tile_count, int64_t s
   }
   int64_t most_columns = std::min(columns, kStripBytes / patch_bytes);
   if (most_columns < columns && most_columns > 4) most_columns &= ~int64_t(3);  // rows start on a word
-  launch(patchify_kernel, dim3(unsigned(tile_count * columns), unsigned(ceil_div(columns, most_columns))), kPatchThreads,
-         size_t(most_columns * patch_bytes), stream, patches, tiles, int(size), int(patch), int(most_columns), color);
+  launch(patchify_kernel, dim3(unsigned(tile_count * columns), unsigned(ceil_div(columns, most_columns))),
+         kPatchThreads, size_t(most_columns * patch_bytes), stream, patches, tiles, int(size), int(patch),
+         int(most_columns), color);
 }
 
 void assemble_tiles(bf16* x, const bf16* patches, const float* class_embedding, const float* positions, int64_t tiles,
                     int64_t patches_per_tile, int64_t dim, cudaStream_t stream) {
   const int64_t vectors = tiles * (1 + patches_per_tile) * (dim / 8);
-  launch(assemble_kernel, dim3(unsigned(ceil_div(vectors, 128))), 128, 0, stream, x, patches, class_embedding, positions,
-         int(patches_per_tile), int(dim), vectors);
+  launch(assemble_kernel, dim3(unsigned(ceil_div(vectors, 128))), 128, 0, stream, x, patches, class_embedding,
+         positions, int(patches_per_tile), int(dim), vectors);
 }
 
-void pixel_shuffle(bf16* out, const bf16* x, int64_t tiles, int64_t grid, int64_t dim, int version, cudaStream_t stream) {
+void pixel_shuffle(bf16* out, const bf16* x, int64_t tiles, int64_t grid, int64_t dim, int version,
+                   cudaStream_t stream) {
   const int64_t vectors = tiles * (grid / 2) * (grid / 2) * 4 * (dim / 8);
-  launch(shuffle_kernel, dim3(unsigned(ceil_div(vectors, 128))), 128, 0, stream, out, x, int(grid), int(dim), version == 1,
-         vectors);
+  launch(shuffle_kernel, dim3(unsigned(ceil_div(vectors, 128))), 128, 0, stream, out, x, int(grid), int(dim),
+         version == 1, vectors);
 }
 
 void CudaOps::patchify(Tensor patches, Tensor tiles, int64_t patch, const std::array<float, 3>& mean,
@@ -141,7 +144,8 @@ void CudaOps::assemble_tiles(Tensor x, Tensor patches, Tensor class_embedding, T
   expect_shape("assemble_tiles", "patches", patches, {tiles * (rows - 1), dim});
   expect_bf16("assemble_tiles", "x", x);
   cuda::assemble_tiles(x.as<bf16>(), patches.as<bf16>(), parameters("assemble_tiles", "class", class_embedding, dim),
-                       parameters("assemble_tiles", "positions", positions, rows * dim), tiles, rows - 1, dim, stream());
+                       parameters("assemble_tiles", "positions", positions, rows * dim), tiles, rows - 1, dim,
+                       stream());
 }
 
 void CudaOps::pixel_shuffle(Tensor out, Tensor x, int64_t grid, int version) {
