@@ -95,6 +95,8 @@ export class PieceReader<Result> {
   /** Ends the work; resolves when it has ended. */
   async leave(): Promise<void> {
     this.#left = true
+    // Else the registry would hold the reason of the abort, whose stack holds whoever left, and so the reader for ever.
+    dropped.unregister(this)
     this.#queue.leaving.abort()
     await this.#result?.catch(() => undefined)
   }

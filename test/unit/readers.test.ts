@@ -82,6 +82,19 @@ describe('what nobody reads any more is not generated', () => {
     await other.dispose()
   })
 
+  test('one that was left holds nothing of the function that left it', async () => {
+    const other = await loadModel({ threads: 1 })
+    const use = async () => {
+      const own = await other.see(momentViews('dusk'))
+      const readers = [own.stream(weather), own.askAll([weather])]
+      for (const reader of readers) await (async () => [await reader.next(), await reader.return(), own.info])()
+    }
+    await use()
+    await collectUntil(() => other.stats().scenes === 0)
+    expect(other.stats().scenes).toBe(0)
+    await other.dispose()
+  })
+
   test('but one whose answers somebody waits for is', async () => {
     const answers = (() => scene.askAll([weather, weather], { minNewTokens: 200, maxNewTokens: 200 }).answers)()
     const piece = (() => scene.stream(weather, { minNewTokens: 200, maxNewTokens: 200 }).next())()
