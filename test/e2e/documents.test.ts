@@ -104,14 +104,22 @@ describe('scripts', () => {
 })
 
 describe('settings', () => {
-  it.each(ofKind('json'))('%s is a drivlm.json', async (name, { text }) => {
-    const folder = path.join(dir, `model-${name.replaceAll(/\W/g, '-')}`)
+  it.each(ofKind('json'))('%s', async (name, { text }) => {
+    const settings = JSON.parse(text)
+    const folder = path.join(dir, name.replaceAll(/\W/g, '-'))
+    if ('from' in settings) {
+      // A domain of drawn streets.
+      const file = `${folder}.json`
+      writeFileSync(file, text)
+      const out = `${folder}-drawn`
+      expect(ended(await node([cli, 'street', '--domain', file, '--out', out, '--scenes', '1']))).toBe('well')
+      return
+    }
     cpSync(tiny, folder, { recursive: true, filter: (source) => !source.includes('moments') })
     writeFileSync(path.join(folder, 'drivlm.json'), text)
-    const { layout } = JSON.parse(text)
     const ran = await node([cli, 'inspect', folder, '--json'])
     expect(ended(ran)).toBe('well')
-    expect(ran.stdout).toContain(JSON.stringify(layout))
+    expect(ran.stdout).toContain(JSON.stringify(settings.layout))
   })
 })
 

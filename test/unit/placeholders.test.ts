@@ -95,6 +95,16 @@ describe('on a model', () => {
     expect((await model.ask(one, `<image>\n${weather}`)).usage).toEqual((await model.ask(one, weather)).usage)
   })
 
+  test('separate pictures have the labels of their layout, and no others', async () => {
+    const { CAM_FRONT, CAM_BACK } = momentViews('dusk')
+    const two = await model.see([CAM_FRONT!, CAM_BACK!])
+    const { usage } = await two.ask(weather)
+    expect((await two.ask(`<image>\n<image>\n${weather}`)).usage).toEqual(usage)
+    expect((await two.ask(`Image-1: <image>\nImage-2: <image>\n${weather}`)).usage).toEqual(usage)
+    expect(await rejection(() => two.ask(`Image-2: <image>\nImage-1: <image>\n${weather}`))).toContain('Leave them out')
+    expect(await rejection(() => two.ask(`<image>\n${weather}`))).toContain('has 1 <image> for 2 pictures')
+  })
+
   test('a number that does not fit is an error of every way to ask', async () => {
     const two = `<image>\n<image>\n${weather}`
     const ways: (() => unknown)[] = [
