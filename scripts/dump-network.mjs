@@ -6,7 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { readCheckpoint } from '../dist/checkpoint/load-checkpoint.js'
-import { loadTokenizer } from '../dist/text/tokenizer.js'
+import { loadTokenizer } from '../dist/text/load-tokenizer.js'
 import { channelsLast, GoldenTensors } from './golden/models.mjs'
 
 const ropeKinds = ['default', 'linear', 'dynamic', 'longrope']
@@ -36,13 +36,14 @@ function descriptionLines({ vision, projector, language }) {
   return lines
 }
 
-function writeDump(file, checkpoint, arrays) {
+/** Writes a description, the places of its tensors, and arrays by name. */
+export function writeDump(file, checkpoint, arrays) {
   const lines = ['drivlm network 1', ...descriptionLines(checkpoint.network)]
   checkpoint.files.forEach((name, i) => {
     lines.push(`file ${checkpoint.fileBytes[i]} ${name}`)
   })
   for (const { role, dtype, shape, spans } of checkpoint.tensors) {
-    const parts = spans.map((span) => `${span.file} ${span.offset} ${span.rows}`)
+    const parts = spans.map((span) => `${span.file} ${span.offset} ${span.rows} ${(span.dtype ?? dtype).toLowerCase()}`)
     lines.push(['tensor', role, dtype.toLowerCase(), shape.length, ...shape, spans.length, ...parts].join(' '))
   }
   const blobs = []

@@ -136,17 +136,18 @@ if (totals.failed === 0) {
     const bin = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
     return [root, path.join(root, 'test')].every((project) => run(process.execPath, [bin, '-p', project]).status === 0)
   })
-  // The network without engine, addon and Node, over the fixtures that have goldens.
+  // The network without engine, addon and Node, and its gradients, over the fixtures that have goldens.
   phase('network', () => {
     const goldens = path.join(root, 'test', 'fixtures', 'golden')
     const folders = readdirSync(goldens).map((name) => path.join(goldens, name))
-    const dumps = run(process.execPath, [path.join(root, 'scripts', 'dump-network.mjs'), ...folders, scratch], {}, true)
-    if (dumps.status !== 0) return false
-    return program(
-      path.join(out, 'drivlm_network_test'),
-      { ASAN_OPTIONS: 'detect_leaks=1' },
-      dumps.stdout.trim().split('\n'),
-    )
+    const training = path.join(root, 'test', 'fixtures', 'training')
+    const dumps = [
+      ['dump-network.mjs', ...folders, scratch],
+      ['dump-training.mjs', training, goldens, scratch],
+    ].map(([script, ...args]) => run(process.execPath, [path.join(root, 'scripts', script), ...args], {}, true))
+    if (dumps.some(({ status }) => status !== 0)) return false
+    const files = dumps.flatMap(({ stdout }) => stdout.trim().split('\n'))
+    return program(path.join(out, 'drivlm_network_test'), { ASAN_OPTIONS: 'detect_leaks=1' }, files)
   })
   const files =
     sanitizer === '' ? ['--exclude=test/package.test.ts'] : ['test/unit/addon', 'test/unit/model', 'test/unit/worker']

@@ -36,6 +36,7 @@ const walls: Record<string, string[]> = {
   image: ['base'],
   packed: ['base', 'device'],
   serve: ['base', 'device', 'network', 'image', 'packed'],
+  train: ['base', 'device', 'network'],
   addon: ['base', 'device', 'network', 'image', 'packed', 'serve'],
   'kernels/cpu': ['base', 'device', 'packed'],
   'kernels/cuda': ['base', 'device', 'packed'],

@@ -81,7 +81,7 @@ RandomWeights::RandomWeights(const NetworkDescription& network) {
   for (const Parameter& one : wanted) {
     const bool around_one = one.part == Parameter::Part::norm || one.part == Parameter::Part::scale;
     const int64_t offset = (around_one ? 2 * noise : 0) + shift;
-    source_.tensors.push_back({one.role, DType::bf16, one.shape, {{0, offset, one.shape[0]}}});
+    source_.tensors.push_back({one.role, DType::bf16, one.shape, {{0, offset, one.shape[0], DType::bf16}}});
     bytes_ += 2 * one.count();
     shift += kShift;
   }

@@ -132,6 +132,18 @@ class Ops {
   // out [rows, ffn] = silu(gate(x)) * up(x) with a matrix from load_gated.
   virtual void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) = 0;
 
+  // ---- forward passes that a backward pass follows: the two with an activation, and what it was given. Devices that do not train throw ----
+
+  // before [rows, n] = x * w^T + bias, out = gelu(before).
+  virtual void linear_gelu(Tensor /*out*/, Tensor /*before*/, Tensor /*x*/, const Matrix& /*w*/, Tensor /*bias*/) {
+    refuse_to_train();
+  }
+
+  // gate_up [rows, 2 * ffn] = gate(x), then up(x); out [rows, ffn] = silu(gate) * up.
+  virtual void linear_gated_from(Tensor /*out*/, Tensor /*gate_up*/, Tensor /*x*/, const Matrix& /*w*/) {
+    refuse_to_train();
+  }
+
   // Called once before the layers of a forward pass. The batch outlives the pass. A backend stages page tables here.
   virtual void begin_batch(const Batch& batch) = 0;
 
@@ -160,6 +172,10 @@ class Ops {
   virtual void sample(Sample* samples, Tensor logits, const SampleParams* params);
 
  protected:
+  [[noreturn]] static void refuse_to_train() {
+    throw Error(Code::internal, "This device has no kernels for training.");
+  }
+
   Device& device_;
 };
 

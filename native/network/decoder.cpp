@@ -56,25 +56,24 @@ void Decoder::embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe
   if (probe) probe->take("inputs_embeds", part(x_, rows, config_.dim));
 }
 
-void Decoder::block(int64_t layer, int64_t rows, Kv kv, Probe* probe) {
+void Decoder::block(int64_t layer, const DecoderBlockTensors& t, Kv kv) {
   const DecoderBlock& w = weights_.blocks[layer];
-  Tensor x = part(x_, rows, config_.dim), h = part(h_, rows, config_.dim), y = part(y_, rows, config_.dim);
-  Tensor qkv = part(qkv_, rows, config_.qkv_dim()), attended = part(h_, rows, config_.q_dim());
-  Tensor mid = part(mid_, rows, config_.ffn_dim);
+  const bool keeps = static_cast<bool>(t.kept.gate_up);
 
   // x = x + out(attention(rope(qkv(norm1(x)))))
-  ops_.norm(h, x, w.norm1);
-  ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Epilogue::store);
-  ops_.rope_append(qkv, w.q_norm, w.k_norm, config_.norm_eps, part(cos_sin_, rows, config_.head_dim), kv, layer,
-                   config_.heads, batch_);
-  ops_.attention_cached(attended, qkv, kv, layer, config_.heads, batch_);
-  ops_.linear_add(x, attended, *w.out, {}, {}, y);
+  ops_.norm(t.h1, t.x, w.norm1);
+  ops_.linear(t.qkv, t.h1, *w.qkv, w.qkv_bias, Epilogue::store);
+  if (keeps && config_.qk_norm) ops_.copy_rows(t.kept.qkv, t.qkv);
+  ops_.rope_append(t.qkv, w.q_norm, w.k_norm, config_.norm_eps, cos_sin(), kv, layer, config_.heads, batch_);
+  ops_.attention_cached(t.attended, t.qkv, kv, layer, config_.heads, batch_);
+  if (keeps) ops_.copy_rows(t.kept.x, t.x);
+  ops_.linear_add(keeps ? t.kept.x : t.x, t.attended, *w.out, {}, {}, t.y);
 
   // x = x + down(silu(gate(norm2(x))) * up(norm2(x)))
-  ops_.norm(h, x, w.norm2);
-  ops_.linear_gated(mid, h, *w.gate_up);
-  ops_.linear_add(x, mid, *w.down, {}, {}, y);
-  if (probe) probe->take("llm.layer" + std::to_string(layer), x);
+  ops_.norm(t.h2, keeps ? t.kept.x : t.x, w.norm2);
+  if (keeps) return ops_.linear_gated_from(t.mid, t.kept.gate_up, t.h2, *w.gate_up);
+  ops_.linear_gated(t.mid, t.h2, *w.gate_up);
+  ops_.linear_add(t.x, t.mid, *w.down, {}, {}, t.y);
 }
 
 Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
@@ -112,10 +111,22 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
     return chunk.rows == 1 && chunk.logits == Logits::last;
   });
   if (step && rows <= max_logits_ && ops_.replay_step(kv, config_.heads, batch_)) return logits_.rows(0, rows);
+  const Tensor x = part(x_, rows, config_.dim), h = part(h_, rows, config_.dim);
+  const DecoderBlockTensors tensors{x,
+                                    h,
+                                    part(qkv_, rows, config_.qkv_dim()),
+                                    part(h_, rows, config_.q_dim()),
+                                    h,
+                                    part(mid_, rows, config_.ffn_dim),
+                                    part(y_, rows, config_.dim),
+                                    {}};
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     keep_going();
-    block(layer, rows, kv, probe);
+    if (on_block_) on_block_(layer, x);
+    block(layer, tensors, kv);
+    if (probe) probe->take("llm.layer" + std::to_string(layer), x);
   }
+  if (on_block_) on_block_(config_.layers, x);
 
   // logits = head(norm(x)) of the rows that are asked for
   int64_t wanted = 0;
@@ -127,8 +138,7 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
     wanted += count;
   }
   if (probe && (probe->wants("llm.final_norm") || probe->wants("logits"))) {
-    Tensor h = part(h_, rows, config_.dim);
-    ops_.norm(h, part(x_, rows, config_.dim), weights_.norm);
+    ops_.norm(h, x, weights_.norm);
     probe->take("llm.final_norm", h);
     for (int64_t row = 0; row < rows && probe->wants("logits"); row += max_logits_) {
       const int64_t n = std::min(max_logits_, rows - row);

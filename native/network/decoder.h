@@ -28,6 +28,19 @@ struct Chunk {
   Logits logits;        // of which of its rows
 };
 
+// What a block works in. Inference lets tensors share scratch memory; a backward pass needs each on its own, and those of `kept` too, which are
+// empty otherwise.
+struct DecoderBlockTensors {
+  Tensor x;                  // [rows, dim], residual stream, in place
+  Tensor h1, qkv, attended;  // norm1(x), [rows, qkv_dim], [rows, q_dim]
+  Tensor h2, mid, y;         // norm2(x), [rows, ffn], scratch [rows, dim]
+  struct {
+    Tensor qkv;      // before q/k norm and rotation; only with a norm
+    Tensor x;        // [rows, dim], between the branches
+    Tensor gate_up;  // [rows, 2 * ffn], gate, then up
+  } kept;
+};
+
 class Decoder {
  public:
   // Takes scratch for passes of `max_rows` rows and `max_logits` rows of logits.
@@ -38,13 +51,23 @@ class Decoder {
   int64_t max_logits() const { return max_logits_; }
   const Rope& rope() const { return rope_; }
 
+  // For training: called with x [rows, dim] at the entry of every block and after the last (layer = layers).
+  using OnBlock = std::function<void(int64_t layer, Tensor x)>;
+  void observe(OnBlock on_block) { on_block_ = std::move(on_block); }
+
+  // For training: block `layer` of the last pass once more, from its x at entry, with what a backward pass needs. x stays.
+  void recompute(int64_t layer, const DecoderBlockTensors& tensors, Kv kv) { block(layer, tensors, kv); }
+  Tensor cos_sin() const {
+    return Tensor(cos_sin_.data, DType::f32, {batch_.rows, config_.head_dim});
+  }  // of the last pass
+
   // Appends every chunk to the cache and returns f32 logits [rows that want them, vocab], valid until the next pass. The caller advances the
   // sequences' lengths. `keep_going` is called between layers and may throw; the cache's lengths are then still the old ones.
   Tensor forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe, const std::function<void()>& keep_going);
 
  private:
   void embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe);
-  void block(int64_t layer, int64_t rows, Kv kv, Probe* probe);
+  void block(int64_t layer, const DecoderBlockTensors& t, Kv kv);
 
   const LanguageConfig& config_;
   const DecoderWeights& weights_;
@@ -56,6 +79,7 @@ class Decoder {
   Tensor cos_sin_;                // f32 [rows, head_dim]
   Tensor last_;                   // [max_logits, dim]
   Tensor logits_;                 // f32 [max_logits, vocab]
+  OnBlock on_block_;
   Batch batch_;
   std::vector<float> host_cos_sin_;
   std::vector<int32_t> host_ids_;

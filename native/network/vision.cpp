@@ -7,8 +7,8 @@ namespace drivlm {
 VisionEncoder::VisionEncoder(const NetworkDescription& network, const VisionWeights& vision,
                              const ProjectorWeights& projector, Ops& ops, DType activation, int64_t max_tiles,
                              Arena& arena)
-    : config_(network.vision),
-      projector_config_(network.projector),
+    : network_(network),
+      config_(network.vision),
       vision_(vision),
       projector_(projector),
       ops_(ops),
@@ -43,42 +43,68 @@ void VisionEncoder::embed(Tensor tiles, Probe* probe) {
   if (probe) probe->take("vit.embeddings", x);
 }
 
-// One InternViT block over the residual stream x [rows, dim], rows = tiles * positions.
-void VisionEncoder::block(int64_t layer, int64_t tiles, Probe* probe) {
-  const VisionBlock& w = vision_.blocks[layer];
-  const int64_t rows = tiles * config_.positions(), dim = config_.dim;
-  Tensor x = part(x_, rows, dim), h = part(h_, rows, dim), y = part(y_, rows, dim);
-  Tensor qkv = part(wide_, rows, 3 * dim), mid = part(wide_, rows, config_.ffn_dim);
+void vision_block(Ops& ops, const VisionConfig& c, const VisionBlock& w, const VisionBlockTensors& t) {
+  const bool keeps = static_cast<bool>(t.kept.before);
 
   // x = x + ls1 * attn(norm1(x))
-  ops_.norm(h, x, w.norm1);
-  ops_.linear(qkv, h, *w.qkv, w.qkv_bias, Epilogue::store);
-  if (config_.qk_norm) {
-    ops_.norm_columns(qkv, 0, dim, w.q_norm, config_.norm_eps);
-    ops_.norm_columns(qkv, dim, dim, w.k_norm, config_.norm_eps);
+  ops.norm(t.h1, t.x, w.norm1);
+  ops.linear(t.qkv, t.h1, *w.qkv, w.qkv_bias, Epilogue::store);
+  if (c.qk_norm) {
+    if (keeps) ops.copy_rows(t.kept.qkv, t.qkv);
+    ops.norm_columns(t.qkv, 0, c.dim, w.q_norm, c.norm_eps);
+    ops.norm_columns(t.qkv, c.dim, c.dim, w.k_norm, c.norm_eps);
   }
-  ops_.attention(h, qkv, config_.heads, config_.head_dim, config_.positions());
-  ops_.linear_add(x, h, *w.proj, w.proj_bias, w.ls1, y);
+  ops.attention(t.attended, t.qkv, c.heads, c.head_dim, c.positions());
+  if (!keeps) {
+    ops.linear_add(t.x, t.attended, *w.proj, w.proj_bias, w.ls1, t.y1);
+  } else {
+    ops.linear(t.y1, t.attended, *w.proj, w.proj_bias, Epilogue::store);
+    ops.copy_rows(t.kept.x, t.x);
+    ops.scale_add(t.kept.x, t.y1, w.ls1);
+  }
 
   // x = x + ls2 * mlp(norm2(x))
-  ops_.norm(h, x, w.norm2);
-  ops_.linear(mid, h, *w.fc1, w.fc1_bias, Epilogue::gelu);
-  ops_.linear_add(x, mid, *w.fc2, w.fc2_bias, w.ls2, y);
-  if (probe) probe->take("vit.layer" + std::to_string(layer), x.reshaped({tiles, config_.positions(), dim}));
+  ops.norm(t.h2, keeps ? t.kept.x : t.x, w.norm2);
+  if (!keeps) {
+    ops.linear(t.mid, t.h2, *w.fc1, w.fc1_bias, Epilogue::gelu);
+    ops.linear_add(t.x, t.mid, *w.fc2, w.fc2_bias, w.ls2, t.y2);
+  } else {
+    ops.linear_gelu(t.mid, t.kept.before, t.h2, *w.fc1, w.fc1_bias);
+    ops.linear(t.y2, t.mid, *w.fc2, w.fc2_bias, Epilogue::store);
+  }
 }
 
-// image_tokens = fc2(gelu(fc1(norm(pixel_shuffle(x)))))
+void VisionEncoder::block(int64_t layer, int64_t tiles, Probe* probe) {
+  const int64_t rows = tiles * config_.positions(), dim = config_.dim;
+  const Tensor x = part(x_, rows, dim), h = part(h_, rows, dim), y = part(y_, rows, dim);
+  const Tensor qkv = part(wide_, rows, 3 * dim), mid = part(wide_, rows, config_.ffn_dim);
+  vision_block(ops_, config_, vision_.blocks[layer], {x, h, qkv, h, y, h, mid, y, {}});
+  if (probe) probe->take("vit.layer" + std::to_string(layer), stream(tiles));
+}
+
+void project(Ops& ops, const NetworkDescription& n, const ProjectorWeights& w, Tensor image_tokens, Tensor x,
+             const ProjectorTensors& t) {
+  const int64_t grid = n.vision.grid();
+  const int version = n.projector.shuffle_version;
+  if (!t.before) {
+    ops.pixel_shuffle_norm(t.normed, x, grid, version, w.norm);
+    ops.linear(t.mid, t.normed, *w.fc1, w.fc1_bias, Epilogue::gelu);
+  } else {
+    ops.pixel_shuffle(t.shuffled, x, grid, version);
+    ops.norm(t.normed, t.shuffled, w.norm);
+    ops.linear_gelu(t.mid, t.before, t.normed, *w.fc1, w.fc1_bias);
+  }
+  if (image_tokens) ops.linear(image_tokens, t.mid, *w.fc2, w.fc2_bias, Epilogue::store);
+}
+
 void VisionEncoder::project(Tensor image_tokens, int64_t tiles, Probe* probe) {
-  const int64_t tokens = tiles * config_.tile_tokens(), dim = config_.dim;
-  Tensor shuffled = part(shuffled_, tokens, 4 * dim), mid = part(mid_, tokens, mid_.shape[1]);
-  const Tensor x(x_.data, x_.dtype, {tiles, config_.positions(), dim});
+  const int64_t tokens = tiles * config_.tile_tokens();
+  const Tensor shuffled = part(shuffled_, tokens, 4 * config_.dim), x = stream(tiles);
   if (probe && probe->wants("vit.pixel_shuffle")) {
-    ops_.pixel_shuffle(shuffled, x, config_.grid(), projector_config_.shuffle_version);
+    ops_.pixel_shuffle(shuffled, x, config_.grid(), network_.projector.shuffle_version);
     probe->take("vit.pixel_shuffle", shuffled);
   }
-  ops_.pixel_shuffle_norm(shuffled, x, config_.grid(), projector_config_.shuffle_version, projector_.norm);
-  ops_.linear(mid, shuffled, *projector_.fc1, projector_.fc1_bias, Epilogue::gelu);
-  ops_.linear(image_tokens, mid, *projector_.fc2, projector_.fc2_bias, Epilogue::store);
+  drivlm::project(ops_, network_, projector_, image_tokens, x, {{}, shuffled, {}, part(mid_, tokens, mid_.shape[1])});
   if (probe) probe->take("projector", image_tokens);
 }
 

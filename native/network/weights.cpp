@@ -33,7 +33,7 @@ void widen(float* out, const char* bytes, DType dtype, int64_t count) {
 }
 
 // Hands out the tensors of a source by the rows of the table of parameters: each row once, none left over.
-class Loader {
+class Loader final : public ParameterSource {
  public:
   Loader(const ModelSource& source, PackedStore* store, Device& device,
          const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel, Weights& weights)
@@ -73,16 +73,16 @@ class Loader {
   }
 
   // A parameter that this network has. What is asked for without `has` must be there.
-  bool has(const std::string& role) const { return waiting_.count(role) > 0; }
+  bool has(const std::string& role) const override { return waiting_.count(role) > 0; }
 
-  MatrixPtr matrix(const std::string& role) {
+  MatrixPtr matrix(const std::string& role) override {
     const Row row = take(role);
     MatrixPtr out = device_.load_matrix(host(row));
     finish(row, *out);
     return out;
   }
 
-  MatrixPtr gated(const std::string& gate_role, const std::string& up_role) {
+  MatrixPtr gated(const std::string& gate_role, const std::string& up_role) override {
     const Row gate = take(gate_role), up = take(up_role);
     MatrixPtr out = device_.load_gated(host(gate), host(up));
     finish(gate, *out);
@@ -90,7 +90,7 @@ class Loader {
     return out;
   }
 
-  MatrixPtr table(const std::string& role) {
+  MatrixPtr table(const std::string& role) override {
     const Row row = take(role);
     MatrixPtr out = device_.load_table(host(row));
     finish(row, *out);
@@ -98,14 +98,14 @@ class Loader {
   }
 
   // The embedding, and the head that is the same parameter.
-  TiedMatrices tied(const std::string& role) {
+  TiedMatrices tied(const std::string& role) override {
     const Row row = take(role);
     TiedMatrices out = device_.load_tied(host(row));
     finish(row, *out.table);
     return out;
   }
 
-  Tensor vector(const std::string& role) {
+  Tensor vector(const std::string& role) override {
     const Row row = take(role);
     expect_finite(row);
     Tensor out = device_.load_vector(host(row));
@@ -114,15 +114,14 @@ class Loader {
     return out;
   }
 
-  Tensor vector_if_any(const std::string& role) { return has(role) ? vector(role) : Tensor(); }
-
-  Norm norm(const std::string& role, float eps, bool layer) {
-    Norm out{vector(role + ".weight"), {}, eps, layer};
-    out.bias = vector_if_any(role + ".bias");
-    return out;
+  Tensor positions(const std::string& role, int64_t from, int64_t to) override {
+    const std::vector<float> stored = values(role);
+    const std::vector<float> resized =
+        resize_positions(stored, from, to, static_cast<int64_t>(stored.size()) / (1 + from * from));
+    return device_.load_vector({role, DType::f32, 1, static_cast<int64_t>(resized.size()), {{resized.data(), 1}}});
   }
 
-  // The values of the position table, to derive from.
+  // Of one parameter.
   std::vector<float> values(const std::string& role) {
     const Row row = take(role);
     report(row);
@@ -130,10 +129,6 @@ class Loader {
     gather(*row.tensor, out.data());
     expect_finite(row);
     return out;
-  }
-
-  Tensor derived(const std::string& name, const std::vector<float>& values) {
-    return device_.load_vector({name, DType::f32, 1, static_cast<int64_t>(values.size()), {{values.data(), 1}}});
   }
 
   void expect_all_used() const {
@@ -271,27 +266,35 @@ class Loader {
   int64_t done_ = 0, total_ = 0;
 };
 
-VisionWeights load_vision(Loader& load, const VisionConfig& c) {
+Tensor vector_if_any(ParameterSource& load, const std::string& role) {
+  return load.has(role) ? load.vector(role) : Tensor();
+}
+
+Norm norm(ParameterSource& load, const std::string& role, float eps, bool layer) {
+  Norm out{load.vector(role + ".weight"), {}, eps, layer};
+  out.bias = vector_if_any(load, role + ".bias");
+  return out;
+}
+
+VisionWeights bind_vision(ParameterSource& load, const VisionConfig& c) {
   VisionWeights w;
   w.class_embedding = load.vector("vision.class_embedding");
   w.patch = load.matrix("vision.patch.weight");
   w.patch_bias = load.vector("vision.patch.bias");
-  w.positions =
-      load.derived(kPositionTable, resize_positions(load.values(kPositionTable), c.position_grid, c.grid(), c.dim))
-          .reshaped({c.positions(), c.dim});
+  w.positions = load.positions(kPositionTable, c.position_grid, c.grid()).reshaped({c.positions(), c.dim});
   // Blocks past output_layer never run, but their tensors are part of the checkpoint and are checked.
   for (int64_t i = 0; i < c.layers; ++i) {
     const std::string at = "vision.layers." + std::to_string(i) + ".";
     VisionBlock b;
-    b.norm1 = load.norm(at + "norm1", c.norm_eps, c.layer_norm);
+    b.norm1 = norm(load, at + "norm1", c.norm_eps, c.layer_norm);
     b.qkv = load.matrix(at + "qkv.weight");
-    b.qkv_bias = load.vector_if_any(at + "qkv.bias");
-    b.q_norm = load.vector_if_any(at + "q_norm.weight");
-    b.k_norm = load.vector_if_any(at + "k_norm.weight");
+    b.qkv_bias = vector_if_any(load, at + "qkv.bias");
+    b.q_norm = vector_if_any(load, at + "q_norm.weight");
+    b.k_norm = vector_if_any(load, at + "k_norm.weight");
     b.proj = load.matrix(at + "proj.weight");
     b.proj_bias = load.vector(at + "proj.bias");
     b.ls1 = load.vector(at + "ls1");
-    b.norm2 = load.norm(at + "norm2", c.norm_eps, c.layer_norm);
+    b.norm2 = norm(load, at + "norm2", c.norm_eps, c.layer_norm);
     b.fc1 = load.matrix(at + "fc1.weight");
     b.fc1_bias = load.vector(at + "fc1.bias");
     b.fc2 = load.matrix(at + "fc2.weight");
@@ -302,9 +305,9 @@ VisionWeights load_vision(Loader& load, const VisionConfig& c) {
   return w;
 }
 
-ProjectorWeights load_projector(Loader& load, const ProjectorConfig& c) {
+ProjectorWeights bind_projector(ParameterSource& load, const ProjectorConfig& c) {
   ProjectorWeights w;
-  w.norm = load.norm("projector.norm", c.norm_eps, true);
+  w.norm = norm(load, "projector.norm", c.norm_eps, true);
   w.fc1 = load.matrix("projector.fc1.weight");
   w.fc1_bias = load.vector("projector.fc1.bias");
   w.fc2 = load.matrix("projector.fc2.weight");
@@ -312,7 +315,7 @@ ProjectorWeights load_projector(Loader& load, const ProjectorConfig& c) {
   return w;
 }
 
-DecoderWeights load_decoder(Loader& load, const LanguageConfig& c) {
+DecoderWeights bind_decoder(ParameterSource& load, const LanguageConfig& c) {
   DecoderWeights w;
   if (c.tied_head) {
     TiedMatrices both = load.tied("language.embedding.weight");
@@ -323,23 +326,38 @@ DecoderWeights load_decoder(Loader& load, const LanguageConfig& c) {
   for (int64_t i = 0; i < c.layers; ++i) {
     const std::string at = "language.layers." + std::to_string(i) + ".";
     DecoderBlock b;
-    b.norm1 = load.norm(at + "norm1", c.norm_eps, false);
+    b.norm1 = norm(load, at + "norm1", c.norm_eps, false);
     b.qkv = load.matrix(at + "qkv.weight");
-    b.qkv_bias = load.vector_if_any(at + "qkv.bias");
-    b.q_norm = load.vector_if_any(at + "q_norm.weight");
-    b.k_norm = load.vector_if_any(at + "k_norm.weight");
+    b.qkv_bias = vector_if_any(load, at + "qkv.bias");
+    b.q_norm = vector_if_any(load, at + "q_norm.weight");
+    b.k_norm = vector_if_any(load, at + "k_norm.weight");
     b.out = load.matrix(at + "out.weight");
-    b.norm2 = load.norm(at + "norm2", c.norm_eps, false);
+    b.norm2 = norm(load, at + "norm2", c.norm_eps, false);
     b.gate_up = load.gated(at + "gate.weight", at + "up.weight");
     b.down = load.matrix(at + "down.weight");
     w.blocks.push_back(std::move(b));
   }
-  w.norm = load.norm("language.norm", c.norm_eps, false);
+  w.norm = norm(load, "language.norm", c.norm_eps, false);
   if (!c.tied_head) w.head = load.matrix("language.head.weight");
   return w;
 }
 
 }  // namespace
+
+void bind_weights(Weights& w, ParameterSource& source, const NetworkDescription& network) {
+  w.vision = bind_vision(source, network.vision);
+  w.projector = bind_projector(source, network.projector);
+  w.decoder = bind_decoder(source, network.language);
+}
+
+void read_parameters(const ModelSource& source, Device& device,
+                     const std::function<void(const Parameter&, const std::vector<float>&)>& take) {
+  Weights files;
+  const std::atomic<bool> cancel{false};
+  const std::function<void(int64_t, int64_t)> progress;
+  Loader load(source, nullptr, device, progress, cancel, files);
+  for (const Parameter& parameter : parameters(source.network)) take(parameter, load.values(parameter.role));
+}
 
 Weights load_weights(const ModelSource& source, PackedStore* store, Device& device,
                      const std::function<void(int64_t, int64_t)>& progress, const std::atomic<bool>& cancel) {
@@ -351,9 +369,7 @@ Weights load_weights(const ModelSource& source, PackedStore* store, Device& devi
   if (w.shared.empty())
     device.reserve_weights(
         weights_bytes(source.network, device, source.tensors.empty() ? DType::bf16 : source.tensors.front().dtype));
-  w.vision = load_vision(load, source.network.vision);
-  w.projector = load_projector(load, source.network.projector);
-  w.decoder = load_decoder(load, source.network.language);
+  bind_weights(w, load, source.network);
   load.expect_all_used();
   return w;
 }

@@ -10,6 +10,7 @@
 #include "device/device.h"
 #include "device/ops.h"
 #include "network/description.h"
+#include "network/parameters.h"
 
 namespace drivlm {
 
@@ -56,6 +57,27 @@ struct Weights {
   ProjectorWeights projector;
   DecoderWeights decoder;
 };
+
+// Where the parameters of a network come from, by role. Each is asked for once.
+class ParameterSource {
+ public:
+  virtual ~ParameterSource() = default;
+  virtual bool has(const std::string& role) const = 0;
+  virtual MatrixPtr matrix(const std::string& role) = 0;
+  virtual MatrixPtr gated(const std::string& gate_role, const std::string& up_role) = 0;
+  virtual MatrixPtr table(const std::string& role) = 0;
+  virtual TiedMatrices tied(const std::string& role) = 0;
+  virtual Tensor vector(const std::string& role) = 0;
+  // The position table resized from a grid of side `from` to one of side `to`, [(1 + to^2) * dim].
+  virtual Tensor positions(const std::string& role, int64_t from, int64_t to) = 0;
+};
+
+// Every parameter of the table, where the network has it.
+void bind_weights(Weights& weights, ParameterSource& source, const NetworkDescription& network);
+
+// The stored values of every parameter as f32, in the order of the table. Throws as load_weights.
+void read_parameters(const ModelSource& source, Device& device,
+                     const std::function<void(const Parameter&, const std::vector<float>&)>& take);
 
 // `store` may be null. Throws BAD_WEIGHTS naming the tensor, what was expected and what was found; ABORTED when `cancel` becomes true.
 Weights load_weights(const ModelSource& source, PackedStore* store, Device& device,

@@ -20,6 +20,7 @@ const bounds = {
 const elementTypes = {
   F32: (bytes) => new Float32Array(bytes),
   I32: (bytes) => new Int32Array(bytes),
+  I64: (bytes) => new BigInt64Array(bytes),
   U8: (bytes) => new Uint8Array(bytes),
 }
 

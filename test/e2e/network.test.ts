@@ -1,4 +1,4 @@
-// The network alone in C++ (drivlm_network_test, which `npm test` builds): right on the fixtures, wrong on damaged ones.
+// The network alone in C++, and its gradients (drivlm_network_test, which `npm test` builds): right on the fixtures, wrong on damaged ones.
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
@@ -55,6 +55,25 @@ describe.skipIf(!existsSync(binary))('the network without engine, addon and Node
     stored.fill(0xff, stored.length - 64) // NaN
     writeFileSync(weights, stored)
     expect(check([file]).status).toBe(1)
+  })
+
+  it('gives loss and every gradient of the training goldens, and says so when one differs', () => {
+    const script = path.join(root, 'scripts', 'dump-training.mjs')
+    const fixtures = path.join(root, 'test', 'fixtures')
+    const args = [script, path.join(fixtures, 'training'), path.join(fixtures, 'golden'), path.join(dir, 'training')]
+    const { stdout: file, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+    expect(file.trim(), stderr).toMatch(/e1-qwen3\.training\.dump$/)
+    const right = check([file.trim()])
+    expect(right.stdout).toMatch(/^network: \d{3} passed, 0 failed\n$/)
+    const bytes = readFileSync(file.trim())
+    const text = bytes.toString('latin1')
+    const [, offset] = /^array text\.grad\.language_model\.model\.norm\.weight\.val f32 1 \d+ (\d+)$/m.exec(text)!
+    const at = Number(/^data (\d+)$/m.exec(text)![1]) + Number(offset)
+    for (let i = 0; i < 8; i++) bytes.writeFloatLE(1.01 * bytes.readFloatLE(at + 4 * i), at + 4 * i)
+    writeFileSync(file.trim(), bytes)
+    expect(check([file.trim()]).stdout).toMatch(
+      /FAIL .* text d language_model\.model\.norm\.weight .*\nnetwork: \d+ passed, 1 failed\n$/,
+    )
   })
 
   it('fails on nothing', () => {

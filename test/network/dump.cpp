@@ -104,7 +104,10 @@ Dump read_dump(const std::string& path) {
       size_t spans = 0;
       line >> spans;
       tensor.spans.resize(spans);
-      for (TensorSpan& span : tensor.spans) line >> span.file >> span.offset >> span.rows;
+      for (TensorSpan& span : tensor.spans) {
+        line >> span.file >> span.offset >> span.rows >> type;
+        span.dtype = type_of(type);
+      }
       dump.source.tensors.push_back(std::move(tensor));
     } else if (key == "array") {
       line >> name >> type;

@@ -3,7 +3,7 @@
 //   drivlm network 1
 //   <key> <number> ...                      of the description, e.g. vision.dim 64
 //   file <bytes> <path>                     a file of weights
-//   tensor <role> <type> <rank> <extents> <spans> [<file> <offset> <rows>] ...
+//   tensor <role> <type> <rank> <extents> <spans> [<file> <offset> <rows> <type>] ...
 //   array <name> <type> <rank> <extents> <offset>      e.g. c1.ids, c1.tiles, c1.expect.projector
 //   data <position of the bytes in this file>
 //

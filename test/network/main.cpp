@@ -1,5 +1,5 @@
 // The network alone, without engine, addon or Node: each dump named on the command line is loaded and run in f32 on the plain CPU ops, and
-// every stage that the dump has is compared. Links the network and the CPU backend, nothing else.
+// every stage, loss and gradient that the dump has is compared. Links network, train and the CPU backend, nothing else.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_device.h"
 #include "network/decoder.h"
 #include "network/vision.h"
+#include "training.h"
 
 namespace drivlm::test {
 
@@ -175,7 +176,9 @@ int main(int argc, char** argv) {
     try {
       const Dump dump = read_dump(argv[i]);
       dump.source.network.validate();
-      Runner(dump).run(argv[i]);
+      const std::string path = argv[i];
+      Runner(dump).run(path);
+      run_training(dump, path.substr(path.rfind('/') + 1), report);
     } catch (const std::exception& error) {
       std::printf("FAIL %s: %s\n", argv[i], error.what());
       ++failed;

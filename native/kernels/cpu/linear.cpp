@@ -43,11 +43,21 @@ constexpr int64_t kKeptRows = 256;
 }  // namespace
 
 void ReferenceOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
+  linear_of(out, {}, x, w, bias, after);
+}
+
+void ReferenceOps::linear_gelu(Tensor out, Tensor before, Tensor x, const Matrix& w, Tensor bias) {
+  linear_of(out, before, x, w, bias, Epilogue::gelu);
+}
+
+void ReferenceOps::linear_of(Tensor out, Tensor before, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
   const MappedMatrix& matrix = mapped("linear", w);
   const int64_t rows = x.shape[0], k = w.cols, n = w.rows;
   expect_shape("linear", "x", x, {rows, k});
   expect_shape("linear", "out", out, {rows, n});
   if (bias) expect_shape("linear", "bias", bias, {n});
+  if (before) expect_shape("linear", "before", before, {rows, n});
+  float* kept = before.as<float>();
   static thread_local std::vector<float> storage;
   const float* in = as_f32(x, storage);
   with_activation("linear", out.dtype, [&](auto type) {
@@ -60,6 +70,7 @@ void ReferenceOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Ep
         const float b = bias ? bias.as<float>()[column] : 0.0f;
         for (int64_t row = 0; row < rows; ++row) {
           const float sum = dot(in + row * k, weight, k) + b;
+          if (kept) kept[row * n + column] = sum;
           to[row * n + column] = from_float<T>(after == Epilogue::gelu ? gelu(to_float(from_float<T>(sum))) : sum);
         }
       }
@@ -67,12 +78,16 @@ void ReferenceOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Ep
   });
 }
 
-void ReferenceOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
+void ReferenceOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) { linear_gated_from(out, {}, x, gate_up); }
+
+void ReferenceOps::linear_gated_from(Tensor out, Tensor before, Tensor x, const Matrix& gate_up) {
   const auto* matrix = dynamic_cast<const MappedGated*>(&gate_up);
   if (!matrix) throw Error(Code::internal, "linear_gated: not a reference CPU matrix");
   const int64_t rows = x.shape[0], k = matrix->cols, n = matrix->gate.rows;
   expect_shape("linear_gated", "x", x, {rows, k});
   expect_shape("linear_gated", "out", out, {rows, n});
+  if (before) expect_shape("linear_gated", "before", before, {rows, 2 * n});
+  float* kept = before.as<float>();
   static thread_local std::vector<float> storage;
   const float* in = as_f32(x, storage);
   with_activation("linear_gated", out.dtype, [&](auto type) {
@@ -86,7 +101,9 @@ void ReferenceOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
         matrix->up.row(column, up);
         for (int64_t row = 0; row < rows; ++row) {
           const float* from = in + row * k;
-          to[row * n + column] = from_float<T>(silu(dot(from, gate, k)) * dot(from, up, k));
+          const float g = dot(from, gate, k), u = dot(from, up, k);
+          if (kept) kept[row * 2 * n + column] = g, kept[row * 2 * n + n + column] = u;
+          to[row * n + column] = from_float<T>(silu(g) * u);
         }
       }
     });

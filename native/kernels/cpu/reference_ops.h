@@ -23,6 +23,8 @@ class ReferenceOps : public Ops {
 
   void gather(Tensor out, const int32_t* ids, int64_t count, const Matrix& table) override;
   void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) override;
+  void linear_gelu(Tensor out, Tensor before, Tensor x, const Matrix& w, Tensor bias) override;
+  void linear_gated_from(Tensor out, Tensor gate_up, Tensor x, const Matrix& w) override;
   void begin_batch(const Batch& batch) override;
   void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
                    int64_t heads, const Batch& batch) override;
@@ -42,6 +44,9 @@ class ReferenceOps : public Ops {
   int threads_;
 
  private:
+  // `before`, f32 and kept when given: what the activation gets.
+  void linear_of(Tensor out, Tensor before, Tensor x, const Matrix& w, Tensor bias, Epilogue after);
+
   int64_t gathered_ = 0;  // rows since a table's pages were given back
 };
 

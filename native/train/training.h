@@ -1,0 +1,48 @@
+// Loss and gradients of a pack through the whole network.
+#pragma once
+
+#include <memory>
+
+#include "train/decoder.h"
+#include "train/tower.h"
+
+namespace drivlm {
+
+struct TrainingSizes {
+  int64_t rows = 1;   // of a pack
+  int64_t tiles = 0;  // of a pack
+  int64_t tiles_at_once = 2;
+  int64_t logits_at_once = 64;
+};
+
+class Training {
+ public:
+  // Reserves everything that packs of these sizes need. The device's memory must be the host's, its activations f32. Throws as load_weights,
+  // and OUT_OF_MEMORY.
+  Training(const ModelSource& source, const TrainingSizes& sizes, Device& device, Gradients& gradients);
+
+  // Adds the gradients of a pack's loss to gradients(); returns the loss. Bytes do not depend on the number of threads.
+  double add_gradients(const Pack& pack);
+
+  Masters& masters() { return masters_; }
+  ParameterValues& gradients() { return values_; }
+  Tensor input_gradient() const { return space_->decoder.input_gradient(); }  // [rows, llm_dim], of the last pack
+
+ private:
+  struct Space {
+    Space(const NetworkDescription& network, const TrainingSizes& sizes, const Masters& masters, Device& device,
+          Gradients& gradients, Arena& arena);
+    TowerTraining tower;
+    DecoderTraining decoder;
+    Tensor image_tokens, d_image_tokens;  // [tiles * tile_tokens, llm_dim]
+  };
+
+  const NetworkDescription network_;
+  const TrainingSizes sizes_;
+  Masters masters_;
+  ParameterValues values_;
+  std::unique_ptr<Memory> memory_;
+  std::unique_ptr<Space> space_;
+};
+
+}  // namespace drivlm

@@ -1,0 +1,184 @@
+#include "training.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/cpu_gradients.h"
+#include "kernels/cpu/targets.h"
+#include "train/training.h"
+
+namespace drivlm::test {
+
+namespace {
+
+// Bounds of the goldens in f32: the loss to 5e-5, a gradient by norm(difference) / norm(golden) over the stored entries; a parameter whose
+// golden norm is under 1e-6 of the largest by 1e-5 of that.
+constexpr double kLossBound = 5e-5, kGradientBound = 1e-4, kSmall = 1e-6, kSmallBound = 1e-5;
+
+Pack pack_of(const Dump& dump, const std::string& name) {
+  Pack pack;
+  const Array &ids = *dump.find(name + ".tokens"), &spans = *dump.find(name + ".spans"),
+              &labels = *dump.find(name + ".labels");
+  const Array& weights = *dump.find(name + ".weights");
+  pack.ids.assign(ids.as<int32_t>(), ids.as<int32_t>() + ids.count());
+  for (int64_t i = 0; i < spans.shape[0]; ++i)
+    pack.spans.push_back({spans.as<int32_t>()[2 * i], spans.as<int32_t>()[2 * i + 1]});
+  if (const Array* tiles = dump.find(name + ".tiles"))
+    pack.tiles.assign(tiles->as<uint8_t>(), tiles->as<uint8_t>() + tiles->count());
+  for (int64_t row = 0; row + 1 < ids.count(); ++row) {
+    const int32_t label = labels.as<int32_t>()[row + 1];
+    if (label >= 0) pack.targets.push_back({row, label, weights.as<float>()[row + 1]});
+  }
+  return pack;
+}
+
+double norm(const std::vector<double>& values) {
+  double sum = 0;
+  for (double v : values) sum += v * v;
+  return std::sqrt(sum);
+}
+
+class Case {
+ public:
+  Case(const Dump& dump, const Pack& pack, int threads, int64_t tiles_at_once)
+      : device_(DType::f32, threads),
+        gradients_(threads, *cpu::chosen_target().kernels),
+        pack_(pack),
+        training_(dump.source, sizes(dump, tiles_at_once), device_, gradients_) {
+    loss_ = training_.add_gradients(pack_);
+  }
+
+  // Another pack on top, of the same sizes at most.
+  void add(const Pack& pack) { loss_ += training_.add_gradients(pack); }
+
+  double loss() const { return loss_; }
+  Training& training() { return training_; }
+
+  std::vector<char> bytes() {
+    std::vector<char> out;
+    for (size_t i = 0; i < training_.gradients().table().size(); ++i) {
+      const Tensor t = training_.gradients().row(i);
+      out.insert(out.end(), t.as<char>(), t.as<char>() + t.bytes());
+    }
+    return out;
+  }
+
+ private:
+  TrainingSizes sizes(const Dump& dump, int64_t tiles_at_once) const {
+    const int64_t tile = dump.source.network.vision.tile_size;
+    return {static_cast<int64_t>(pack_.ids.size()), static_cast<int64_t>(pack_.tiles.size()) / (3 * tile * tile),
+            tiles_at_once, 7};
+  }
+
+  CpuDevice device_;
+  CpuGradients gradients_;
+  const Pack pack_;
+  Training training_;
+  double loss_ = 0;
+};
+
+void check(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  Case run(dump, pack_of(dump, name), 2, 3);
+  report(label + " loss", std::fabs(run.loss() - dump.find(name + ".loss")->as<float>()[0]), kLossBound);
+
+  double total = 0;
+  for (size_t i = 0; i < run.training().gradients().table().size(); ++i) {
+    const Tensor t = run.training().gradients().row(i);
+    for (int64_t j = 0; j < t.count(); ++j) total += static_cast<double>(t.as<float>()[j]) * t.as<float>()[j];
+  }
+  const double expected = dump.find(name + ".grad_norm")->as<float>()[0];
+  report(label + " norm of all gradients", std::fabs(std::sqrt(total) - expected) / expected, kGradientBound);
+
+  struct Compared {
+    std::string parameter;
+    double golden, difference;
+  };
+  std::vector<Compared> all;
+  double largest = 0;
+  const std::string prefix = name + ".grad.";
+  for (auto it = dump.arrays.lower_bound(prefix); it != dump.arrays.end() && it->first.starts_with(prefix); ++it) {
+    if (!it->first.ends_with(".val")) continue;
+    const std::string parameter = it->first.substr(prefix.size(), it->first.size() - prefix.size() - 4);
+    const int32_t* where = dump.find(prefix + parameter + ".where")->as<int32_t>();
+    std::vector<double> golden, difference;
+    for (int64_t i = 0; i < it->second.count(); ++i) {
+      const Tensor found = run.training().gradients().find(dump.source.tensors[where[2 * i]].role);
+      golden.push_back(it->second.as<float>()[i]);
+      difference.push_back(found.as<float>()[where[2 * i + 1]] - golden.back());
+    }
+    all.push_back({parameter, norm(golden), norm(difference)});
+    largest = std::max(largest, all.back().golden);
+  }
+  if (all.empty()) report(label + ": no gradients in the dump", INFINITY, 0);
+  for (const Compared& one : all) {
+    const bool small = one.golden < kSmall * largest;
+    report(label + " d " + one.parameter, small ? one.difference / largest : one.difference / one.golden,
+           small ? kSmallBound : kGradientBound);
+  }
+  if (const Array* input = dump.find(name + ".input_gradient")) {
+    const Tensor found = run.training().input_gradient();
+    std::vector<double> golden, difference;
+    for (int64_t i = 0; i < input->count(); ++i) {
+      golden.push_back(input->as<float>()[i]);
+      difference.push_back(found.as<float>()[i] - golden.back());
+    }
+    report(label + " d inputs_embeds", norm(difference) / norm(golden), kGradientBound);
+  }
+
+  // The same bytes for another number of threads.
+  Case other(dump, pack_of(dump, name), 1, 3);
+  report(label + " bytes on one thread and on two", run.bytes() == other.bytes() && run.loss() == other.loss() ? 0 : 1,
+         0);
+}
+
+// Two continuations of one prefix, seen once, against each with a prefix of its own.
+void check_shared_prefix(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  const Pack first = pack_of(dump, name);
+  const int64_t rows = static_cast<int64_t>(first.ids.size()), start = first.targets.front().row;
+  const auto last_slot = std::find(first.ids.rbegin(), first.ids.rend(), -1);
+  const int64_t prefix = std::max<int64_t>(start / 2, first.ids.rend() - last_slot);
+  if (prefix > start) return;  // a later picture: nothing to share
+  Pack second = first;
+  std::reverse(second.ids.begin() + prefix, second.ids.end());
+  Pack shared = first;
+  shared.ids.insert(shared.ids.end(), second.ids.begin() + prefix, second.ids.end());
+  shared.spans = {{0, prefix}, {prefix, rows - prefix, 0, prefix}, {rows, rows - prefix, 0, prefix}};
+  for (Pack::Target target : second.targets) {
+    target.row += rows - prefix;
+    shared.targets.push_back(target);
+  }
+  Case once(dump, shared, 2, 2), apart(dump, first, 2, 2);
+  apart.add(second);
+  report(label + " shared prefix, loss", std::fabs(once.loss() - apart.loss()) / apart.loss(), 1e-5);
+  double largest = 0;
+  const auto norm_of = [](Tensor t, const float* minus) {
+    std::vector<double> values(t.count());
+    for (int64_t i = 0; i < t.count(); ++i) values[i] = static_cast<double>(t.as<float>()[i]) - (minus ? minus[i] : 0);
+    return norm(values);
+  };
+  ParameterValues &found = once.training().gradients(), &expected = apart.training().gradients();
+  for (size_t i = 0; i < expected.table().size(); ++i) largest = std::max(largest, norm_of(expected.row(i), nullptr));
+  double worst = 0;
+  for (size_t i = 0; i < expected.table().size(); ++i) {
+    const double size = norm_of(expected.row(i), nullptr),
+                 difference = norm_of(found.row(i), expected.row(i).as<float>());
+    worst = std::max(worst, difference / std::max(size, kSmall * largest));
+  }
+  report(label + " shared prefix, worst gradient", worst, 1e-5);
+}
+
+}  // namespace
+
+void run_training(const Dump& dump, const std::string& label, const Report& report) {
+  const std::string end = ".tokens";
+  for (const auto& [name, array] : dump.arrays) {
+    if (!name.ends_with(end)) continue;
+    const std::string id = name.substr(0, name.size() - end.size());
+    check(dump, id, label + " " + id, report);
+    if (dump.find(id + ".spans")->shape[0] == 1) check_shared_prefix(dump, id, label + " " + id, report);
+  }
+}
+
+}  // namespace drivlm::test
