@@ -84,6 +84,7 @@ const defaults = {
   DRIVLM_BENCH: 'OFF',
   DRIVLM_EMULATOR: 'OFF',
   DRIVLM_SANITIZE: '',
+  DRIVLM_LINE_INFO: 'ON',
   DRIVLM_ADDON_DIR: addonFolder,
 }
 const options = Object.entries(defaults).map(([name, value]) => `-D${name}=${process.env[name] ?? value}`)
