@@ -185,7 +185,7 @@ export class Model {
    * @throws {@link ModelError} As {@link ask}.
    *
    * @example
-   * const scene = await model.see({ CAM_FRONT: 'front.jpg', … })
+   * const scene = await model.see(views)
    * for (const question of questions) console.log((await scene.ask(question)).text)
    * scene.dispose()
    */

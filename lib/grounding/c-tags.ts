@@ -32,6 +32,7 @@ export function drivelmQuestion(question: string, geometry: CanvasGeometry = dri
   return tagsToCanvas(question, geometry) + explanation
 }
 
+/** How c-tags in an answer are converted. */
 export interface AnswerTagOptions {
   geometry?: CanvasGeometry
   /**

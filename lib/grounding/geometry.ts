@@ -4,11 +4,13 @@
  */
 import { ModelError } from '../errors.ts'
 
+/** Width and height in pixels. */
 export interface Size {
   width: number
   height: number
 }
 
+/** Where the views lie on a stitched canvas. */
 export interface CanvasGeometry {
   columns: number
   rows: number

@@ -7,6 +7,7 @@ import type { Domain, QuestionType } from './domain.ts'
 import { drawScene, type StreetOptions, type StreetScene } from './scene.ts'
 import { isVehicle } from './world.ts'
 
+/** What a drawn dataset holds, and where it goes. */
 export interface StreetDatasetOptions extends StreetOptions {
   /** Moments. */
   scenes: number
@@ -18,6 +19,7 @@ export interface StreetDatasetOptions extends StreetOptions {
   onProgress?: (done: number) => void
 }
 
+/** What was written of a drawn dataset. */
 export interface StreetDataset {
   /** The questions, in the layout of DriveLM-nuScenes. */
   file: string

@@ -13,8 +13,10 @@ export type Rgb = readonly [number, number, number]
 
 /** How a kind of object is drawn, and what can be asked of it. */
 export const shapes = ['car', 'truck', 'bus', 'tram', 'pedestrian', 'cyclist', 'cone'] as const
+/** Name of a shape that objects are drawn in. */
 export type Shape = (typeof shapes)[number]
 
+/** A kind of object: how it is named, how it is drawn, how often it comes. */
 export interface ObjectKind {
   name: string
   plural: string
@@ -24,6 +26,7 @@ export interface ObjectKind {
   repeated: number
 }
 
+/** A kind of weather: what is said of it, and what it does to colours. */
 export interface Weather {
   name: string
   /** The answer to how the weather is. */
@@ -44,6 +47,7 @@ export interface Weather {
   covered?: boolean
 }
 
+/** A camera of a domain: its name and where it looks. */
 export interface View {
   name: string
   /** `to the <direction> of the ego car`. */
@@ -54,6 +58,7 @@ export interface View {
 
 /** What the ego car should do, by what is in its way. */
 export const plans = ['red', 'pedestrian', 'yellow', 'lead', 'cones', 'go'] as const
+/** Name of a reason for what the vehicle does next. */
 export type Plan = (typeof plans)[number]
 
 /** Texts of questions; words in braces are filled in. See {@link Wording}. */
@@ -73,6 +78,7 @@ export const questionTypes = [
   'locate',
   'region',
 ] as const
+/** Name of a type of question. */
 export type QuestionType = (typeof questionTypes)[number]
 
 /**
@@ -90,6 +96,7 @@ export interface Wording {
   short: Readonly<Record<Plan, string>>
 }
 
+/** A world to draw moments of: weather, objects, cameras and the words of questions, as data. */
 export interface Domain {
   name: string
   weather: readonly Weather[]

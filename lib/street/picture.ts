@@ -21,6 +21,7 @@ export interface Sighting {
   box: Box
 }
 
+/** One drawn picture, and what is seen in it. */
 export interface StreetView {
   /** [size, size, 3], RGB. */
   data: Uint8Array<ArrayBuffer>

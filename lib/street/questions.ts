@@ -5,6 +5,7 @@ import type { Sighting, StreetView } from './picture.ts'
 import { StreetRandom } from './random.ts'
 import { isVehicle, type World, type WorldObject, walksAcross } from './world.ts'
 
+/** A question about a drawn moment, with its true answer. */
 export interface StreetQuestion {
   type: QuestionType
   question: string

@@ -5,6 +5,7 @@ import { drawView, type StreetView } from './picture.ts'
 import { captionOf, factsOf, questionsOf, type StreetQuestion, type ViewFacts } from './questions.ts'
 import { makeWorld, type World } from './world.ts'
 
+/** How moments are drawn. */
 export interface StreetOptions {
   /** Pixels of a side of each view, 28 to 1344; default 112. */
   size?: number
@@ -16,6 +17,7 @@ export interface StreetOptions {
   noise?: number
 }
 
+/** A drawn moment: its world, its pictures and questions about it. */
 export interface StreetScene {
   world: World
   /** As the domain's views: `views[i]` is `world.domain.views[i].name`. Raw pictures, as `see` and `ask` take them. */

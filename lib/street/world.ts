@@ -21,6 +21,7 @@ export function isVehicle(shape: Shape): boolean {
   return shape === 'car' || shape === 'truck' || shape === 'bus' || shape === 'tram'
 }
 
+/** An object of a moment: what it is, and where it stands, in metres. */
 export interface WorldObject {
   /** Number in the domain's list of kinds. */
   kind: number
@@ -37,6 +38,7 @@ export interface WorldObject {
   boxes: (Box | undefined)[]
 }
 
+/** What stands beside the road and is not asked about. */
 export type Clutter =
   | { kind: 'building'; x: number; y: number; length: number; height: number; colour: Rgb }
   | { kind: 'tree'; x: number; y: number; height: number; colour: Rgb }
@@ -45,6 +47,7 @@ export type Clutter =
 /** None, red, yellow, green. */
 export type Light = 0 | 1 | 2 | 3
 
+/** Everything that is true of a drawn moment; pictures and answers follow from it. */
 export interface World {
   seed: number
   domain: Domain

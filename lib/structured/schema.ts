@@ -55,6 +55,7 @@ export interface JsonSchema {
   $comment?: string
 }
 
+/** Names of types that a schema may ask for. */
 export type JsonType = 'object' | 'array' | 'string' | 'integer' | 'number' | 'boolean' | 'null'
 
 const maxDepth = 32

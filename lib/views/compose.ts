@@ -30,6 +30,7 @@ export type Views = PictureSource | readonly PictureSource[] | NamedViews
 /** Pictures by camera name. The order of the keys does not matter. */
 export type NamedViews = Readonly<Partial<Record<Camera, PictureSource>>>
 
+/** How views become pictures of a prompt. */
 export interface ViewOptions {
   /** A camera of the canvas without a picture: an error (default), or a black cell. */
   missingViews?: 'error' | 'black' | undefined

@@ -2,6 +2,7 @@
 
 import { ModelError } from '../../errors.ts'
 
+/** A place in the picture of a camera, in pixels. */
 export type Point = readonly [x: number, y: number]
 
 const digitRuns = /\p{Nd}+/gu
@@ -62,6 +63,7 @@ function excerpt(text: string): string {
 const reach = 16
 const epsilon = 1e-8
 
+/** How well the points of an answer are those of its reference. */
 export interface MatchResult {
   /** Reference points that were found, in the order they were taken. */
   matched: Point[]

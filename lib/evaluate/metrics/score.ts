@@ -22,6 +22,7 @@ export interface ScoredMoment {
   questions: readonly Pick<Question, 'id' | 'text' | 'number' | 'reference' | 'tags' | 'kind'>[]
 }
 
+/** How answers are scored: the judge, the gates between questions, what is done about gaps. */
 export interface ScoreOptions {
   /** Rates tag-1 and tag-3 answers. Without it these parts, and the final score, are null. */
   judge?: Judge | undefined

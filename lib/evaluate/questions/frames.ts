@@ -16,6 +16,7 @@ export interface LeftOut {
   where: string
 }
 
+/** How files are read, and what becomes of what is wrong in them. */
 export interface ReadOptions {
   /** Called for what is wrong with one frame, question or item, which is then left out. Without it the first one throws. */
   onProblem?: ((error: ModelError) => void) | undefined

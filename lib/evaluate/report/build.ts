@@ -34,6 +34,7 @@ export interface ReportInput {
  */
 export type Verdict = 'right' | 'close' | 'wrong' | 'rated' | 'gated' | 'open' | 'unanswered'
 
+/** A question of a report, with its answer and its scores. */
 export interface ReportQuestion {
   id: string
   kind: string
@@ -55,6 +56,7 @@ export interface ReportQuestion {
   boxes?: Record<'asked' | 'answer' | 'reference', CameraBox[]>
 }
 
+/** A moment of a report: its pictures and its questions. */
 export interface ReportFrame {
   key: string
   description?: string
@@ -82,6 +84,7 @@ export interface Latency {
   max: number
 }
 
+/** What a report says: scores, settings, and every moment with its questions. */
 export interface Report {
   title: string
   model: string

@@ -9,6 +9,7 @@ export interface PagePicture {
   aspect: number
 }
 
+/** Where the pictures of a report come from, and how they go into it. */
 export interface PictureOptions {
   /** File of a view; throws if there is none. */
   resolve: (name: string, camera: string) => string
