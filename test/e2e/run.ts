@@ -37,6 +37,8 @@ export function run(args: readonly string[], options: RunOptions = {}): Promise<
   })
 }
 
-export function drivlm(args: readonly string[], options?: RunOptions): Promise<Ran> {
-  return run(['dist/cli/main.js', ...args], options)
+/** The command line, without the lines that say what is still going on after a second: a busy machine has them. */
+export async function drivlm(args: readonly string[], options?: RunOptions): Promise<Ran> {
+  const ran = await run(['dist/cli/main.js', ...args], options)
+  return { ...ran, stderr: ran.stderr.replace(/^.+ …(?: \d+ %,)? \d+ s(?:, .*)?\n/gm, '') }
 }
