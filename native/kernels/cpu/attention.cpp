@@ -6,8 +6,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/cpu/cpu_gradients.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/reference.h"
 
 namespace drivlm {
@@ -258,14 +260,19 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
         for (int64_t i = 0; i < queries; ++i) {
           const int64_t seen = causal ? span.prefix_rows + at + i + 1 : keys;
           T *weights = p + i * keys, *slopes = dp + i * keys;
+          std::fill(weights + seen, weights + keys, T{0});
+          std::fill(slopes + seen, slopes + keys, T{0});
+          if constexpr (std::is_same_v<T, float>) {
+            kernels_.softmax(weights, seen, scale);
+            kernels_.softmax_gradient(slopes, weights, seen, scale);
+            continue;
+          }
           T top = weights[0];
           for (int64_t j = 1; j < seen; ++j) top = std::max(top, weights[j]);
           T total = 0, mean = 0;
           for (int64_t j = 0; j < seen; ++j) total += weights[j] = std::exp((weights[j] - top) * scale);
           for (int64_t j = 0; j < seen; ++j) mean += (weights[j] /= total) * slopes[j];
           for (int64_t j = 0; j < seen; ++j) slopes[j] = weights[j] * (slopes[j] - mean) * scale;
-          std::fill(weights + seen, weights + keys, T{0});
-          std::fill(slopes + seen, slopes + keys, T{0});
         }
         T* dq = d_qkv.as<T>() + (span.row + at) * width + head * head_dim;
         for (int run = 0; run < 2; ++run) {

@@ -5,9 +5,11 @@
 // x f32 | bf16 [rows, k], w as stored [n, k], out f32 | bf16 [rows, n]. Sums in f32.
 
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_gradients.h"
+#include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/reference.h"
 
 namespace drivlm {
@@ -173,6 +175,9 @@ void CpuGradients::gelu(Tensor du, Tensor dy, Tensor u) {
   with_real("gelu", u.dtype, [&](auto type) {
     using T = decltype(type);
     parallel(rows, kGradientRows, [&](int64_t first, int64_t last) {
+      if constexpr (std::is_same_v<T, float>) {
+        return kernels_.gelu_gradient(du.as<T>() + first * n, dy.as<T>() + first * n, u.as<T>() + first * n, (last - first) * n);
+      }
       for (int64_t i = first * n; i < last * n; ++i) {
         const T v = u.as<T>()[i];
         const T cdf = T(0.5) * (T(1) + std::erf(v * T(0.70710678118654752440)));
@@ -194,6 +199,10 @@ void CpuGradients::gated(Tensor d_gate_up, Tensor dy, Tensor gate_up) {
         const T* gate = gate_up.as<T>() + row * 2 * n;
         const T* from = dy.as<T>() + row * n;
         T* to = d_gate_up.as<T>() + row * 2 * n;
+        if constexpr (std::is_same_v<T, float>) {
+          kernels_.gated_gradient(to, to + n, from, gate, gate + n, n);
+          continue;
+        }
         for (int64_t i = 0; i < n; ++i) {
           const T g = gate[i], up = gate[n + i], sigma = T(1) / (T(1) + std::exp(-g));
           to[i] = from[i] * up * sigma * (T(1) + g * (T(1) - sigma));

@@ -3,9 +3,11 @@
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/training_kernels.h"
 
 namespace drivlm::cpu {
 
-const KernelTable DRIVLM_TABLE = {DRIVLM_CPU_TARGET::kGemm, DRIVLM_CPU_TARGET::kAttention, DRIVLM_CPU_TARGET::kRows};
+const KernelTable DRIVLM_TABLE = {DRIVLM_CPU_TARGET::kGemm, DRIVLM_CPU_TARGET::kAttention, DRIVLM_CPU_TARGET::kRows,
+                                   DRIVLM_CPU_TARGET::kTraining};
 
 }  // namespace drivlm::cpu

@@ -1,8 +1,10 @@
 // What only training has: the loss and the update.
 
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/cpu/cpu_gradients.h"
+#include "kernels/cpu/kernel_table.h"
 
 namespace drivlm {
 
@@ -84,6 +86,12 @@ void CpuGradients::adamw(Tensor parameter, Tensor m, Tensor v, Tensor gradient, 
     const T keep = static_cast<T>(1 - o.learning_rate * o.weight_decay);
     T *p = parameter.as<T>(), *first_moment = m.as<T>(), *second_moment = v.as<T>();
     const T* g = gradient.as<T>();
+    if constexpr (std::is_same_v<T, float>) {
+      const cpu::AdamStep step{beta1, rest1, beta2, rest2, clip, rate, root, eps, keep};
+      return parallel(count, 1 << 14, [&](int64_t first, int64_t last) {
+        kernels_.adamw(p + first, first_moment + first, second_moment + first, g + first, last - first, step);
+      });
+    }
     parallel(count, 1 << 14, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const T d = g[i] * clip;
