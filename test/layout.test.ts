@@ -206,8 +206,7 @@ describe('lib', () => {
   test('sharp is imported where pictures are read, checked or shrunk, the tokenizer library by one room', () => {
     const found = imports.filter(
       ([file, target]) =>
-        (target === 'sharp' &&
-          !/^lib\/(views|cli|evaluate\/report|street\/dataset|train\/prepare)/.test(file)) ||
+        (target === 'sharp' && !/^lib\/(views|cli|evaluate\/report|street\/dataset|train\/prepare)/.test(file)) ||
         (target === '@huggingface/tokenizers' && !file.startsWith('lib/text/')),
     )
     expect(found).toEqual([])

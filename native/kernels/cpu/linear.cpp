@@ -176,7 +176,8 @@ void CpuGradients::gelu(Tensor du, Tensor dy, Tensor u) {
     using T = decltype(type);
     parallel(rows, kGradientRows, [&](int64_t first, int64_t last) {
       if constexpr (std::is_same_v<T, float>) {
-        return kernels_.gelu_gradient(du.as<T>() + first * n, dy.as<T>() + first * n, u.as<T>() + first * n, (last - first) * n);
+        return kernels_.gelu_gradient(du.as<T>() + first * n, dy.as<T>() + first * n, u.as<T>() + first * n,
+                                      (last - first) * n);
       }
       for (int64_t i = first * n; i < last * n; ++i) {
         const T v = u.as<T>()[i];

@@ -8,6 +8,6 @@
 namespace drivlm::cpu {
 
 const KernelTable DRIVLM_TABLE = {DRIVLM_CPU_TARGET::kGemm, DRIVLM_CPU_TARGET::kAttention, DRIVLM_CPU_TARGET::kRows,
-                                   DRIVLM_CPU_TARGET::kTraining};
+                                  DRIVLM_CPU_TARGET::kTraining};
 
 }  // namespace drivlm::cpu

@@ -24,7 +24,8 @@ struct TrainingKernels {
   void (*gelu)(float* out, const float* u, int64_t count);
   void (*gelu_gradient)(float* du, const float* dy, const float* u, int64_t count);
   void (*gated)(float* out, const float* gate, const float* up, int64_t count);
-  void (*gated_gradient)(float* d_gate, float* d_up, const float* dy, const float* gate, const float* up, int64_t count);
+  void (*gated_gradient)(float* d_gate, float* d_up, const float* dy, const float* gate, const float* up,
+                         int64_t count);
   void (*softmax)(float* scores, int64_t count, float scale);
   void (*softmax_gradient)(float* slopes, const float* weights, int64_t count, float scale);
   void (*adamw)(float* p, float* m, float* v, const float* g, int64_t count, const AdamStep& step);
@@ -85,12 +86,14 @@ void softmax(float* scores, int64_t count, float scale) {
     totals += first_lanes(weight, left, 0.0f);
   });
   const F share = splat(1.0f / sum_of(totals));
-  over_vectors(count, [&](int64_t i, int64_t left) { store_first(scores + i, load_first(scores + i, left) * share, left); });
+  over_vectors(count,
+               [&](int64_t i, int64_t left) { store_first(scores + i, load_first(scores + i, left) * share, left); });
 }
 
 void softmax_gradient(float* slopes, const float* weights, int64_t count, float scale) {
   F sums = F{};
-  over_vectors(count, [&](int64_t i, int64_t left) { sums += load_first(slopes + i, left) * load_first(weights + i, left); });
+  over_vectors(count,
+               [&](int64_t i, int64_t left) { sums += load_first(slopes + i, left) * load_first(weights + i, left); });
   const F mean = splat(sum_of(sums)), by = splat(scale);
   over_vectors(count, [&](int64_t i, int64_t left) {
     store_first(slopes + i, load_first(weights + i, left) * (load_first(slopes + i, left) - mean) * by, left);
@@ -116,7 +119,9 @@ void adamw(float* p, float* m, float* v, const float* g, int64_t count, const cp
     const F second = load_first(v + i, left) * step.beta2 + d * d * step.rest2;
     store_first(m + i, first, left);
     store_first(v + i, second, left);
-    store_first(p + i, load_first(p + i, left) * step.keep - step.rate * first / (root_of(second) * step.root + step.eps), left);
+    store_first(p + i,
+                load_first(p + i, left) * step.keep - step.rate * first / (root_of(second) * step.root + step.eps),
+                left);
   });
 }
 
