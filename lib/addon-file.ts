@@ -32,8 +32,10 @@ export function findPackageRoot(): string {
 export function isBundled(root: string): boolean {
   try {
     return (JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as { name?: unknown }).name !== 'drivlm'
-  } catch {
-    return true
+  } catch (error) {
+    // A file that is there and cannot be opened just now (EMFILE) says nothing about where this code lies.
+    const { code } = error as NodeJS.ErrnoException
+    return code === undefined || code === 'ENOENT' || code === 'ENOTDIR'
   }
 }
 

@@ -63,3 +63,10 @@ function isKnownClass(value: object): boolean {
     /^(Blob|File|URL|URLSearchParams|Response|Request|ReadableStream|Headers)$/.test(className(value) ?? '')
   )
 }
+
+/** What to do about a file that cannot be read. `errno` as Node names it, such as `EACCES`. */
+export function adviceOfRead(errno: string | undefined): string {
+  if (errno === 'EMFILE' || errno === 'ENFILE')
+    return 'Too many files are open; close some, or raise the limit (ulimit -n).'
+  return errno === 'EACCES' || errno === 'EPERM' ? 'Check its permissions.' : 'Check the disk it is on.'
+}

@@ -2,6 +2,7 @@
 import { lstat, open, readlink, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type ErrorCode, ModelError } from '../errors.ts'
+import { adviceOfRead } from '../messages.ts'
 
 /** No text file of the supported families comes near this; a larger one is damaged or not what it says. */
 const maxTextBytes = 64 * 1024 * 1024
@@ -42,13 +43,7 @@ async function danglingTarget(file: string): Promise<string | undefined> {
 
 function unreadable(file: string, error: unknown, code: ErrorCode): ModelError {
   const errno = errnoOf(error)
-  const advice =
-    errno === 'EMFILE' || errno === 'ENFILE'
-      ? 'Too many files are open; close some, or raise the limit (ulimit -n).'
-      : errno === 'EACCES' || errno === 'EPERM'
-        ? 'Check its permissions.'
-        : 'Check the disk it is on.'
-  return new ModelError(code, `${file} cannot be read (${errno}). ${advice}`, { cause: error })
+  return new ModelError(code, `${file} cannot be read (${errno}). ${adviceOfRead(errno)}`, { cause: error })
 }
 
 /** Text of a UTF-8 file, `undefined` when there is none of that name. */

@@ -60,6 +60,7 @@ export async function writeStreet(domain: Domain, options: StreetDatasetOptions)
   if (!Number.isSafeInteger(scenes) || scenes < 1 || scenes > 1_000_000)
     throw new ModelError('BAD_ARGUMENT', `scenes: expected a whole number from 1 to 1000000, received ${scenes}.`)
   const partial = `${path.resolve(out)}.partial-${process.pid}`
+  await removeAbandoned(path.resolve(out))
   const dataset: StreetDataset = { file: path.join(out, 'drivelm.json'), questions: 0, types: {} }
   await expectNew(out)
   try {
@@ -91,6 +92,25 @@ export async function writeStreet(domain: Domain, options: StreetDatasetOptions)
     throw new ModelError('BAD_DATA', `${out}: the pictures could not be written: ${(error as Error).message}.`, {
       cause: error,
     })
+  }
+}
+
+/** Removes what runs into the same folder left that were killed. */
+async function removeAbandoned(out: string): Promise<void> {
+  const prefix = `${path.basename(out)}.partial-`
+  for (const name of await readdir(path.dirname(out)).catch(() => [])) {
+    const pid = name.startsWith(prefix) ? Number(name.slice(prefix.length)) : Number.NaN
+    if (Number.isSafeInteger(pid) && pid > 0 && !isRunning(pid))
+      await rm(path.join(path.dirname(out), name), { recursive: true, force: true })
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
 }
 

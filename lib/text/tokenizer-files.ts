@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ModelError } from '../errors.ts'
+import { adviceOfRead } from '../messages.ts'
 import type { AddedToken } from './added-tokens.ts'
 
 export type JsonObject = Record<string, unknown>
@@ -59,7 +60,7 @@ export async function readBounded(path: string, name: string, maxBytes: number):
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
-    throw new ModelError('BAD_TOKENIZER', `${name}: cannot be opened (${code}); check the file and its permissions.`, {
+    throw new ModelError('BAD_TOKENIZER', `${name}: cannot be opened (${code}). ${adviceOfRead(code)}`, {
       cause: error,
     })
   }

@@ -7,7 +7,7 @@ import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import type { Sharp } from 'sharp'
 import { ModelError } from '../errors.ts'
-import { describeValue } from '../messages.ts'
+import { adviceOfRead, describeValue } from '../messages.ts'
 import { firstFrame, type GifFrame } from './gif.ts'
 import { bytesOf, isBlob, isRaw, notASource, type PictureSource, pathOf, type RawPicture } from './sources.ts'
 
@@ -115,7 +115,11 @@ async function readPicture(file: string, name: string): Promise<Buffer> {
     if (error instanceof ModelError) throw error
     const reason = (error as NodeJS.ErrnoException).code
     if (reason === 'ENOENT') throw bad(name, `${shorten(file)} does not exist`, 'check the path', error)
-    throw bad(name, `${shorten(file)} cannot be read`, reason ?? String(error), error)
+    throw new ModelError(
+      'BAD_VIEW',
+      `${name}: ${shorten(file)} cannot be read (${reason ?? String(error)}). ${adviceOfRead(reason)}`,
+      { cause: error },
+    )
   }
 }
 
