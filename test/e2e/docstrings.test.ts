@@ -52,7 +52,7 @@ const questions = ['How many cars are in CAM_BACK?', 'What is the weather like?'
 const moments = []
 for await (const moment of readMoments('val.json')) moments.push(moment)
 const predictions = new Map([[moments[0].questions[0].id, 'Two.']])
-const { buildReport } = await import('${packageRoot}/dist/drivelm/report/build.js')
+const { buildReport } = await import('${packageRoot}/dist/evaluate/report/build.js')
 const report = buildReport({ model: 'tiny', data: 'val.json', moments, answers: predictions })
 Object.assign(globalThis, {
   views, model, scene, judge, questions, predictions, report, frame: 'front.jpg', lines: ['', ''], images: '.', data: 'val.json',
