@@ -131,6 +131,19 @@ async function dumpTraining(training, name, dir, out) {
       arrays.set(`${id}.input_gradient`, tensors.get(`${id}.grad_inputs_embeds`))
     for (const [key, value] of gradientArrays(grad, id, tensors, place)) arrays.set(key, value)
   }
+  // Runs of the optimiser: 8 updates over 2 samples each, in order and cyclic.
+  for (const [number, id] of Object.keys(golden.samples).entries())
+    arrays.set(`${id}.number`, { shape: [1], data: Int32Array.of(number) })
+  for (const key of ['decay_all', 'strong_decay_all']) {
+    const run = golden.runs?.[key]
+    if (run === undefined) continue
+    const list = (values) => ({ shape: [values.length], data: Float32Array.from(values) })
+    arrays.set(`run.${key}.loss`, list(run.loss.flat()))
+    arrays.set(`run.${key}.grad_norm`, list(run.grad_norm))
+    arrays.set(`run.${key}.lr`, list(run.lr))
+    for (const [entry, value] of gradientArrays(`run.${key}.final.`, `run.${key}`, tensors, place))
+      arrays.set(entry, value)
+  }
   // The tiles themselves, against the reference's.
   for (const id of Object.keys(golden.samples)) {
     const tiles = arrays.get(`${id}.tiles`)

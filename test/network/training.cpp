@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <utility>
 
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/targets.h"
+#include "train/optimizer.h"
 #include "train/training.h"
 
 namespace drivlm::test {
@@ -169,6 +172,94 @@ void check_shared_prefix(const Dump& dump, const std::string& name, const std::s
   report(label + " shared prefix, worst gradient", worst, 1e-5);
 }
 
+// Eight updates of AdamW over two samples each: losses, norms before clipping and, at the end, the values themselves.
+void check_updates(const Dump& dump, const std::string& key, double weight_decay, const std::string& label,
+                   const Report& report) {
+  const std::string run = "run." + key;
+  const Array* losses = dump.find(run + ".loss");
+  if (!losses) return;
+  std::map<int32_t, Pack> packs;
+  for (const auto& [name, array] : dump.arrays) {
+    if (name.ends_with(".number")) packs[array.as<int32_t>()[0]] = pack_of(dump, name.substr(0, name.size() - 7));
+  }
+  TrainingSizes sizes{1, 0, 2, 16};
+  const int64_t tile = dump.source.network.vision.tile_size;
+  for (auto& [number, pack] : packs) {
+    for (Pack::Target& target : pack.targets) target.weight /= 2;  // of the two samples of an update
+    sizes.rows = std::max(sizes.rows, static_cast<int64_t>(pack.ids.size()));
+    sizes.tiles = std::max(sizes.tiles, static_cast<int64_t>(pack.tiles.size()) / (3 * tile * tile));
+  }
+  CpuDevice device(DType::f32, 2);
+  CpuGradients gradients(2, *cpu::chosen_target().kernels);
+  Training training(dump.source, sizes, device, gradients);
+  Optimizer optimizer(dump.source.network, device, {});
+  OptimizerSettings settings;
+  settings.weight_decay = weight_decay;
+  double worst_loss = 0, worst_norm = 0;
+  for (int64_t update = 0; update < 8; ++update) {
+    training.gradients().clear();
+    for (int64_t micro = 0; micro < 2; ++micro) {
+      const double loss = 2 * training.add_gradients(packs.at((2 * update + micro) % packs.size()));
+      const double expected = losses->as<float>()[2 * update + micro];
+      worst_loss = std::max(worst_loss, std::fabs(loss - expected) / expected);
+    }
+    settings.learning_rate = dump.find(run + ".lr")->as<float>()[update];
+    const double norm = optimizer.update(training.masters(), training.gradients(), gradients, settings);
+    const double expected = dump.find(run + ".grad_norm")->as<float>()[update];
+    worst_norm = std::max(worst_norm, std::fabs(norm - expected) / expected);
+  }
+  report(label + " losses", worst_loss, 5e-5);
+  report(label + " norms", worst_norm, 1e-4);
+  double worst_value = -1;
+  const std::string prefix = run + ".grad.";
+  for (auto it = dump.arrays.lower_bound(prefix); it != dump.arrays.end() && it->first.starts_with(prefix); ++it) {
+    if (!it->first.ends_with(".val")) continue;
+    const int32_t* where = dump.find(it->first.substr(0, it->first.size() - 4) + ".where")->as<int32_t>();
+    for (int64_t i = 0; i < it->second.count(); ++i) {
+      const Tensor found = training.masters().find(dump.source.tensors[where[2 * i]].role);
+      worst_value =
+          std::max<double>(worst_value, std::fabs(found.as<float>()[where[2 * i + 1]] - it->second.as<float>()[i]));
+    }
+  }
+  report(label + " values at the end", worst_value < 0 ? INFINITY : worst_value, 2e-4);
+}
+
+// What is not trained stays as it is, byte for byte, and a gradient that is no number changes nothing.
+void check_parts(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  Case run(dump, pack_of(dump, name), 2, 3);
+  CpuDevice device(DType::f32, 2);
+  CpuGradients gradients(2, *cpu::chosen_target().kernels);
+  TrainedParts parts;
+  parts.first_tower_layer = INT64_MAX;
+  parts.patches = parts.decoder = parts.head = false;
+  Optimizer optimizer(dump.source.network, device, parts);
+  Masters& masters = run.training().masters();
+  const std::vector<Parameter>& table = masters.table();
+  const auto values = [&] {
+    std::vector<std::vector<char>> out;
+    for (size_t i = 0; i < table.size(); ++i)
+      out.emplace_back(masters.row(i).as<char>(), masters.row(i).as<char>() + masters.row(i).bytes());
+    return out;
+  };
+  OptimizerSettings settings;
+  settings.learning_rate = 1e-3;
+  const auto before = values();
+  float& first = run.training().gradients().find("projector.fc1.weight").as<float>()[0];
+  const float kept = std::exchange(first, NAN);
+  const double none = optimizer.update(masters, run.training().gradients(), gradients, settings);
+  report(label + " no update by what is no number",
+         !std::isfinite(none) && values() == before && optimizer.updates() == 0 ? 0 : 1, 0);
+  first = kept;
+  optimizer.update(masters, run.training().gradients(), gradients, settings);
+  const auto after = values();
+  bool right = true;
+  for (size_t i = 0; i < table.size(); ++i) {
+    right = right && (before[i] != after[i]) == (table[i].use == Use::projector) &&
+            optimizer.trains(i) == (table[i].use == Use::projector);
+  }
+  report(label + " only the projector changes", right ? 0 : 1, 0);
+}
+
 }  // namespace
 
 void run_training(const Dump& dump, const std::string& label, const Report& report) {
@@ -179,6 +270,9 @@ void run_training(const Dump& dump, const std::string& label, const Report& repo
     check(dump, id, label + " " + id, report);
     if (dump.find(id + ".spans")->shape[0] == 1) check_shared_prefix(dump, id, label + " " + id, report);
   }
+  if (dump.find("one-picture.tokens")) check_parts(dump, "one-picture", label, report);
+  check_updates(dump, "decay_all", 0.05, label + " updates", report);
+  check_updates(dump, "strong_decay_all", 5, label + " updates of strong decay", report);
 }
 
 }  // namespace drivlm::test
