@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "device/gradients.h"
+#include "kernels/cpu/pool_workers.h"
 #include "kernels/cpu/products.h"
-#include "kernels/cpu/thread_pool.h"
 
 namespace drivlm {
 
@@ -38,17 +38,6 @@ class CpuGradients : public Gradients {
   void adamw(Tensor parameter, Tensor m, Tensor v, Tensor gradient, const AdamW& options) override;
 
  private:
-  // The pool's threads, or the caller alone.
-  class Pool : public cpu::Workers {
-   public:
-    explicit Pool(int threads) : threads_(threads) {}
-    int count() const override { return threads_; }
-    void run(int64_t tasks, void (*body)(const void* context, int64_t task), const void* context) override;
-
-   private:
-    int threads_;
-  };
-
   template <class T>
   void attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads, int64_t head_dim,
                     const std::vector<AttentionSpan>& spans, bool causal);
@@ -81,8 +70,8 @@ class CpuGradients : public Gradients {
 
   int threads_;
   const cpu::KernelTable& kernels_;
-  Pool pool_;
-  Pool alone_{1};
+  cpu::PoolWorkers pool_;
+  cpu::PoolWorkers alone_{1};
   cpu::ProductSpace space_;
   std::vector<cpu::ProductSpace> slots_;  // of products inside of deal()
   std::vector<char> memory_[4];

@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_attention.h"
+#include "kernels/cpu/pool_workers.h"
 
 namespace drivlm {
 
@@ -56,22 +57,12 @@ class PackedCpuOps : public ReferenceOps {
   void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) override;
 
  private:
-  class Pool : public cpu::Workers {
-   public:
-    explicit Pool(int threads) : threads_(threads) {}
-    int count() const override { return threads_; }
-    void run(int64_t tasks, void (*body)(const void* context, int64_t task), const void* context) override;
-
-   private:
-    int threads_;
-  };
-
   double log_sum_exp(const float* logits, int64_t count) const override;
   void multiply(Tensor out, Tensor x, const Matrix& w, cpu::GemmJob job);
 
   const cpu::KernelTable& kernels_;
   const bool int8_activations_;
-  Pool pool_;
+  cpu::PoolWorkers pool_;
   cpu::AttentionPlan plan_;
   bool planned_ = false;  // plan_ is of the batch that began last
 };

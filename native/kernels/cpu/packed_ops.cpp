@@ -26,12 +26,6 @@ const float* vector_of(const char* op, const char* name, const Tensor& tensor, i
 
 }  // namespace
 
-void PackedCpuOps::Pool::run(int64_t tasks, void (*body)(const void*, int64_t), const void* context) {
-  ThreadPool::instance().parallel_for(threads_, tasks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) body(context, task);
-  });
-}
-
 PackedCpuOps::PackedCpuOps(Device& device, int threads, const cpu::KernelTable& kernels, bool int8_activations)
     : ReferenceOps(device, threads), kernels_(kernels), int8_activations_(int8_activations), pool_(threads) {}
 

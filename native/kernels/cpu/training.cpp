@@ -15,12 +15,6 @@ CpuGradients::CpuGradients(int threads, const cpu::KernelTable& kernels)
 
 CpuGradients::~CpuGradients() = default;
 
-void CpuGradients::Pool::run(int64_t tasks, void (*body)(const void*, int64_t), const void* context) {
-  ThreadPool::instance().parallel_for(threads_, tasks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) body(context, task);
-  });
-}
-
 void CpuGradients::cross_entropy(Tensor d_logits, double* losses, Tensor logits, const int32_t* labels,
                                  const double* weights) {
   const int64_t rows = logits.shape[0], vocab = logits.shape[1];
