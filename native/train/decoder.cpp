@@ -14,12 +14,14 @@ Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) {
 }  // namespace
 
 DecoderTraining::DecoderTraining(const LanguageConfig& config, const Masters& masters, Device& device,
-                                 Gradients& gradients, int64_t max_rows, int64_t max_logits, Arena& arena)
+                                 Gradients& gradients, const TrainedParts& parts, int64_t max_rows, int64_t max_logits,
+                                 Arena& arena)
     : config_(config),
       masters_(masters),
       device_(device),
       ops_(device.ops()),
       gradients_(gradients),
+      has_backward_(parts.decoder || parts.reaches_image_tokens()),
       decoder_(config, masters.weights().decoder, device, max_rows, 1, arena),
       max_rows_(max_rows),
       max_logits_(max_logits) {
@@ -70,11 +72,12 @@ double DecoderTraining::forward_backward(ParameterValues& to, Tensor d_image_tok
   if (rows > max_rows_) throw Error(Code::internal, "train: more rows than planned");
   forward(pack, image_tokens);
   const double loss = loss_backward(to, pack, rows);
+  if (!has_backward_) return loss;
   for (int64_t layer = config_.layers; layer-- > 0;) block_backward(to, layer, pack, rows);
 
   // x = embedding rows of the ids, image tokens in the slots
   const Tensor dx = part(dx_, rows, dim);
-  gradients_.gather(to.find("language.embedding.weight"), pack.ids.data(), rows, dx);
+  if (const Tensor table = to.find("language.embedding.weight")) gradients_.gather(table, pack.ids.data(), rows, dx);
   int64_t slot = 0;
   for (int64_t row = 0; row < rows; ++row) {
     if (pack.ids[row] < 0) std::memcpy(d_image_tokens.rows(slot++, 1).data, dx.rows(row, 1).data, dim * sizeof(float));

@@ -28,9 +28,9 @@ struct Pack {
 
 class DecoderTraining {
  public:
-  // For packs of up to `max_rows` rows. `max_logits` rows of logits exist at a time.
+  // For packs of up to `max_rows` rows. `max_logits` rows of logits exist at a time. With the head alone in `parts` backward ends at the last norm.
   DecoderTraining(const LanguageConfig& config, const Masters& masters, Device& device, Gradients& gradients,
-                  int64_t max_rows, int64_t max_logits, Arena& arena);
+                  const TrainedParts& parts, int64_t max_rows, int64_t max_logits, Arena& arena);
 
   // Fills the gradients by parameters (added), and by image tokens (written, [slots, dim]); the loss is returned. The second may be empty if
   // the pack has no slots.
@@ -49,6 +49,7 @@ class DecoderTraining {
   Device& device_;
   Ops& ops_;
   Gradients& gradients_;
+  const bool has_backward_;
   Decoder decoder_;
   int64_t max_rows_, max_logits_;
   Kv kv_;                                      // one token a page, so that spans share any prefix

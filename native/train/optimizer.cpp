@@ -5,24 +5,12 @@
 
 namespace drivlm {
 
-bool TrainedParts::includes(const Parameter& parameter) const {
-  switch (parameter.use) {
-    case Use::patches: return patches;
-    case Use::tower: return parameter.layer >= first_tower_layer;
-    case Use::projector: return projector;
-    case Use::decoder:
-    case Use::embedding: return decoder;
-    case Use::head: return head;
-  }
-  return false;
-}
-
 Optimizer::Optimizer(const NetworkDescription& network, Device& device, const TrainedParts& parts) {
   const std::vector<Parameter> table = parameters(network);
   int64_t count = 0;
   for (const Parameter& parameter : table) count += parts.includes(parameter) ? parameter.count() : 0;
   memory_ = device.allocate(2 * count * sizeof(float), "The moments of the optimiser");
-  std::memset(memory_->data, 0, 2 * count * sizeof(float));
+  if (count > 0) std::memset(memory_->data, 0, 2 * count * sizeof(float));
   float* at = static_cast<float*>(memory_->data);
   for (std::vector<Tensor>* moments : {&first_, &second_}) {
     for (const Parameter& parameter : table) {

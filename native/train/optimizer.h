@@ -10,16 +10,6 @@
 
 namespace drivlm {
 
-// What is trained; the rest gets no gradient, no moment and no update (spec/adaptation.md 10).
-struct TrainedParts {
-  int64_t first_tower_layer = 0;  // layers from here on; the number of layers: none, and the patches with them
-  bool patches = true;            // patch, class and position embedding
-  bool projector = true;
-  bool decoder = true;  // its layers and last norm, and the embedding
-  bool head = true;     // an untied head; a tied one goes with the embedding
-  bool includes(const Parameter& parameter) const;
-};
-
 struct OptimizerSettings {
   double learning_rate = 0;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;

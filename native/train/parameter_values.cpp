@@ -9,22 +9,44 @@ namespace {
 
 constexpr int64_t kAlign = 16;  // values: 64 bytes
 
-int64_t aligned(int64_t count) { return (count + kAlign - 1) / kAlign * kAlign; }
+// Values of a row with what keeps the next one aligned; rows that are one matrix follow each other closely.
+int64_t extent(const Parameter& p, const TrainedParts& parts) {
+  if (!parts.includes(p)) return 0;
+  return p.joins_next ? p.count() : (p.count() + kAlign - 1) / kAlign * kAlign;
+}
 
 }  // namespace
 
-ParameterValues::ParameterValues(const NetworkDescription& network, Device& device, const char* what)
-    : table_(parameters(network)) {
+bool TrainedParts::includes(const Parameter& parameter) const {
+  switch (parameter.use) {
+    case Use::patches: return patches;
+    case Use::tower: return parameter.layer >= first_tower_layer;
+    case Use::projector: return projector;
+    case Use::decoder:
+    case Use::embedding: return decoder;
+    case Use::head: return head;
+  }
+  return false;
+}
+
+size_t ParameterValues::bytes(const NetworkDescription& network, const TrainedParts& parts) {
   int64_t total = 0;
-  for (const Parameter& p : table_) total += p.joins_next ? p.count() : aligned(p.count());
-  memory_ = device.allocate(static_cast<size_t>(total) * sizeof(float), what);
+  for (const Parameter& p : parameters(network)) total += extent(p, parts);
+  return static_cast<size_t>(total) * sizeof(float);
+}
+
+ParameterValues::ParameterValues(const NetworkDescription& network, Device& device, const char* what,
+                                 const TrainedParts& parts)
+    : table_(parameters(network)), memory_(device.allocate(bytes(network, parts), what)) {
   float* at = static_cast<float*>(memory_->data);
   for (size_t i = 0; i < table_.size(); ++i) {
     const Parameter& p = table_[i];
-    tensors_.push_back(p.shape.size() == 2 ? Tensor(at, DType::f32, {p.shape[0], p.shape[1]})
-                                           : Tensor(at, DType::f32, {p.shape[0]}));
+    const bool included = parts.includes(p);
+    tensors_.push_back(!included             ? Tensor()
+                       : p.shape.size() == 2 ? Tensor(at, DType::f32, {p.shape[0], p.shape[1]})
+                                             : Tensor(at, DType::f32, {p.shape[0]}));
     index_[p.role] = i;
-    at += p.joins_next ? p.count() : aligned(p.count());
+    at += extent(p, parts);
   }
   clear();
 }
@@ -36,12 +58,15 @@ Tensor ParameterValues::find(const std::string& role) const {
 
 Tensor ParameterValues::find_joined(const std::string& first_role, const std::string& second_role) const {
   const Tensor first = find(first_role), second = find(second_role);
+  if (!first && !second) return {};
   if (!first || second.data != first.as<float>() + first.count())
     throw Error(Code::internal, first_role + ": not joined with " + second_role);
   return Tensor(first.data, DType::f32, {first.shape[0] + second.shape[0], first.shape[1]});
 }
 
-void ParameterValues::clear() { std::memset(memory_->data, 0, memory_->bytes); }
+void ParameterValues::clear() {
+  if (memory_->bytes > 0) std::memset(memory_->data, 0, memory_->bytes);
+}
 
 // Hands out tensors over the masters' own memory.
 class Masters::Source final : public ParameterSource {
@@ -83,6 +108,11 @@ Masters::Masters(const ModelSource& source, Device& device)
   bind_weights(weights_, own, source.network);
   refresh();
 }
+
+Masters::Masters(const NetworkDescription& network, Device& device)
+    : ParameterValues(network, device, "", TrainedParts::none()),
+      stored_grid_(network.vision.position_grid),
+      grid_(network.vision.grid()) {}
 
 void Masters::refresh() {
   const Tensor table = find(kPositionTable);

@@ -14,17 +14,19 @@ Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) {
 }  // namespace
 
 TowerTraining::TowerTraining(const NetworkDescription& network, const Masters& masters, Ops& ops, Gradients& gradients,
-                             int64_t max_tiles, int64_t kept_tiles, Arena& arena)
+                             const TrainedParts& parts, int64_t max_tiles, int64_t kept_tiles, Arena& arena)
     : network_(network),
       masters_(masters),
       ops_(ops),
       gradients_(gradients),
+      patches_(parts.patches),
+      first_layer_(parts.patches ? 0 : std::min(parts.first_tower_layer, network.vision.output_layer)),
       encoder_(network, masters.weights().vision, masters.weights().projector, ops, DType::f32, max_tiles, arena) {
   const VisionConfig& c = network.vision;
   const int64_t rows = max_tiles * c.positions(), tokens = max_tiles * c.tile_tokens(), dim = c.dim,
                 llm = network.language.dim;
   const auto take = [&](int64_t count, int64_t cols) { return arena.take(DType::f32, {count, cols}); };
-  residuals_ = arena.take(DType::f32, {c.output_layer + 1, kept_tiles * c.positions(), dim});
+  residuals_ = arena.take(DType::f32, {c.output_layer + 1 - first_layer_, kept_tiles * c.positions(), dim});
   for (Tensor* t : {&x_, &dx_, &h1_, &h2_, &attended_, &y1_, &y2_, &middle_, &dy_, &dh_}) *t = take(rows, dim);
   for (Tensor* t : {&qkv_, &d_qkv_}) *t = take(rows, 3 * dim);
   if (c.qk_norm) qkv_before_ = take(rows, 3 * dim);
@@ -33,14 +35,15 @@ TowerTraining::TowerTraining(const NetworkDescription& network, const Masters& m
   for (Tensor* t : {&token_before_, &token_mid_, &d_token_}) *t = take(tokens, llm);
   pixels_ = take(max_tiles * c.patches(), c.patch_values());
   d_positions_ = take(c.positions(), dim);
-  encoder_.observe(
-      [this](int64_t layer, Tensor x) { std::memcpy(kept(layer, first_tile_, x.shape[0]).data, x.data, x.bytes()); });
+  encoder_.observe([this](int64_t layer, Tensor x) {
+    if (layer >= first_layer_) std::memcpy(kept(layer, first_tile_, x.shape[0]).data, x.data, x.bytes());
+  });
 }
 
 // x [tiles, positions, dim] at the entry of `layer`.
 Tensor TowerTraining::kept(int64_t layer, int64_t first, int64_t tiles) const {
   const VisionConfig& c = network_.vision;
-  const Tensor rows = residuals_.rows(layer, 1);
+  const Tensor rows = residuals_.rows(layer - first_layer_, 1);
   return Tensor(rows.as<float>() + first * c.positions() * c.dim, DType::f32, {tiles, c.positions(), c.dim});
 }
 
@@ -68,9 +71,9 @@ void TowerTraining::group_backward(ParameterValues& to, Tensor d_image_tokens, i
   const VisionConfig& c = network_.vision;
   const Tensor dx(dx_.data, DType::f32, {tiles, c.positions(), c.dim});
   project_backward(to, dx, d_image_tokens, kept(c.output_layer, first, tiles));
-  for (int64_t layer = c.output_layer; layer-- > 0;)
+  for (int64_t layer = c.output_layer; layer-- > first_layer_;)
     block_backward(to, layer, part(dx_, tiles * c.positions(), c.dim), kept(layer, first, tiles), tiles);
-  embed_backward(to, dx, tiles_.rows(first, tiles));
+  if (patches_) embed_backward(to, dx, tiles_.rows(first, tiles));
 }
 
 // image_tokens = fc2(gelu(fc1(norm(pixel_shuffle(x)))))

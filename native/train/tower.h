@@ -10,9 +10,9 @@ namespace drivlm {
 
 class TowerTraining {
  public:
-  // Takes scratch for `max_tiles` tiles at a time, and keeps the residual stream of `kept_tiles`.
+  // Takes scratch for `max_tiles` tiles at a time, and keeps the residual stream of `kept_tiles`. Backward goes no further than the first of `parts`.
   TowerTraining(const NetworkDescription& network, const Masters& masters, Ops& ops, Gradients& gradients,
-                int64_t max_tiles, int64_t kept_tiles, Arena& arena);
+                const TrainedParts& parts, int64_t max_tiles, int64_t kept_tiles, Arena& arena);
 
   // tiles u8 [tiles, size, size, 3] -> image_tokens f32 [tiles * tile_tokens, llm_dim]. `tiles` is read again by backward.
   void forward(Tensor image_tokens, Tensor tiles);
@@ -31,10 +31,12 @@ class TowerTraining {
   const Masters& masters_;
   Ops& ops_;
   Gradients& gradients_;
+  const bool patches_;
+  const int64_t first_layer_;  // with a backward; output_layer: none
   VisionEncoder encoder_;
   int64_t first_tile_ = 0;  // of the group that the encoder works on
   Tensor tiles_;            // of the last forward
-  Tensor residuals_;        // [output_layer + 1, kept tiles, positions, dim]
+  Tensor residuals_;        // [output_layer + 1 - first_layer, kept tiles, positions, dim]
   // Of one group of tiles: [rows, dim], [rows, 3 * dim] or [rows, ffn], and of the projector [tokens, ...].
   Tensor x_, dx_, h1_, h2_, attended_, y1_, y2_, middle_, dy_, dh_, qkv_, qkv_before_, d_qkv_, mid_, before_, d_mid_;
   Tensor shuffled_, normed_, d_wide_, token_before_, token_mid_, d_token_;

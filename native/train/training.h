@@ -19,7 +19,12 @@ class Training {
  public:
   // Reserves everything that packs of these sizes need. The device's memory must be the host's, its activations f32. Throws as load_weights,
   // and OUT_OF_MEMORY.
-  Training(const ModelSource& source, const TrainingSizes& sizes, Device& device, Gradients& gradients);
+  Training(const ModelSource& source, const TrainingSizes& sizes, const TrainedParts& parts, Device& device,
+           Gradients& gradients);
+
+  // Bytes of what packs of these sizes are worked on in.
+  static size_t activation_bytes(const NetworkDescription& network, const TrainingSizes& sizes,
+                                 const TrainedParts& parts, Device& device, Gradients& gradients);
 
   // Adds the gradients of a pack's loss to gradients(); returns the loss. Bytes do not depend on the number of threads.
   double add_gradients(const Pack& pack);
@@ -30,8 +35,8 @@ class Training {
 
  private:
   struct Space {
-    Space(const NetworkDescription& network, const TrainingSizes& sizes, const Masters& masters, Device& device,
-          Gradients& gradients, Arena& arena);
+    Space(const NetworkDescription& network, const TrainingSizes& sizes, const TrainedParts& parts,
+          const Masters& masters, Device& device, Gradients& gradients, Arena& arena);
     TowerTraining tower;
     DecoderTraining decoder;
     Tensor image_tokens, d_image_tokens;  // [tiles * tile_tokens, llm_dim]
@@ -39,6 +44,7 @@ class Training {
 
   const NetworkDescription network_;
   const TrainingSizes sizes_;
+  const TrainedParts parts_;
   Masters masters_;
   ParameterValues values_;
   std::unique_ptr<Memory> memory_;

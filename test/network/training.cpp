@@ -45,11 +45,11 @@ double norm(const std::vector<double>& values) {
 
 class Case {
  public:
-  Case(const Dump& dump, const Pack& pack, int threads, int64_t tiles_at_once)
+  Case(const Dump& dump, const Pack& pack, int threads, int64_t tiles_at_once, const TrainedParts& parts = {})
       : device_(DType::f32, threads),
         gradients_(threads, *cpu::chosen_target().kernels),
         pack_(pack),
-        training_(dump.source, sizes(dump, tiles_at_once), device_, gradients_) {
+        training_(dump.source, sizes(dump, tiles_at_once), parts, device_, gradients_) {
     loss_ = training_.add_gradients(pack_);
   }
 
@@ -191,7 +191,7 @@ void check_updates(const Dump& dump, const std::string& key, double weight_decay
   }
   CpuDevice device(DType::f32, 2);
   CpuGradients gradients(2, *cpu::chosen_target().kernels);
-  Training training(dump.source, sizes, device, gradients);
+  Training training(dump.source, sizes, {}, device, gradients);
   Optimizer optimizer(dump.source.network, device, {});
   OptimizerSettings settings;
   settings.weight_decay = weight_decay;
@@ -229,9 +229,8 @@ void check_parts(const Dump& dump, const std::string& name, const std::string& l
   Case run(dump, pack_of(dump, name), 2, 3);
   CpuDevice device(DType::f32, 2);
   CpuGradients gradients(2, *cpu::chosen_target().kernels);
-  TrainedParts parts;
-  parts.first_tower_layer = INT64_MAX;
-  parts.patches = parts.decoder = parts.head = false;
+  TrainedParts parts = TrainedParts::none();
+  parts.projector = true;
   Optimizer optimizer(dump.source.network, device, parts);
   Masters& masters = run.training().masters();
   const std::vector<Parameter>& table = masters.table();
@@ -260,6 +259,29 @@ void check_parts(const Dump& dump, const std::string& name, const std::string& l
   report(label + " only the projector changes", right ? 0 : 1, 0);
 }
 
+// Gradients of a part alone are those of the whole, byte for byte; what is frozen has none.
+void check_partial_gradients(const Dump& dump, const std::string& name, const std::string& label,
+                             const Report& report) {
+  const Pack pack = pack_of(dump, name);
+  Case whole(dump, pack, 2, 3);
+  TrainedParts projector = TrainedParts::none(), head = projector, last_layers = projector, language = projector;
+  projector.projector = true;
+  head.head = true;
+  last_layers.first_tower_layer = dump.source.network.vision.output_layer - 1;
+  language.decoder = language.head = language.projector = true;
+  for (const TrainedParts& parts : {projector, head, last_layers, language}) {
+    Case some(dump, pack, 2, 3, parts);
+    bool same = some.loss() == whole.loss();
+    const ParameterValues &all = whole.training().gradients(), &found = some.training().gradients();
+    for (size_t i = 0; i < all.table().size(); ++i) {
+      const Tensor one = found.row(i);
+      same = same && static_cast<bool>(one) == parts.includes(all.table()[i]) &&
+             (!one || std::memcmp(one.data, all.row(i).data, one.bytes()) == 0);
+    }
+    report(label + " gradients of a part", same ? 0 : 1, 0);
+  }
+}
+
 }  // namespace
 
 void run_training(const Dump& dump, const std::string& label, const Report& report) {
@@ -270,7 +292,10 @@ void run_training(const Dump& dump, const std::string& label, const Report& repo
     check(dump, id, label + " " + id, report);
     if (dump.find(id + ".spans")->shape[0] == 1) check_shared_prefix(dump, id, label + " " + id, report);
   }
-  if (dump.find("one-picture.tokens")) check_parts(dump, "one-picture", label, report);
+  if (dump.find("one-picture.tokens")) {
+    check_parts(dump, "one-picture", label, report);
+    check_partial_gradients(dump, "one-picture", label, report);
+  }
   check_updates(dump, "decay_all", 0.05, label + " updates", report);
   check_updates(dump, "strong_decay_all", 5, label + " updates of strong decay", report);
 }
