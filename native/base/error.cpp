@@ -11,6 +11,7 @@ const char* code_name(Code code) {
     case Code::bad_checkpoint: return "BAD_CHECKPOINT";
     case Code::bad_weights: return "BAD_WEIGHTS";
     case Code::bad_view: return "BAD_VIEW";
+    case Code::bad_data: return "BAD_DATA";
     case Code::context_overflow: return "CONTEXT_OVERFLOW";
     case Code::out_of_memory: return "OUT_OF_MEMORY";
     case Code::device_unavailable: return "DEVICE_UNAVAILABLE";

@@ -11,6 +11,7 @@ enum class Code {
   bad_checkpoint,
   bad_weights,
   bad_view,
+  bad_data,
   context_overflow,
   out_of_memory,
   device_unavailable,

@@ -44,4 +44,18 @@ inline bf16 from_float<bf16>(float v) {
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+template <>
+inline f16 from_float<f16>(float v) {
+  const uint32_t bits = std::bit_cast<uint32_t>(v), magnitude = bits & 0x7fffffffu;
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const auto with_sign = [&](uint32_t rest) { return f16{static_cast<uint16_t>(sign | rest)}; };
+  if (magnitude > 0x7f800000u) return with_sign(0x7e00 | ((bits >> 13) & 0x3ff));
+  if (magnitude >= 0x477ff000u) return with_sign(0x7c00);  // 65520 and above
+  if (magnitude < 0x38800000u) {                           // below 2^-14: multiples of 2^-24, rounded by the addition
+    const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
+    return with_sign(std::bit_cast<uint32_t>(rounded) - 0x3f000000u);
+  }
+  return with_sign((magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13);
+}
+
 }  // namespace drivlm

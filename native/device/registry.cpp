@@ -1,5 +1,6 @@
 #include "device/registry.h"
 
+#include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/targets.h"
 #if defined(DRIVLM_HAVE_CUDA)
@@ -51,6 +52,19 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   }
   throw Error(Code::bad_argument,
               "Expected 'cpu', 'cuda' or 'cuda:N' for options.device, received '" + options.device + "'.");
+}
+
+TrainingDevice make_training_device(const DeviceOptions& options) {
+  if (options.device != "cpu") {
+    throw Error(Code::device_unavailable,
+                "Training runs on the CPU; found '" + options.device + "' for options.device.");
+  }
+  if (options.precision != DType::f32) {
+    throw Error(Code::device_unavailable, "Training computes in f32; there are no kernels for precision '" +
+                                              std::string(dtype_name(options.precision)) + "' yet.");
+  }
+  return {std::make_unique<CpuDevice>(DType::f32, options.threads),
+          std::make_unique<CpuGradients>(options.threads, *cpu::chosen_target().kernels)};
 }
 
 SystemInfo system_info() {

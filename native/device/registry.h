@@ -6,11 +6,22 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/gradients.h"
 
 namespace drivlm {
 
 // Throws DEVICE_UNAVAILABLE with the reason, BAD_ARGUMENT for an unknown name or a format that the device has no kernels for.
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
+
+// What native/train works on: a device whose memory is the host's and whose activations are f32, and the gradients of its ops. `precision` is
+// that of matrix products.
+struct TrainingDevice {
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Gradients> gradients;
+};
+
+// Throws DEVICE_UNAVAILABLE for a device or a precision that nothing is trained on.
+TrainingDevice make_training_device(const DeviceOptions& options);
 
 struct CudaDeviceInfo {
   std::string name, compute_capability;

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace drivlm {
 
@@ -39,26 +40,6 @@ static_assert(sizeof(Header) % 8 == 0 && sizeof(Entry) % 8 == 0);
 constexpr uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 uint64_t directory_bytes(uint64_t entries) { return sizeof(Header) + entries * sizeof(Entry); }
-
-// Of packed weights: against damage, not forgery. Four lanes of one multiplication for 16 bytes each, since the chain of hash_bytes is
-// bound by the latency of its multiplications: 806 MB in page cache take a fifth of its time.
-Hash128 checksum_of(const void* data, size_t bytes) {
-  uint64_t lanes[4] = {0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93};
-  const char* from = static_cast<const char*>(data);
-  const size_t blocks = bytes / 64;
-  for (size_t i = 0; i < blocks; ++i, from += 64) {
-    uint64_t words[8];
-    std::memcpy(words, from, sizeof words);
-    for (int lane = 0; lane < 4; ++lane) {
-      const auto product =
-          static_cast<unsigned __int128>(words[2 * lane] ^ lanes[lane]) * (words[2 * lane + 1] ^ 0xd1b54a32d192ed03);
-      lanes[lane] = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64) ^ words[2 * lane];
-    }
-  }
-  const Hash128 tail = hash_bytes(from, bytes % 64);
-  const uint64_t all[6] = {lanes[0], lanes[1], lanes[2], lanes[3], tail.a, tail.b};
-  return hash_bytes(all, sizeof all);
-}
 
 // Bytes of a mapped cache; the mapping lives as long as they are used.
 class MappedBytes : public Memory {

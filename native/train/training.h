@@ -30,6 +30,7 @@ class Training {
   double add_gradients(const Pack& pack);
 
   Masters& masters() { return masters_; }
+  const Masters& masters() const { return masters_; }
   ParameterValues& gradients() { return values_; }
   Tensor input_gradient() const { return space_->decoder.input_gradient(); }  // [rows, llm_dim], of the last pack
 

@@ -2,15 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <utility>
 
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/targets.h"
-#include "train/optimizer.h"
-#include "train/training.h"
+#include "train/trainer.h"
 
 namespace drivlm::test {
 
@@ -282,6 +286,103 @@ void check_partial_gradients(const Dump& dump, const std::string& name, const st
   }
 }
 
+std::string contents(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// A run that is saved, taken up again on another number of threads and ended gives the files of one that was not; without an update it gives the
+// files that it started from.
+void check_trainer(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  const Pack pack = pack_of(dump, name);
+  const int64_t tile = dump.source.network.vision.tile_size;
+  TrainerOptions options;
+  options.device.precision = DType::f32;
+  options.sizes = {static_cast<int64_t>(pack.ids.size()), static_cast<int64_t>(pack.tiles.size()) / (3 * tile * tile),
+                   2, 16};
+  options.mean_decay = 0.5;
+  OptimizerSettings settings;
+  settings.learning_rate = 1e-3;
+  const auto learn = [&](Trainer& trainer, int updates) {
+    for (int i = 0; i < updates; ++i) {
+      trainer.learn(pack);
+      trainer.update(settings);
+    }
+  };
+  char made[] = "/tmp/drivlm-trainer-XXXXXX";
+  const std::string folder = ::mkdtemp(made), key(64, 'k');
+  const auto written = [&](const Trainer& trainer) {
+    std::vector<std::string> files;
+    std::string all;
+    for (size_t i = 0; i < dump.source.files.size(); ++i) files.push_back(folder + "/" + std::to_string(i));
+    trainer.write(files);
+    for (const std::string& file : files) all += contents(file);
+    return all;
+  };
+  std::string start;
+  for (const std::string& file : dump.source.files) start += contents(file);
+
+  options.device.threads = 1;
+  Trainer whole(dump.source, options);
+  report(label + " files of no update", written(whole) == start ? 0 : 1, 0);
+  learn(whole, 2);
+  whole.save(folder + "/state", key);
+  learn(whole, 2);
+  options.device.threads = 3;
+  Trainer resumed(dump.source, options);
+  resumed.restore(folder + "/state", key);
+  report(label + " updates of a state", resumed.updates() == 2 ? 0 : 1, 0);
+  learn(resumed, 2);
+  const std::string end = written(whole);
+  report(label + " files after a resume", end == written(resumed) && end != start && end.size() == start.size() ? 0 : 1,
+         0);
+  std::filesystem::remove_all(folder);
+}
+
+// What JavaScript may hand over.
+void check_bad_packs(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  const Pack good = pack_of(dump, name);
+  const int64_t tile = dump.source.network.vision.tile_size, rows = static_cast<int64_t>(good.ids.size());
+  TrainerOptions options;
+  options.device.precision = DType::f32;
+  options.sizes = {rows, static_cast<int64_t>(good.tiles.size()) / (3 * tile * tile), 1, 16};
+  Trainer trainer(dump.source, options);
+  const std::vector<std::function<void(Pack&)>> breaks = {
+      [](Pack& p) { p.ids.push_back(1); },
+      [](Pack& p) { p.ids.clear(), p.spans.clear(); },
+      [](Pack& p) { p.ids[0] = -2; },
+      [&](Pack& p) { p.ids[0] = static_cast<int32_t>(dump.source.network.language.vocab); },
+      [](Pack& p) { p.ids[0] = -1; },
+      [](Pack& p) { p.tiles.pop_back(); },
+      [&](Pack& p) { p.tiles.resize(p.tiles.size() + 3 * tile * tile); },
+      [](Pack& p) { p.spans[0].rows--; },
+      [](Pack& p) { p.spans[0].rows = INT64_MAX; },
+      [](Pack& p) { p.spans[0].row = 1; },
+      [](Pack& p) { p.spans.clear(); },
+      [](Pack& p) { p.spans[0].prefix_rows = 1; },
+      [&](Pack& p) { p.spans = {{0, 2}, {2, rows - 2, 0, 1}}; },
+      [&](Pack& p) { p.spans = {{0, 2}, {2, 1, 0, 2}, {3, rows - 3, 2, 1}}; },
+      [](Pack& p) { p.targets.clear(); },
+      [&](Pack& p) { p.targets[0].row = rows; },
+      [](Pack& p) { p.targets[0].row = -1; },
+      [](Pack& p) { p.targets[0].label = -100; },
+      [&](Pack& p) { p.targets[0].label = static_cast<int32_t>(dump.source.network.language.vocab); },
+      [](Pack& p) { p.targets[0].weight = NAN; },
+  };
+  for (size_t i = 0; i < breaks.size(); ++i) {
+    Pack pack = good;
+    breaks[i](pack);
+    bool refused = false;
+    try {
+      trainer.learn(pack);
+    } catch (const Error& error) {
+      refused = error.code == Code::bad_argument;
+    }
+    report(label + " bad pack " + std::to_string(i), refused ? 0 : 1, 0);
+  }
+  report(label + " a good pack after them", std::isfinite(trainer.learn(good)) ? 0 : 1, 0);
+}
+
 }  // namespace
 
 void run_training(const Dump& dump, const std::string& label, const Report& report) {
@@ -295,6 +396,8 @@ void run_training(const Dump& dump, const std::string& label, const Report& repo
   if (dump.find("one-picture.tokens")) {
     check_parts(dump, "one-picture", label, report);
     check_partial_gradients(dump, "one-picture", label, report);
+    check_trainer(dump, "one-picture", label, report);
+    check_bad_packs(dump, "one-picture", label, report);
   }
   check_updates(dump, "decay_all", 0.05, label + " updates", report);
   check_updates(dump, "strong_decay_all", 5, label + " updates of strong decay", report);

@@ -1,0 +1,62 @@
+// A run of training: packs in, updates of the weights, states that a run goes on from, and the checkpoint at its end.
+//
+//   for each update:  learn(pack) for each of its packs, then update(settings)
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/registry.h"
+#include "train/optimizer.h"
+#include "train/training.h"
+
+namespace drivlm {
+
+struct TrainerOptions {
+  DeviceOptions device;
+  TrainingSizes sizes;
+  TrainedParts parts;
+  double mean_decay = 0;  // of the running mean of the weights, which is then what is written; 0: none
+};
+
+// Bytes by kind, from the code that reserves them.
+struct TrainerPlan {
+  size_t weights_bytes, gradients_bytes, moments_bytes, mean_bytes, activations_bytes;
+};
+
+class Trainer {
+ public:
+  static TrainerPlan plan(const NetworkDescription& network, const TrainerOptions& options);
+
+  // Throws as load_weights and make_device; BAD_ARGUMENT if nothing is trained.
+  Trainer(const ModelSource& source, const TrainerOptions& options);
+
+  // Adds the gradients of a pack, and returns its loss. Throws BAD_ARGUMENT for a pack out of range.
+  double learn(const Pack& pack);
+
+  // Updates the weights by the gradients added since the last update, and returns their norm before clipping. Where that is no number, nothing
+  // changes.
+  double update(const OptimizerSettings& settings);
+
+  int64_t updates() const { return optimizer_.updates(); }
+
+  // train/state_file.h
+  void save(const std::string& path, const std::string& key) const;
+  void restore(const std::string& path, const std::string& key);
+
+  // train/checkpoint_writer.h
+  void write(const std::vector<std::string>& files) const;
+
+ private:
+  std::vector<Tensor> state() const;
+
+  const ModelSource source_;
+  const TrainerOptions options_;
+  TrainingDevice device_;
+  Training training_;
+  Optimizer optimizer_;
+  std::unique_ptr<ParameterValues> mean_;
+};
+
+}  // namespace drivlm
