@@ -7,7 +7,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
-const usage = `usage: npm run bench -- [kernels | ask | scenes | all] [options]
+const usage = `usage: npm run bench -- [kernels | ask | scenes | all | train] [options]
   --json FILE        write the result to FILE
   --compare OLD      compare with the result in OLD
   --fail-below R     with --compare: fail if a row is below R times as good as in OLD
@@ -18,7 +18,8 @@ const usage = `usage: npm run bench -- [kernels | ask | scenes | all] [options]
   --peaks FILE       peaks in place of measured ones: a JSON object with bf16_gflops, u8s8_gops, f32_gflops, read_gbs
   --quick            the bundled model and few runs: shows that everything works, not how fast`
 
-const parts = ['kernels', 'ask', 'scenes']
+const ofAll = ['kernels', 'ask', 'scenes']
+const parts = [...ofAll, 'train']
 const here = path.dirname(fileURLToPath(import.meta.url))
 const refusals = ['BAD_ARGUMENT', 'DEVICE_UNAVAILABLE', 'UNSUPPORTED_MODEL'] // what a build says to a mode it lacks
 const optionalSeconds = 40 // for a mode that is there for comparison only
@@ -49,6 +50,7 @@ function readArguments() {
     fail('Expected --threads to be an integer from 1 to 256.')
   const failBelow = values['fail-below'] === undefined ? undefined : Number(values['fail-below'])
   if (failBelow !== undefined && !(failBelow > 0)) fail('Expected --fail-below to be a number above 0, such as 0.95.')
+  if (part === 'train' && (values.device ?? 'cpu') !== 'cpu') fail('Training runs on the CPU only: leave --device out.')
   if (failBelow !== undefined && values.compare === undefined) fail('--fail-below needs --compare OLD.')
   return {
     ...values,
@@ -56,7 +58,7 @@ function readArguments() {
     threads,
     device: values.device ?? 'cpu',
     quick: values.quick ?? false,
-    parts: part === 'all' ? parts : [part],
+    parts: part === 'all' ? ofAll : [part],
   }
 }
 
@@ -81,7 +83,7 @@ const { bundledModel } = await import('../dist/index.js')
 const { describeDevice, warningsOf } = await import('./device.mjs')
 const { buildBenches, runGpuCheck, runToFile } = await import('./native.mjs')
 const { betterPeaks, measurePeaks } = await import('./peaks.mjs')
-const { kernelRow, sceneRows, skippedRow, stageRow } = await import('./rows.mjs')
+const { nativeRow, sceneRows, skippedRow, stageRow } = await import('./rows.mjs')
 const { percent, show, table } = await import('./statistics.mjs')
 const { comparisonText, compareRows } = await import('./compare.mjs')
 const { decodeStage } = await import('./workload.mjs')
@@ -170,8 +172,9 @@ const started = performance.now()
 peaksNow()
 const asked = []
 let kernels = []
+let trained = []
 let seen = []
-const needsModel = options.parts.some((part) => part !== 'kernels')
+const needsModel = options.parts.some((part) => part === 'ask' || part === 'scenes')
 const model = !needsModel ? null : path.resolve(options.model ?? (options.quick ? bundledModel : await standIn(log)))
 
 if (options.parts.includes('kernels')) {
@@ -182,6 +185,13 @@ if (options.parts.includes('kernels')) {
     ? gpuCheck('--bench')
     : runToFile(programs.kernels, ['--threads', String(options.threads), ...only])
   kernels = rows
+  peakRuns.push(measured)
+}
+if (options.parts.includes('train')) {
+  log('Training')
+  const only = options.quick ? ['--only', 'street_step_f32'] : []
+  const { rows, peaks: measured } = runToFile(programs.train, ['--threads', String(options.threads), ...only])
+  trained = rows
   peakRuns.push(measured)
 }
 const shared = []
@@ -216,7 +226,13 @@ const result = {
   peakRuns,
   warnings: warningsOf(device, peakRuns),
   checks: asked.flatMap(({ checks }) => checks),
-  rows: [...kernels.map(kernelRow), ...shared.map((stage) => stageRow(stage, undefined, peaks)), ...askRows, ...seen],
+  rows: [
+    ...kernels.map((row) => nativeRow('kernel', row)),
+    ...trained.map((row) => nativeRow('train', row)),
+    ...shared.map((stage) => stageRow(stage, undefined, peaks)),
+    ...askRows,
+    ...seen,
+  ],
   seconds: Math.round((performance.now() - started) / 100) / 10,
 }
 

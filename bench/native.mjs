@@ -27,7 +27,12 @@ const executable = (name) => path.join(folder, name)
 export function buildBenches(device) {
   const given = process.env.DRIVLM_GPU_CHECK
   const onGpu = device.startsWith('cuda')
-  const targets = ['drivlm_peaks', 'drivlm_bench', ...(onGpu && !given ? ['drivlm_gpu_check'] : [])]
+  const targets = [
+    'drivlm_peaks',
+    'drivlm_bench',
+    'drivlm_train_bench',
+    ...(onGpu && !given ? ['drivlm_gpu_check'] : []),
+  ]
   const stdio = ['ignore', 2, 2]
   if (!configured()) {
     const script = path.join(packageRoot, 'scripts', 'build-native.mjs')
@@ -42,6 +47,7 @@ export function buildBenches(device) {
   return {
     peaks: executable('drivlm_peaks'),
     kernels: executable('drivlm_bench'),
+    train: executable('drivlm_train_bench'),
     ...(onGpu ? { gpuCheck: given ?? executable('drivlm_gpu_check') } : {}),
   }
 }

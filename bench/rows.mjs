@@ -31,8 +31,8 @@ export function stageRow(stage, mode, peaks) {
   }
 }
 
-/** A row of the kernel bench, which holds it against the peaks that it measured around it. */
-export const kernelRow = (row) => ({ ...row, name: `kernel_${row.name}` })
+/** A row of a C++ bench, `kernel` or `train`, which holds it against the peaks that it measured around it. */
+export const nativeRow = (bench, row) => ({ ...row, name: `${bench}_${row.name}` })
 
 const snake = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 

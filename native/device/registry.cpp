@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/packed_device.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/training_ops.h"
 #if defined(DRIVLM_HAVE_CUDA)
 #include "kernels/cuda/cuda_device.h"
 #endif
@@ -63,8 +64,9 @@ TrainingDevice make_training_device(const DeviceOptions& options) {
     throw Error(Code::device_unavailable, "Training computes in f32; there are no kernels for precision '" +
                                               std::string(dtype_name(options.precision)) + "' yet.");
   }
-  return {std::make_unique<CpuDevice>(DType::f32, options.threads),
-          std::make_unique<CpuGradients>(options.threads, *cpu::chosen_target().kernels)};
+  const cpu::KernelTable& kernels = *cpu::chosen_target().kernels;
+  return {std::make_unique<TrainingCpuDevice>(options.threads, kernels),
+          std::make_unique<CpuGradients>(options.threads, kernels)};
 }
 
 SystemInfo system_info() {

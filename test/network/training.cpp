@@ -11,9 +11,9 @@
 #include <map>
 #include <utility>
 
-#include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/training_ops.h"
 #include "train/trainer.h"
 
 namespace drivlm::test {
@@ -50,7 +50,7 @@ double norm(const std::vector<double>& values) {
 class Case {
  public:
   Case(const Dump& dump, const Pack& pack, int threads, int64_t tiles_at_once, const TrainedParts& parts = {})
-      : device_(DType::f32, threads),
+      : device_(threads, *cpu::chosen_target().kernels),
         gradients_(threads, *cpu::chosen_target().kernels),
         pack_(pack),
         training_(dump.source, sizes(dump, tiles_at_once), parts, device_, gradients_) {
@@ -79,7 +79,7 @@ class Case {
             tiles_at_once, 7};
   }
 
-  CpuDevice device_;
+  TrainingCpuDevice device_;
   CpuGradients gradients_;
   const Pack pack_;
   Training training_;
@@ -193,7 +193,7 @@ void check_updates(const Dump& dump, const std::string& key, double weight_decay
     sizes.rows = std::max(sizes.rows, static_cast<int64_t>(pack.ids.size()));
     sizes.tiles = std::max(sizes.tiles, static_cast<int64_t>(pack.tiles.size()) / (3 * tile * tile));
   }
-  CpuDevice device(DType::f32, 2);
+  TrainingCpuDevice device(2, *cpu::chosen_target().kernels);
   CpuGradients gradients(2, *cpu::chosen_target().kernels);
   Training training(dump.source, sizes, {}, device, gradients);
   Optimizer optimizer(dump.source.network, device, {});
@@ -231,7 +231,7 @@ void check_updates(const Dump& dump, const std::string& key, double weight_decay
 // What is not trained stays as it is, byte for byte, and a gradient that is no number changes nothing.
 void check_parts(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
   Case run(dump, pack_of(dump, name), 2, 3);
-  CpuDevice device(DType::f32, 2);
+  TrainingCpuDevice device(2, *cpu::chosen_target().kernels);
   CpuGradients gradients(2, *cpu::chosen_target().kernels);
   TrainedParts parts = TrainedParts::none();
   parts.projector = true;

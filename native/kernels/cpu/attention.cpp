@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/reference.h"
+#include "kernels/cpu/training_ops.h"
 
 namespace drivlm {
 
@@ -172,6 +173,106 @@ void ReferenceOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, con
   });
 }
 
+// ---- training's forward pass ----
+//
+// A task is one head of one group of rows that attend together. Queries go in blocks of kQueries, so that their scores stay in cache.
+
+namespace {
+
+constexpr int64_t kQueries = 128;
+
+// Keys and values that stand at equal distances.
+struct KeyRun {
+  const float *keys, *values;
+  int64_t stride, rows;
+};
+
+// Queries that see `first` keys, and each one `more` than the one before it.
+struct Queries {
+  const float* data;
+  int64_t stride, rows;
+  int64_t first, more;
+};
+
+// out [rows, head_dim], `stride` apart. The runs have as many keys as the last query sees, or more.
+void attend_tiled(const cpu::KernelTable& kernels, cpu::Workers& alone, cpu::AttentionSpace& space, float* out,
+                  int64_t stride, const Queries& queries, const std::vector<KeyRun>& runs, int64_t head_dim) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  for (int64_t at = 0; at < queries.rows; at += kQueries) {
+    const int64_t count = std::min(kQueries, queries.rows - at);
+    const int64_t seen = queries.first + (at + count - 1) * queries.more;
+    if (static_cast<int64_t>(space.scores.size()) < count * seen) space.scores.resize(count * seen);
+    float* scores = space.scores.data();
+    int64_t from = 0;
+    for (const KeyRun& run : runs) {
+      const int64_t keys = std::min(run.rows, seen - from);
+      if (keys <= 0) break;
+      cpu::product<float>(kernels, alone, space.product, scores + from, seen,
+                          {queries.data + at * queries.stride, queries.stride}, {run.keys, run.stride}, count, keys,
+                          head_dim, false);
+      from += keys;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t visible = queries.first + (at + i) * queries.more;
+      kernels.softmax(scores + i * seen, visible, scale);
+      std::fill(scores + i * seen + visible, scores + (i + 1) * seen, 0.0f);
+    }
+    from = 0;
+    for (const KeyRun& run : runs) {
+      const int64_t keys = std::min(run.rows, seen - from);
+      if (keys <= 0) break;
+      cpu::product<float>(kernels, alone, space.product, out + at * stride, stride, {scores + from, seen},
+                          {run.values, run.stride, false}, count, head_dim, keys, from > 0);
+      from += keys;
+    }
+  }
+}
+
+}  // namespace
+
+void TrainingOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head_dim, int64_t positions) {
+  const int64_t rows = qkv.shape[0], dim = heads * head_dim;
+  expect_shape("attention", "qkv", qkv, {rows, 3 * dim});
+  expect_shape("attention", "out", out, {rows, dim});
+  deal(rows / positions * heads, [&](cpu::AttentionSpace& space, int64_t task) {
+    const int64_t start = task / heads * positions, head = task % heads;
+    const float* base = qkv.as<float>() + start * 3 * dim + head * head_dim;
+    cpu::PoolWorkers alone(1);
+    attend_tiled(kernels_, alone, space, out.as<float>() + start * dim + head * head_dim, dim,
+                 {base, 3 * dim, positions, positions, 0}, {{base + dim, base + 2 * dim, 3 * dim, positions}},
+                 head_dim);
+  });
+}
+
+void TrainingOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) {
+  const KvShape& s = kv.shape;
+  const int64_t d = s.head_dim, group = heads / s.kv_heads, width = (heads + 2 * s.kv_heads) * d;
+  expect_shape("attention_cached", "qkv", qkv, {batch.rows, width});
+  expect_shape("attention_cached", "out", out, {batch.rows, heads * d});
+  const int64_t segments = static_cast<int64_t>(batch.segments.size());
+  deal(segments * heads, [&](cpu::AttentionSpace& space, int64_t task) {
+    const Segment& segment = batch.segments[task / heads];
+    const int64_t head = task % heads, length = segment.past + segment.rows;
+    // Pages of one token that follow one another are one run, as are the tokens of a page.
+    std::vector<KeyRun> runs;
+    for (int64_t t = 0; t < length; t += s.page_tokens) {
+      const int64_t page = batch.pages[segment.first_page + t / s.page_tokens];
+      const float* cache = static_cast<const float*>(kv.data);
+      const float *keys = cache + cache_offset(s, layer, page, 0, head / group),
+                  *values = cache + cache_offset(s, layer, page, 1, head / group);
+      const int64_t stride = s.page_tokens == 1 ? 2 * s.kv_heads * d : d;
+      if (s.page_tokens == 1 && !runs.empty() && keys == runs.back().keys + runs.back().rows * stride) {
+        ++runs.back().rows;
+      } else {
+        runs.push_back({keys, values, stride, std::min(s.page_tokens, length - t)});
+      }
+    }
+    cpu::PoolWorkers alone(1);
+    attend_tiled(kernels_, alone, space, out.as<float>() + segment.row * heads * d + head * d, heads * d,
+                 {qkv.as<float>() + segment.row * width + head * d, width, segment.rows, segment.past + 1, 1}, runs, d);
+  });
+}
+
 // ---- gradients ----
 //
 //   S = scale q k^T    P = softmax(S)    out = P v
@@ -181,8 +282,6 @@ void ReferenceOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, con
 // its prefix's and its own. Each query head has its own dk and dv; those of a group are added up at the end, in order.
 
 namespace {
-constexpr int64_t kQueries = 128;
-
 // The families: spans [first, last) of which the first is the prefix of the others.
 std::vector<std::pair<size_t, size_t>> families(const std::vector<AttentionSpan>& spans, int64_t rows) {
   std::vector<std::pair<size_t, size_t>> out;

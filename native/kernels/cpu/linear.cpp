@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/reference.h"
+#include "kernels/cpu/training_ops.h"
 
 namespace drivlm {
 
@@ -128,6 +129,52 @@ void ReferenceOps::gather(Tensor out, const int32_t* ids, int64_t count, const M
   if (gathered_ < kKeptRows) return;
   gathered_ = 0;
   matrix.drop(0, matrix.rows);
+}
+
+// ---- training's forward pass: products in the target's matrix form, activations in vectors ----
+
+void TrainingOps::multiply(const char* op, Tensor out, Tensor x, const Matrix& w, Tensor bias) {
+  const auto* matrix = dynamic_cast<const TrainedMatrix*>(&w);
+  if (!matrix) throw Error(Code::internal, std::string(op) + ": not a matrix in training");
+  const int64_t rows = x.shape[0], k = w.cols, n = w.rows;
+  expect_shape(op, "x", x, {rows, k});
+  expect_shape(op, "out", out, {rows, n});
+  if (bias) expect_shape(op, "bias", bias, {n});
+  if (x.dtype != DType::f32 || out.dtype != DType::f32) throw Error(Code::internal, std::string(op) + ": expected f32");
+  cpu::product<float>(kernels_, pool_, space_, out.as<float>(), n, {x.as<float>(), k}, {matrix->data, k}, rows, n, k,
+                      false, bias.as<float>());
+}
+
+void TrainingOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
+  if (after == Epilogue::gelu) return linear_gelu(out, out, x, w, bias);
+  multiply("linear", out, x, w, bias);
+}
+
+void TrainingOps::linear_gelu(Tensor out, Tensor before, Tensor x, const Matrix& w, Tensor bias) {
+  multiply("linear_gelu", before, x, w, bias);
+  const int64_t rows = out.shape[0], n = out.shape[1];
+  expect_shape("linear_gelu", "out", out, {x.shape[0], w.rows});
+  parallel(rows, kGradientRows, [&](int64_t first, int64_t last) {
+    kernels_.gelu(out.as<float>() + first * n, before.as<float>() + first * n, (last - first) * n);
+  });
+}
+
+void TrainingOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
+  const int64_t rows = x.shape[0];
+  if (static_cast<int64_t>(gate_up_.size()) < rows * gate_up.rows) gate_up_.resize(rows * gate_up.rows);
+  linear_gated_from(out, Tensor(gate_up_.data(), DType::f32, {rows, gate_up.rows}), x, gate_up);
+}
+
+void TrainingOps::linear_gated_from(Tensor out, Tensor gate_up, Tensor x, const Matrix& w) {
+  const int64_t rows = x.shape[0], n = w.rows / 2;
+  expect_shape("linear_gated", "out", out, {rows, n});
+  multiply("linear_gated", gate_up, x, w, {});
+  parallel(rows, kGradientRows, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const float* gate = gate_up.as<float>() + row * 2 * n;
+      kernels_.gated(out.as<float>() + row * n, gate, gate + n, n);
+    }
+  });
 }
 
 // ---- gradients ----

@@ -59,10 +59,12 @@ void reserve(ProductSpace& space, int64_t m, int64_t n, int64_t k) {
 
 template <>
 void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& space, float* c, int64_t stride,
-                    Factor<float> a, Factor<float> b, int64_t m, int64_t n, int64_t k, bool add) {
+                    Factor<float> a, Factor<float> b, int64_t m, int64_t n, int64_t k, bool add, const float* bias) {
   if (m <= 0 || n <= 0) return;
   if (k <= 0) {
-    for (int64_t i = 0; i < m && !add; ++i) std::fill(c + i * stride, c + i * stride + n, 0.0f);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) c[i * stride + j] = (add ? c[i * stride + j] : 0) + (bias ? bias[j] : 0);
+    }
     return;
   }
   reserve(space, m, n, k);
@@ -91,6 +93,7 @@ void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& 
     job.n = n;
     job.k = depth;
     job.after = add || p0 > 0 ? Epilogue::add : Epilogue::store;
+    job.bias = p0 == 0 ? bias : nullptr;
     job.out = c;
     job.out_stride = stride;
     gemm(kernels, job, workers);
@@ -99,13 +102,13 @@ void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& 
 
 template <>
 void product<double>(const KernelTable&, Workers& workers, ProductSpace&, double* c, int64_t stride, Factor<double> a,
-                     Factor<double> b, int64_t m, int64_t n, int64_t k, bool add) {
+                     Factor<double> b, int64_t m, int64_t n, int64_t k, bool add, const double* bias) {
   auto at = [](const Factor<double>& f, int64_t i, int64_t p) {
     return f.by_rows ? f.data[i * f.stride + p] : f.data[p * f.stride + i];
   };
   run(workers, std::max<int64_t>(m, 0), [&](int64_t i) {
     for (int64_t j = 0; j < n; ++j) {
-      double sum = add ? c[i * stride + j] : 0.0;
+      double sum = (add ? c[i * stride + j] : 0.0) + (bias ? bias[j] : 0.0);
       for (int64_t p = 0; p < k; ++p) sum += at(a, i, p) * at(b, j, p);
       c[i * stride + j] = sum;
     }

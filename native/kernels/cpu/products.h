@@ -26,11 +26,11 @@ struct ProductSpace {
   std::vector<float> panels, rows;
 };
 
-// c [m, n] with rows `stride` apart. add: to what is there. f32: on the threads of `workers`; space must hold what product_space says, which
-// reserve() sees to.
+// c [m, n] with rows `stride` apart, plus bias [n] if there is one. add: to what is there. f32: on the threads of `workers`; space must hold what
+// product_space says, which reserve() sees to.
 template <class T>
 void product(const KernelTable& kernels, Workers& workers, ProductSpace& space, T* c, int64_t stride, Factor<T> a,
-             Factor<T> b, int64_t m, int64_t n, int64_t k, bool add);
+             Factor<T> b, int64_t m, int64_t n, int64_t k, bool add, const T* bias = nullptr);
 
 // Room for products of up to these sizes, so that one inside of a threads' region allocates nothing.
 void reserve(ProductSpace& space, int64_t m, int64_t n, int64_t k);
