@@ -3,11 +3,10 @@ import { createHash } from 'node:crypto'
 import { open, readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { Checkpoint } from '../checkpoint/load-checkpoint.ts'
-import type { QuestionFileForm } from '../evaluate/questions/question-files.ts'
 import { locateObjects, parseGrounding } from '../grounding/boxes.ts'
 import { drivelmQuestion, tagsToPixels } from '../grounding/c-tags.ts'
-import { type CameraBox, type CanvasGeometry, drivelmGeometry, imageGeometry } from '../grounding/geometry.ts'
-import type { Conversion } from './conversions.ts'
+import type { Conversion } from '../grounding/conversion.ts'
+import { type CameraBox, type CanvasGeometry, imageGeometry } from '../grounding/geometry.ts'
 
 /** Small files of a model folder that change what it says. */
 const sideFiles =
@@ -51,25 +50,6 @@ async function hashFile(hash: ReturnType<typeof createHash>, file: string): Prom
   } finally {
     await handle.close()
   }
-}
-
-/** `auto` converts where DriveLM's own files meet a model that sees DriveLM's canvas. */
-export function resolveConversion(
-  wanted: Conversion,
-  form: QuestionFileForm,
-  { layout }: Pick<Checkpoint, 'layout'>,
-): Exclude<Conversion, 'auto'> {
-  if (wanted !== 'auto') return wanted
-  const { canvas } = layout
-  const { columns, rows, cellWidth, cellHeight, cameras } = drivelmGeometry
-  const same =
-    canvas !== undefined &&
-    canvas.columns === columns &&
-    canvas.rows === rows &&
-    canvas.cellWidth === cellWidth &&
-    canvas.cellHeight === cellHeight &&
-    canvas.cameras.join() === cameras.join()
-  return same && form !== 'jsonl' ? 'drivelm' : 'none'
 }
 
 export function converters(conversion: Exclude<Conversion, 'auto'>): {

@@ -7,9 +7,9 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
+import { conversions } from '../grounding/conversion.ts'
 import { packageRoot } from '../native.ts'
 import { cameras } from '../views/cameras.ts'
-import { conversions } from './conversions.ts'
 import { addLoadFlags, decimal, integer, integers, list, shard } from './flags.ts'
 import { errorText } from './terminal.ts'
 

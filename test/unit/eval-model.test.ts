@@ -2,8 +2,9 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { boxReader, converters, modelIdentity, resolveConversion } from '../../lib/cli/eval-model.ts'
+import { boxReader, converters, modelIdentity } from '../../lib/cli/eval-model.ts'
 import { isRightLeniently } from '../../lib/drivelm/index.ts'
+import { resolveConversion } from '../../lib/grounding/conversion.ts'
 import { drivelmQuestion } from '../../lib/grounding.ts'
 
 const cameras = ['CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT']
