@@ -21,7 +21,7 @@ import { Scene, type SeenViews } from './scene.ts'
 import { SceneCache, type SceneCacheStats, type SceneLimits, type SceneLoader } from './scene-cache.ts'
 import { AnswerFormats } from './structured/answer-format.ts'
 import type { PlacedPictures } from './text/placeholders.ts'
-import { buildScenePrompt, type ImageLayout, type ScenePrompt, stopIds } from './text/prompt.ts'
+import { buildScenePrompt, type ImageLayout, imageLayoutOf, type ScenePrompt, stopIds } from './text/prompt.ts'
 import type { Template } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 import { type ComposedImages, imagesFor, tileCount, type Views } from './views/compose.ts'
@@ -331,10 +331,7 @@ export class Model {
 
   #imageLayout({ layout, cameras }: ComposedImages): ImageLayout {
     const { format, layout: wanted } = this.#parts.checkpoint
-    if (layout !== 'separate') return { kind: 'plain' }
-    const names = cameras.filter((camera) => camera !== undefined)
-    if (wanted.cameraNames && names.length === cameras.length) return { kind: 'named', names }
-    return { kind: format === 'hf' ? 'plain' : 'numbered' }
+    return imageLayoutOf(layout, cameras, { cameraNames: wanted.cameraNames, numbered: format !== 'hf' })
   }
 
   #placed(composed: ComposedImages, views: ViewSources): PlacedPictures {

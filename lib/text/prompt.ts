@@ -44,6 +44,21 @@ export type ImageLayout =
   /** `CAM_FRONT: <image>\n`. */
   | { kind: 'named'; names: readonly string[] }
 
+/**
+ * What is put into the text for views as they were composed: names of the cameras where the model wants them and all views have one, else
+ * numbers in the form of several images.
+ */
+export function imageLayoutOf(
+  composed: 'canvas' | 'separate' | 'single',
+  cameras: readonly (string | undefined)[],
+  { cameraNames, numbered }: { cameraNames: boolean; numbered: boolean },
+): ImageLayout {
+  if (composed !== 'separate') return { kind: 'plain' }
+  const names = cameras.filter((camera) => camera !== undefined)
+  if (cameraNames && names.length === cameras.length) return { kind: 'named', names }
+  return { kind: numbered ? 'numbered' : 'plain' }
+}
+
 /** `<image>` in a text, filled from left to right with images of so many tokens; further ones stay text. */
 export function fillPlaceholders(texts: readonly string[], imageTokens: readonly number[]): MessagePart[][] {
   let used = 0

@@ -50,6 +50,12 @@ export interface ComposeOptions extends ViewOptions {
   addon: Pick<NativeAddon, 'chooseGrid' | 'prepareCells' | 'prepareTiles'>
 }
 
+/** What a grid is chosen with. */
+export interface Tiling {
+  tiling: TilingLimits
+  addon: Pick<NativeAddon, 'chooseGrid'>
+}
+
 /** The images of a prompt, in its order. */
 export interface ComposedImages {
   /** What was made: one stitched picture, several images, or one image. */
@@ -125,6 +131,34 @@ async function compose(layout: ViewLayout, views: ViewSources, options: Preparin
   return separateImages(layout, given, options)
 }
 
+/** How the canvas is cut, whatever pictures it is stitched from. */
+export function canvasGrid(
+  { columns, rows, cellWidth, cellHeight, maxTiles, thumbnail }: CanvasLayout,
+  { tiling, addon }: Tiling,
+): NativeGrid {
+  const least = Math.min(tiling.minTiles, maxTiles)
+  return addon.chooseGrid(columns * cellWidth, rows * cellHeight, tiling.tileSize, least, maxTiles, thumbnail)
+}
+
+/** How a picture that is an image of its own is cut, into up to `most` tiles. */
+export function imageGrid(
+  { width, height }: { width: number; height: number },
+  most: number,
+  { tiling, addon }: Tiling,
+): NativeGrid {
+  const maxTiles = tiling.dynamic ? most : 1
+  const minTiles = Math.min(tiling.minTiles, maxTiles)
+  return addon.chooseGrid(width, height, tiling.tileSize, minTiles, maxTiles, tiling.useThumbnail)
+}
+
+/** Most tiles of each of several separate images: the rule of training and of the multi-image evaluations. */
+export function tileShare(
+  { maxTilesPerImage, tileBudget }: Pick<ViewLayout, 'maxTilesPerImage' | 'tileBudget'>,
+  images: number,
+): number {
+  return Math.min(maxTilesPerImage, Math.max(1, Math.floor(tileBudget / images)))
+}
+
 /** Tiles of an image, the thumbnail counted. */
 export function tileCount({ columns, rows, thumbnail }: NativeGrid): number {
   return columns * rows + (thumbnail ? 1 : 0)
@@ -186,9 +220,8 @@ async function composeCanvas(
         "missingViews: 'black' (--missing-views black).",
     )
   }
-  const { columns, rows, cellWidth, cellHeight, maxTiles, thumbnail } = canvas
+  const { columns, cellWidth, cellHeight } = canvas
   const { addon } = options
-  const { tileSize, minTiles } = options.tiling
   const cell = { width: cellWidth, height: cellHeight }
   // Pixels that are there already are handed over together, and before anything is awaited: what the caller does to them from then on is noticed.
   const there = new Map<string, DecodedPicture>()
@@ -221,10 +254,9 @@ async function composeCanvas(
       return prepared
     }),
   )
-  const least = Math.min(minTiles, maxTiles)
-  const grid = addon.chooseGrid(columns * cellWidth, rows * cellHeight, tileSize, least, maxTiles, thumbnail)
+  const grid = canvasGrid(canvas, options)
   const cells = views.map((view) => view.made as NativeCell)
-  const tiles = await addon.prepareTiles({ cells, columns }, grid, tileSize).catch(rethrow)
+  const tiles = await addon.prepareTiles({ cells, columns }, grid, options.tiling.tileSize).catch(rethrow)
   return {
     layout: 'canvas',
     images: [{ tiles, grid }],
@@ -247,15 +279,11 @@ async function separateImages(
   const { tiling, addon } = options
   const most = limit('maxTilesPerImage', options.maxTilesPerImage ?? layout.maxTilesPerImage)
   const budget = limit('tileBudget', options.tileBudget ?? layout.tileBudget)
-  // The rule of training and of the multi-image evaluations.
-  const share = Math.min(most, Math.max(1, Math.floor(budget / given.length)))
-  const maxTiles = tiling.dynamic ? share : 1
-  const minTiles = Math.min(tiling.minTiles, maxTiles)
+  const share = tileShare({ maxTilesPerImage: most, tileBudget: budget }, given.length)
   const views = inOrder(given, options.lastViews ?? [])
   const made = new Map<ViewKey, PreparedView>()
   const prepare = async (picture: DecodedPicture, name: string): Promise<PreparedImage> => {
-    const { width, height } = picture
-    const grid = addon.chooseGrid(width, height, tiling.tileSize, minTiles, maxTiles, tiling.useThumbnail)
+    const grid = imageGrid(picture, share, options)
     return { tiles: await addon.prepareTiles({ ...picture, name }, grid, tiling.tileSize).catch(rethrow), grid }
   }
   const prepared = await Promise.all(
