@@ -3,7 +3,7 @@
  * (spec/adaptation.md, section 1). A list may be larger than memory: what is kept of it is where its lines are.
  */
 import { createHash } from 'node:crypto'
-import { type FileHandle, open, readFile } from 'node:fs/promises'
+import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
 import type { Message } from './labels.ts'
@@ -26,11 +26,45 @@ export interface ListEntry {
 /** A sample as it stands in a list, checked. */
 export interface ListedSample {
   id: string
+  /** Its pictures by camera, or as `image`, where they go by the model's layout of views; the messages then have no markers. */
+  views?: Readonly<Record<string, string>>
+  /** The moment it is of, by its number in the file, where the file names moments. */
+  moment?: number
   /** Paths of its pictures; empty for text alone. */
   pictures: string[]
   /** The sample names one picture, not a list. */
   single: boolean
   messages: Message[]
+}
+
+/** Samples that can be read one by one, in any order. */
+export interface SampleSource {
+  readonly entry: ListEntry
+  /** Samples of the file; `repeat` is not counted in. */
+  readonly lines: number
+  /** SHA-256 of the file, as it was when it was opened. */
+  readonly sha256: string
+  /** Where a sample stands, for messages. */
+  where(index: number): string
+  /** @throws {@link ModelError} `BAD_DATA` that names the line. */
+  read(index: number): Promise<ListedSample>
+  /** @throws {@link ModelError} `BAD_DATA` if the file is not as it was when it was opened. */
+  expectUnchanged(): Promise<void>
+  close(): Promise<void>
+}
+
+/** Size and time of a file, which tell whether it was changed. */
+export function stampOf({ size, mtimeMs }: { size: number; mtimeMs: number }): string {
+  return `${size} ${mtimeMs}`
+}
+
+/** @throws {@link ModelError} `BAD_DATA` if the file has gone or is another one. */
+export async function expectStamp(file: string, stamp: string): Promise<void> {
+  const now = await stat(file).catch((error: NodeJS.ErrnoException) => {
+    throw bad(`${file}: cannot be read any more (${error.code}); the run needs it as it was at the start.`, error)
+  })
+  if (stampOf(now) !== stamp)
+    throw bad(`${file}: was changed since the run began; put the old file back, or begin a new run.`)
 }
 
 const maxMetaBytes = 16 << 20
@@ -107,21 +141,23 @@ export async function readMeta(file: string): Promise<ListEntry[]> {
 }
 
 /** A list of samples on disk. */
-export class SampleList {
+export class SampleList implements SampleSource {
   readonly entry: ListEntry
   /** Lines that hold a sample. */
   readonly lines: number
   /** SHA-256 of the file, as it was when it was opened. */
   readonly sha256: string
   readonly #file: FileHandle
+  readonly #stamp: string
   /** [2 · lines]: first byte and number of bytes of each. */
   readonly #spans: Float64Array
   /** [lines]: number of each line in the file, from 1. */
   readonly #numbers: Uint32Array
 
-  private constructor(entry: ListEntry, file: FileHandle, index: LineIndex) {
+  private constructor(entry: ListEntry, file: FileHandle, stamp: string, index: LineIndex) {
     this.entry = entry
     this.#file = file
+    this.#stamp = stamp
     this.lines = index.numbers.length
     this.sha256 = index.sha256
     this.#spans = Float64Array.from(index.spans)
@@ -137,40 +173,35 @@ export class SampleList {
       throw bad(`${entry.annotation}: cannot be opened (${(error as NodeJS.ErrnoException).code}).`, error)
     }
     try {
+      const stamp = stampOf(await file.stat())
       const index = await indexLines(file, entry.annotation)
       if (index.numbers.length === 0) throw bad(`${entry.annotation}: there is no sample in it.`)
       if (Math.trunc(index.numbers.length * entry.repeat) === 0)
         throw bad(
           `${entry.annotation}: repeat_time ${entry.repeat} leaves none of its ${index.numbers.length} samples (${entry.name}).`,
         )
-      return new SampleList(entry, file, index)
+      return new SampleList(entry, file, stamp, index)
     } catch (error) {
       await file.close()
       throw error
     }
   }
 
-  /** Samples of one pass: the list as often as `repeat` says, then its first lines. */
-  get length(): number {
-    return Math.trunc(this.lines * this.entry.repeat)
-  }
-
   /** Where a sample stands, for messages: `file.jsonl, line 3`. */
   where(index: number): string {
-    return `${this.entry.annotation}, line ${this.#numbers[index % this.lines]}`
+    return `${this.entry.annotation}, line ${this.#numbers[index]}`
   }
 
-  /**
-   * Sample `index` of a pass.
-   * @throws {@link ModelError} `BAD_DATA` that names the line.
-   */
   async read(index: number): Promise<ListedSample> {
-    const line = index % this.lines
-    const [first, bytes] = [this.#spans[2 * line]!, this.#spans[2 * line + 1]!]
+    const [first, bytes] = [this.#spans[2 * index]!, this.#spans[2 * index + 1]!]
     const buffer = Buffer.alloc(bytes)
     const { bytesRead } = await this.#file.read(buffer, 0, bytes, first)
     if (bytesRead !== bytes) throw bad(`${this.where(index)}: the file became shorter while it was used.`)
     return parseSample(buffer.toString('utf8'), this.where(index), this.entry.root)
+  }
+
+  expectUnchanged(): Promise<void> {
+    return expectStamp(this.entry.annotation, this.#stamp)
   }
 
   async close(): Promise<void> {

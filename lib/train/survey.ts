@@ -1,7 +1,8 @@
 /** A pass over all samples before the first step: what will be trained, what is left out and why. */
+import { createHash, type Hash } from 'node:crypto'
 import { ModelError } from '../errors.ts'
-import { type LeftOut, leftOut, type Preparation, prepareSample } from './prepare.ts'
-import type { SampleList } from './sample-lists.ts'
+import { type LeftOut, leftOut, type Preparation, type PreparedSample, prepareSample } from './prepare.ts'
+import type { ListedSample, SampleSource } from './sample-lists.ts'
 
 /** What was found in one list. */
 export interface ListSurvey {
@@ -18,15 +19,32 @@ export interface ListSurvey {
   tokens: number
   learned: number
   tiles: number
-  /** Lines that can be used, by number from 0. */
-  usable: Uint32Array
+  /** Hexadecimal SHA-256 of ids, labels, tiles and the sizes and times of pictures of the samples used. */
+  digest: string
+  /** What is kept of each sample used. */
+  usable: UsableSamples
+}
+
+/** Samples that are used, by number from 0. */
+export interface UsableSamples {
+  /** Its number in the file, from 0. */
+  index: Uint32Array
+  tokens: Uint32Array
+  learned: Uint32Array
+  tiles: Uint16Array
+  /** See {@link PreparedSample.head}. */
+  head: Uint32Array
+  /** Neighbours with the same number have the same pictures and the same ids before their questions. */
+  moment: Uint32Array
+  /** Tells the sample as it was prepared from what its files may become. */
+  fingerprint: Uint32Array
 }
 
 export interface SurveyOptions {
   /** Share of a list that may be left out before the run is refused; default 0.01. */
   maxLeftOut?: number
-  signal?: AbortSignal
-  onProgress?: (done: number, total: number) => void
+  signal?: AbortSignal | undefined
+  onProgress?: ((done: number, total: number) => void) | undefined
 }
 
 const examples = 3
@@ -39,7 +57,7 @@ const atOnce = 8
  *   reason and where to look. `ABORTED`.
  */
 export async function surveyLists(
-  lists: readonly { list: SampleList; general: boolean }[],
+  lists: readonly { list: SampleSource; general: boolean }[],
   preparation: Preparation,
   { maxLeftOut = 0.01, signal, onProgress }: SurveyOptions = {},
 ): Promise<ListSurvey[]> {
@@ -49,7 +67,7 @@ export async function surveyLists(
   const surveys: ListSurvey[] = []
   let before = 0
   for (const { list, general } of lists) {
-    const survey: ListSurvey = {
+    const survey: Omit<ListSurvey, 'digest' | 'usable'> = {
       name: list.entry.name,
       general,
       samples: list.lines,
@@ -59,15 +77,18 @@ export async function surveyLists(
       tokens: 0,
       learned: 0,
       tiles: 0,
-      usable: new Uint32Array(list.lines),
     }
+    const usable = new UsableWriter(list.lines)
     for (let first = 0; first < list.lines; first += atOnce) {
       if (signal?.aborted) throw new ModelError('ABORTED', 'The look through the samples was aborted.')
       const numbers = Array.from({ length: Math.min(atOnce, list.lines - first) }, (_, i) => first + i)
       const results = await Promise.all(
-        numbers.map(async (number) => prepareSample(await list.read(number), preparation, list.entry.maxTiles)),
+        numbers.map(async (number) => {
+          const sample = await list.read(number)
+          return { sample, result: await prepareSample(sample, preparation, list.entry.maxTiles) }
+        }),
       )
-      for (const [i, result] of results.entries()) {
+      for (const [i, { sample, result }] of results.entries()) {
         const number = numbers[i]!
         if ('leftOut' in result) {
           const seen = survey.leftOut[result.leftOut] ?? { count: 0, examples: [] }
@@ -76,7 +97,8 @@ export async function surveyLists(
           if (seen.examples.length < examples) seen.examples.push(list.where(number))
           continue
         }
-        survey.usable[survey.used++] = number
+        usable.add(number, sample, result)
+        survey.used++
         survey.tokens += result.ids.length
         survey.learned += result.learned
         survey.tiles += result.tiles
@@ -84,12 +106,62 @@ export async function surveyLists(
       }
       onProgress?.(before + first + numbers.length, total)
     }
-    survey.usable = survey.usable.slice(0, survey.used)
     before += list.lines
-    refuseIfPoor(survey, maxLeftOut)
-    surveys.push(survey)
+    const whole = { ...survey, ...usable.finish() }
+    refuseIfPoor(whole, maxLeftOut)
+    surveys.push(whole)
   }
   return surveys
+}
+
+/** 32 bits of what a sample was prepared to. */
+export function fingerprintOf({ ids, labels, tiles, stamp }: PreparedSample): number {
+  return createHash('sha256').update(ids).update(labels).update(`${tiles} ${stamp}`).digest().readUInt32LE(0)
+}
+
+class UsableWriter {
+  readonly #hash: Hash = createHash('sha256')
+  readonly #samples: UsableSamples
+  #count = 0
+  #moment = -1
+  #pictures = ''
+  #head: Int32Array = new Int32Array()
+
+  constructor(most: number) {
+    this.#samples = {
+      index: new Uint32Array(most),
+      tokens: new Uint32Array(most),
+      learned: new Uint32Array(most),
+      tiles: new Uint16Array(most),
+      head: new Uint32Array(most),
+      moment: new Uint32Array(most),
+      fingerprint: new Uint32Array(most),
+    }
+  }
+
+  add(index: number, sample: ListedSample, prepared: PreparedSample): void {
+    const { ids, learned, tiles, head } = prepared
+    const own = ids.subarray(0, head)
+    const pictures = head === 0 ? '' : `${sample.moment ?? ''} ${sample.pictures.join('\n')}`
+    const goesOn = head > 0 && pictures === this.#pictures && equal(own, this.#head)
+    if (!goesOn) this.#moment++
+    this.#pictures = pictures
+    this.#head = own
+    const fingerprint = fingerprintOf(prepared)
+    const row = { index, tokens: ids.length, learned, tiles, head, moment: this.#moment, fingerprint }
+    for (const [key, value] of Object.entries(row)) this.#samples[key as keyof UsableSamples][this.#count] = value
+    this.#count++
+    this.#hash.update(ids).update(prepared.labels).update(`${index} ${tiles} ${prepared.stamp}\n`)
+  }
+
+  finish(): { digest: string; usable: UsableSamples } {
+    const cut = Object.entries(this.#samples).map(([key, values]) => [key, values.slice(0, this.#count)])
+    return { digest: this.#hash.digest('hex'), usable: Object.fromEntries(cut) as UsableSamples }
+  }
+}
+
+function equal(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((value, i) => value === b[i])
 }
 
 function refuseIfPoor(survey: ListSurvey, maxLeftOut: number): void {

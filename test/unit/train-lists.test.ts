@@ -6,6 +6,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { Pass } from '../../lib/train/order.ts'
 import { Random, shuffle } from '../../lib/train/random.ts'
 import { type ListEntry, readMeta, SampleList } from '../../lib/train/sample-lists.ts'
+import { UnitTable } from '../../lib/train/units.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'drivlm-lists-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
@@ -99,7 +100,7 @@ describe('lists', () => {
       ].join('\r\n'),
     )
     const list = await SampleList.open(entry(file))
-    expect(list.length).toBe(4)
+    expect(list.lines).toBe(4)
     const samples = await Promise.all([0, 1, 2, 3].map((i) => list.read(i)))
     expect(samples.map(({ id, pictures, single }) => [id, pictures, single])).toEqual([
       ['0', [], false],
@@ -118,16 +119,18 @@ describe('lists', () => {
 
   test('repeat_time takes the first lines of a fraction, and whole repeats of more', async () => {
     const file = write('r.jsonl', ['a', 'b', 'c', 'd'].map((id) => line(id)).join('\n'))
-    const ids = async (repeat: number) => {
-      const list = await SampleList.open(entry(file, { repeat }))
-      const found = await Promise.all(Array.from({ length: list.length }, async (_, i) => (await list.read(i)).id))
-      await list.close()
-      return found.join('')
+    const zeros = new Uint32Array(4)
+    const usable = { index: Uint32Array.of(0, 1, 2, 3), tokens: zeros.fill(9), moment: Uint32Array.of(0, 1, 2, 3) }
+    const rest = { learned: zeros, tiles: new Uint16Array(4), head: new Uint32Array(4), fingerprint: zeros }
+    const taken = (repeat: number) => {
+      const units = new UnitTable({ ...usable, ...rest }, { lines: 4, repeat, most: 1, maxTokens: 99 })
+      const members = Array.from({ length: units.length }, (_, i) => units.members(i, { seed: 1, pass: 0, list: 0 }))
+      return members.flat().map((member) => 'abcd'[member])
     }
-    expect(await ids(0.5)).toBe('ab')
-    expect(await ids(0.74)).toBe('ab')
-    expect(await ids(2)).toBe('abcdabcd')
-    expect(await ids(1.5)).toBe('abcdab')
+    expect(taken(0.5).join('')).toBe('ab')
+    expect(taken(0.74).join('')).toBe('ab')
+    expect(taken(2).join('')).toBe('abcdabcd')
+    expect(taken(1.5).join('')).toBe('abcdab')
     await expect(SampleList.open(entry(file, { repeat: 0.2 }))).rejects.toThrow(
       /repeat_time 0\.2 leaves none of its 4 samples/,
     )
@@ -215,6 +218,62 @@ describe('the order of a pass', () => {
     expect(() => new Pass([{ length: 3, general: false }], { seed: 1, pass: 0, generalRatio: 0.25 })).toThrow(
       /there is no general data/,
     )
+  })
+})
+
+describe('the order of units of several samples', () => {
+  const sizes = [3, 1, 4, 2]
+  const units = { length: 4, samplesOf: (unit: number) => sizes[unit]!, general: true }
+  const domain = { length: 2, samplesOf: () => 4, general: false }
+
+  test('the ratio counts samples; the unit that reaches it is cut', () => {
+    for (let seed = 0; seed < 20; seed++) {
+      const pass = new Pass([domain, units], { seed, pass: 0, generalRatio: 0.625 })
+      const drawn = Array.from({ length: pass.length }, (_, i) => pass.at(i)).filter(({ list }) => list === 1)
+      expect(pass.samples).toEqual({ domain: 8, general: 5 })
+      expect(drawn.reduce((sum, { samples }) => sum + samples, 0)).toBe(5)
+      expect(drawn.filter(({ index, samples }) => samples < sizes[index]!).length).toBeLessThan(2)
+      expect(new Set(drawn.map(({ index }) => index)).size).toBe(drawn.length)
+    }
+  })
+})
+
+describe('units', () => {
+  // Moments of 5, 1 and 3 samples, a head of 10 ids and 4 to 12 of each sample's own.
+  const own = [4, 5, 6, 7, 8, 9, 10, 11, 12]
+  const usable = {
+    index: Uint32Array.from(own.keys()),
+    tokens: Uint32Array.from(own, (rows) => rows + 10),
+    learned: new Uint32Array(9).fill(2),
+    tiles: new Uint16Array(9).fill(6),
+    head: new Uint32Array(9).fill(10),
+    moment: Uint32Array.of(0, 0, 0, 0, 0, 1, 2, 2, 2),
+    fingerprint: new Uint32Array(9),
+  }
+  const table = (most: number, maxTokens = 1000) => new UnitTable(usable, { lines: 9, repeat: 1, most, maxTokens })
+  const members = (units: UnitTable, pass = 0) =>
+    Array.from({ length: units.length }, (_, i) => units.members(i, { seed: 1, pass, list: 0 }))
+
+  test('are the moments, cut into nearly equal parts', () => {
+    expect(members(table(9))).toEqual([[0, 1, 2, 3, 4], [5], [6, 7, 8]])
+    expect(members(table(1))).toEqual(own.map((_, i) => [i]))
+    const cut = table(2)
+    expect(Array.from({ length: cut.length }, (_, i) => cut.samplesOf(i))).toEqual([1, 2, 2, 1, 1, 2])
+    expect(members(cut).flat().sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8])
+    expect(members(cut, 1)).not.toEqual(members(cut))
+    expect(members(cut, 1)).toEqual(members(cut, 1))
+  })
+
+  test('count what their samples have in common once', () => {
+    const units = table(9)
+    expect(units.sizeOf([0, 1, 2])).toEqual({ tokens: 10 + 4 + 5 + 6, tiles: 6 })
+    expect(units.sizeOf([3])).toEqual({ tokens: 17, tiles: 6 })
+  })
+
+  test('fit into a pack, whichever questions fall together', () => {
+    const units = table(9, 30)
+    for (let pass = 0; pass < 5; pass++)
+      for (const part of members(units, pass)) expect(units.sizeOf(part).tokens).toBeLessThanOrEqual(30)
   })
 })
 

@@ -1,12 +1,14 @@
 /** Samples on their way to a step: tiles, what is mended, what is left out and said. */
-import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { defaultLayout } from '../../lib/checkpoint/layout.ts'
 import { loadAddon } from '../../lib/native.ts'
 import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import { templateOf } from '../../lib/text/templates.ts'
+import { PictureChecks } from '../../lib/train/pictures.ts'
 import { type Preparation, prepareSample } from '../../lib/train/prepare.ts'
 import { type ListedSample, parseSample, SampleList } from '../../lib/train/sample-lists.ts'
 import { surveyLists } from '../../lib/train/survey.ts'
@@ -24,15 +26,20 @@ beforeAll(async () => {
     .png()
     .toFile(join(dir, 'one.png'))
   writeFileSync(join(dir, 'text.png'), 'no picture')
+  const whole = readFileSync(join(images, 'street.png'))
+  writeFileSync(join(dir, 'half.png'), whole.subarray(0, whole.length / 2))
   const tiling = { tileSize: 56, minTiles: 1, maxTiles: 6, dynamic: true, useThumbnail: true }
-  const { chooseGrid } = loadAddon()
   const of = async (tokenizer: string, template: string): Promise<Preparation> => ({
     tokenizer: await loadTokenizer(join(fixtures, 'tokenizer', tokenizer)),
     template: templateOf(template),
     tiling,
+    layout: defaultLayout(undefined, tiling),
+    numbered: true,
     tileTokens: 4,
-    chooseGrid,
+    addon: loadAddon(),
+    pictures: new PictureChecks('whole'),
     maxLength: 8192,
+    maxSampleTiles: 48,
   })
   hermes = await of('a1-qwen2', 'Hermes-2')
   internlm = await of('b1-internlm2', 'internlm2-chat')
@@ -78,7 +85,9 @@ describe('a sample', () => {
     expect(await tiles({ image: 'street.png' })).toBe(7)
     expect(await tiles({ image: 'tall.png' }, 2)).toBe(3)
     expect(await tiles({ image: ['tall.png', 'street.png'], conversations: two })).toBe(5)
-    expect(await tiles({ image: 'one.png' })).toBe(1)
+    expect(await tiles({ image: 'one.png' })).toBe('picture-tiny')
+    const few = { ...hermes, maxSampleTiles: 6 }
+    expect(await prepareSample(sample({ image: 'street.png' }), few)).toEqual({ leftOut: 'too-many-tiles' })
     expect(await tiles({})).toBe(0)
   })
 
@@ -113,6 +122,8 @@ describe('a sample', () => {
   test.each([
     ['picture-missing', { image: 'none.png' }],
     ['picture-broken', { image: 'text.png' }],
+    ['picture-broken', { image: 'half.png' }],
+    ['picture-tiny', { image: 'one.png' }],
     ['marker-count', { image: ['left.png', 'right.png'] }],
     ['empty-answer', { conversations: [turns[0], { from: 'gpt', value: '' }] }],
     ['no-answer', { conversations: [turns[0]] }],
@@ -148,7 +159,7 @@ describe('the look through all samples', () => {
       { maxLeftOut: 0.5, onProgress: (done) => steps.push(done) },
     )
     expect(a).toMatchObject({ name: 'domain', samples: 5, used: 3, tiles: 5, trailingQuestions: 1 })
-    expect([...a!.usable]).toEqual([0, 2, 4])
+    expect([...a!.usable.index]).toEqual([0, 2, 4])
     expect(a!.leftOut).toEqual({
       'picture-missing': { count: 1, examples: [expect.stringMatching(/domain\.jsonl, line 2$/)] },
       'no-answer': { count: 1, examples: [expect.stringMatching(/line 4$/)] },
