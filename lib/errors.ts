@@ -10,6 +10,7 @@ export const errorCodes = [
   'BAD_VIEW', // a picture: missing camera, not decodable, too large
   'BAD_DATA', // a dataset, prediction or judgement file
   'UNSUPPORTED_MODEL', // a checkpoint that is sound, but not of a family this package runs
+  'DOWNLOAD_FAILED', // a model by name: refused by the hub, cut off, damaged, or no room for it
   'CONTEXT_OVERFLOW', // the tokens do not fit into the context
   'OUT_OF_MEMORY', // load or scene would exceed the memory there is, or the limit that was set
   'DEVICE_UNAVAILABLE', // the asked-for device, driver or addon binary cannot be used

@@ -5,6 +5,8 @@ import { fileURLToPath } from 'node:url'
 import { bundledAdvice, isBundled } from './addon-file.ts'
 import { type Checkpoint, readCheckpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
+import { hubSettings } from './hub/environment.ts'
+import { resolveModel } from './hub/resolve-model.ts'
 import { runJob, untilAborted } from './job.ts'
 import { Listener } from './listener.ts'
 import { describeValue, isRecord } from './messages.ts'
@@ -31,9 +33,10 @@ export const bundledModel: string = path.join(packageRoot, 'models', 'street-tin
 /**
  * Loads a model: reads and checks its folder, maps its weights, and reserves all the memory it will ever use.
  *
- * @param dir - A model folder as downloaded from the hub. Without one: {@link bundledModel}.
+ * @param dir - A model folder as downloaded from the hub, or the name of a model in the hub's cache: `org/name`, `org/name@revision`. A path
+ *   that exists wins over a name; a name is fetched with `download: true` alone. Without one: {@link bundledModel}.
  * @throws {@link ModelError} `BAD_ARGUMENT`; `BAD_CHECKPOINT`, `BAD_WEIGHTS`, `BAD_TOKENIZER` with the file and what is wrong with it;
- *   `UNSUPPORTED_MODEL`; `OUT_OF_MEMORY` with what is missing; `DEVICE_UNAVAILABLE`; `ABORTED`.
+ *   `UNSUPPORTED_MODEL`; `DOWNLOAD_FAILED`; `OUT_OF_MEMORY` with what is missing; `DEVICE_UNAVAILABLE`; `ABORTED`.
  *
  * @example
  * const model = await loadModel('models/Mini-InternVL2-1B-DA-DriveLM', {
@@ -43,17 +46,18 @@ export const bundledModel: string = path.join(packageRoot, 'models', 'street-tin
 export async function loadModel(dir?: string | URL, options?: LoadOptions): Promise<Model>
 export async function loadModel(options: LoadOptions): Promise<Model>
 export async function loadModel(first?: string | URL | LoadOptions, second: LoadOptions = {}): Promise<Model> {
-  const [dir, options] = isRecord(first) ? [bundledModel, first as LoadOptions] : [folderOf(first), second]
+  const [given, options] = isRecord(first) ? [bundledModel, first as LoadOptions] : [folderOf(first), second]
   checkLoadOptions(options)
   throwIfAborted(options.signal)
   const addon = loadAddon()
-  if (dir === bundledModel && isBundled(packageRoot)) {
+  if (given === bundledModel && isBundled(packageRoot)) {
     throw new ModelError(
       'BAD_CHECKPOINT',
       `This code of drivlm was bundled into another file, and the model of the package does not lie beside that. ${bundledAdvice}, or name a model's folder.`,
     )
   }
-  const { tileSize, layout } = options
+  const { tileSize, layout, download, onDownload, signal } = options
+  const dir = await resolveModel(hubSettings(), given, { download, onDownload, signal })
   const checkpoint = await readCheckpoint(dir, {
     ...(tileSize === undefined ? {} : { tileSize }),
     ...(layout === undefined ? {} : { layout }),

@@ -1,6 +1,7 @@
 /** A loaded model: sees moments, answers questions about them. */
 import type { Answer } from './answer.ts'
 import { type AnswerStream, streamAnswer } from './answer-stream.ts'
+import { hubSourceOf } from './checkpoint/identity.ts'
 import type { Checkpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
 import { anySignal, runJob } from './job.ts'
@@ -34,6 +35,9 @@ export interface ModelInfo {
   /** Name of its folder. */
   name: string
   dir: string
+  /** Of a folder in the hub's cache: the repository, and which commit of it this is. */
+  repository?: string
+  commit?: string
   /** Such as `internvl2-qwen2`. */
   family: string
   /** Prompt template, such as `Hermes-2`. */
@@ -391,6 +395,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
   return {
     name: checkpoint.name,
     dir: checkpoint.dir,
+    ...hubSourceOf(checkpoint.dir),
     family: checkpoint.family,
     template: template.name,
     warnings: warningsOf(parts.tokenizer),

@@ -1,5 +1,6 @@
 /** What callers may ask for, and the checks of it: every value a caller passes is looked at here, before any work. */
 import { ModelError } from './errors.ts'
+import type { DownloadProgress } from './hub/pull.ts'
 import { describeValue, isRecord } from './messages.ts'
 import type { AnswerFormat } from './structured/answer-format.ts'
 import { pictureHead, refusePlaceholders, type TextReading } from './text/placeholders.ts'
@@ -66,6 +67,13 @@ export interface LoadOptions {
   tileSize?: number | undefined
   /** How views become images, in place of the folder's drivlm.json and with the same keys (see docs/layouts.md). */
   layout?: Record<string, unknown> | undefined
+  /**
+   * Fetch the model from the hub where it is given by name and is not in the cache, or its branch has moved. Default false: a name is looked
+   * for in the cache alone, and no request is made.
+   */
+  download?: boolean | undefined
+  /** Called while files are fetched. */
+  onDownload?: ((progress: DownloadProgress) => void) | undefined
   /** Gives up loading; `loadModel` rejects with `ABORTED` and all memory is given back. */
   signal?: AbortSignal | undefined
   /** Called a few hundred times at most while the weights are loaded. */
@@ -225,6 +233,8 @@ const loadKeys = [
   'maxQueue',
   'tileSize',
   'layout',
+  'download',
+  'onDownload',
   'signal',
   'onProgress',
 ]
@@ -270,6 +280,8 @@ export function checkLoadOptions(options: LoadOptions): void {
   if (options.layout !== undefined && !isRecord(options.layout)) {
     throw bad('an object with the keys of drivlm.json', 'layout', options.layout)
   }
+  checkBoolean('download', options.download)
+  checkFunction('onDownload', options.onDownload)
   checkSignal(options.signal)
   checkFunction('onProgress', options.onProgress)
 }

@@ -182,7 +182,7 @@ describe('lib', () => {
   })
 
   test('rooms do not know the model, and the library does not know the command line', () => {
-    const rooms = /^lib\/(views|checkpoint|text)\//
+    const rooms = /^lib\/(views|checkpoint|text|hub)\//
     const story = /^lib\/(index|model|scene|load-model|generation|answer-stream)\.ts$/
     const found = imports.filter(
       ([file, target]) =>

@@ -3,13 +3,23 @@ import path from 'node:path'
 import { describe, shorten } from './files.ts'
 import type { JsonReader } from './json-reader.ts'
 
+/** A commit of a repository on the hub. */
+export interface HubSource {
+  repository: string
+  commit: string
+}
+
+/** Where a snapshot in a hub cache comes from, as its path says; undefined for every other folder. */
+export function hubSourceOf(root: string): HubSource | undefined {
+  const [folder, snapshots, commit] = root.split(path.sep).slice(-3)
+  const found = /^models--(.+)$/.exec(folder ?? '')
+  if (found === null || snapshots !== 'snapshots' || !/^[0-9a-f]{7,64}$/.test(commit ?? '')) return undefined
+  return { repository: found[1]!.replaceAll('--', '/'), commit: commit! }
+}
+
 /** A label for people: the repository of a snapshot in a hub cache, else the folder's name. Nothing may be decided by it. */
 export function labelOf(root: string): string {
-  const [repository, snapshots, revision] = root.split(path.sep).slice(-3)
-  const found = /^models--(.+)$/.exec(repository ?? '')
-  if (found === null || snapshots !== 'snapshots' || !/^[0-9a-f]{7,64}$/.test(revision ?? ''))
-    return path.basename(root)
-  return found[1]!.split('--').at(-1)!
+  return hubSourceOf(root)?.repository.split('/').at(-1) ?? path.basename(root)
 }
 
 /** The last part of `_name_or_path`, which the library writes into config.json: the checkpoint that this one was made from. */

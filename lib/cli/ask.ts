@@ -9,6 +9,7 @@ import type { ModelAskOptions } from '../options.ts'
 import { type Camera, cameras, camerasOfPath } from '../views/cameras.ts'
 import type { NamedViews, Views } from '../views/compose.ts'
 import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
+import { modelFolder } from './model-folder.ts'
 import { formatMs, print, printable, printJson, withProgress } from './terminal.ts'
 
 export interface AskFlags extends LoadFlags, Partial<Record<CameraKey, string>> {
@@ -62,12 +63,13 @@ export async function ask(question: string, flags: AskFlags): Promise<void> {
   }
 }
 
-function load(flags: AskFlags, signal: AbortSignal): Promise<Model> {
+async function load(flags: AskFlags, signal: AbortSignal): Promise<Model> {
   const name = flags.model === undefined ? 'street-tiny' : path.basename(path.resolve(flags.model))
+  const folder = await modelFolder(flags.model, flags.yes)
   return withProgress(`Loading ${name}`, (progress) => {
     const onProgress = ({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }) =>
       progress.update(doneBytes / totalBytes)
-    return loadModel(flags.model, { ...loadOptions(flags), signal, onProgress })
+    return loadModel(folder, { ...loadOptions(flags), signal, onProgress })
   })
 }
 

@@ -20,6 +20,7 @@ import { boxReader, converters, modelIdentity } from './eval-model.ts'
 import { printSheet, sheetJson } from './eval-sheet.ts'
 import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
 import { judgeByCommand } from './judge-command.ts'
+import { modelFolder } from './model-folder.ts'
 import { errorText, formatDuration, Progress, printJson, withProgress } from './terminal.ts'
 
 export interface EvalFlags extends LoadFlags, Selection {
@@ -117,7 +118,7 @@ async function askModel(
   const { data, images, out, shard, limit, tags, keepGoing, concurrency, seed = 0 } = flags
   const { maxNewTokens = 200, temperature, topP, missingViews, maxContext, precision = 'bf16' } = flags
   const form = await questionFileForm(data)
-  const checkpoint = await readCheckpoint(path.resolve(flags.model!))
+  const checkpoint = await readCheckpoint(path.resolve((await modelFolder(flags.model, flags.yes))!))
   const conversion = resolveConversion(flags.conversion ?? 'auto', form, checkpoint)
   const { weights, activations } = flags
   const settings = {

@@ -49,6 +49,7 @@ export interface LoadFlags {
   cache?: boolean
   threads?: number
   maxContext?: number
+  yes?: boolean
 }
 
 export function addLoadFlags(command: Command): Command {
@@ -73,6 +74,7 @@ export function addLoadFlags(command: Command): Command {
     .option('--cache', 'keep weights in 8 or 4 bits in the model folder, for later loads')
     .option('--threads <n>', `threads on the CPU (default: ${os.availableParallelism()}, all)`, integer(1))
     .option('--max-context <tokens>', 'longest sequence: views, question and answer', integer(16))
+    .option('--yes', 'fetch a model that is given by name without asking')
 }
 
 /** Says on stderr why the weights could not be kept, as `--cache` asked. */

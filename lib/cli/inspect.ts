@@ -17,6 +17,7 @@ import { loadTokenizer } from '../text/load-tokenizer.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import { tileCount } from '../views/compose.ts'
 import { type LoadFlags, loadOptions } from './flags.ts'
+import { modelFolder } from './model-folder.ts'
 import { formatBytes, formatCount, print, printable, printFields, printJson, styled, withProgress } from './terminal.ts'
 
 export interface InspectFlags extends LoadFlags {
@@ -28,7 +29,7 @@ export interface InspectFlags extends LoadFlags {
 type Found<T> = { ok: true; value: T } | { ok: false; error: ModelError }
 
 export async function inspect(given: string | undefined, flags: InspectFlags): Promise<void> {
-  const dir = path.resolve(given ?? bundledModel)
+  const dir = path.resolve((await modelFolder(given, flags.yes)) ?? bundledModel)
   const checkpoint = await withProgress(`Reading ${dir}`, () => attempt(() => readCheckpoint(dir)))
   const tokenizer = await attempt(() => loadTokenizer(dir))
   const known = tokenizer.ok ? tokenizer.value : undefined

@@ -39,7 +39,10 @@ function program(): Command {
     .command('ask')
     .description('ask a question about pictures')
     .argument('<question>', 'plain text; the chat template is added')
-    .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
+    .option(
+      '-m, --model <dir>',
+      'model folder as downloaded, or org/name of the hub (default: the bundled street-tiny)',
+    )
   for (const camera of cameras) ask.option(`--${cameraFlag(camera)} <file>`, `picture of ${camera}`)
   ask
     .option('--views <dir>', 'folder of pictures named after cameras, such as CAM_FRONT.jpg')
@@ -68,7 +71,7 @@ function program(): Command {
 
   addLoadFlags(root.command('inspect'))
     .description('say what a model folder is, what it will need and what is missing')
-    .argument('[dir]', 'model folder as downloaded (default: the bundled street-tiny)')
+    .argument('[dir]', 'model folder as downloaded, or org/name of the hub (default: the bundled street-tiny)')
     .option('--max-batch <n>', 'questions decoded together (default: 8)', integer(1))
     .option('--json', 'print one JSON object')
     .action(async (dir, flags) => (await import('./inspect.ts')).inspect(dir, flags))
@@ -78,7 +81,7 @@ function program(): Command {
     .description('ask a model all questions of a file, score the answers, and report')
     .requiredOption('--data <file>', 'questions: a DriveLM file, or a question a line (JSONL)')
     .option('--images <dir>', 'folder the pictures are looked for in (default: that of the questions)')
-    .option('-m, --model <dir>', 'model folder as downloaded')
+    .option('-m, --model <dir>', 'model folder as downloaded, or org/name of the hub')
     .option('--predictions <file>', 'score these answers, or those in the folder of a run, and ask nothing')
     .option('--out <dir>', 'folder for answers and report; a run that was stopped goes on there')
     .option('--shard <i/n>', 'part i of n, for several machines; drivlm merge puts them together', shard)
@@ -132,6 +135,21 @@ function program(): Command {
     .option('--domain <name>', 'day-city, night-left, snow, or a JSON file of your own', 'day-city')
     .option('--json', 'print one JSON object')
     .action(async (flags) => (await import('./street.ts')).street(flags))
+
+  root
+    .command('pull')
+    .description("fetch a model of the hub into the cache that Python's huggingface_hub has too")
+    .argument('<name>', 'org/name or org/name@revision')
+    .option('--revision <revision>', 'branch, tag or commit (default: main)')
+    .option('--dry-run', 'say what would be fetched, and fetch nothing')
+    .option('--json', 'print one JSON object')
+    .action(async (name, flags) => (await import('./pull.ts')).pullCommand(name, flags))
+
+  root
+    .command('models')
+    .description('list the models in the cache, their size and what each is')
+    .option('--json', 'print one JSON object')
+    .action(async (flags) => (await import('./pull.ts')).models(flags))
 
   root
     .command('doctor')

@@ -130,8 +130,8 @@ const values: Record<string, string> = {
   FILE: 'questions.jsonl',
   'v1_1_val_nus_q_only.json': 'questions.jsonl',
 }
-/** Commands that take minutes or a machine: only that they and their options exist is looked at. */
-const onlyKnown = ['build']
+/** Commands that take minutes, a machine or a network: only that they and their options exist is looked at. */
+const onlyKnown = ['build', 'pull']
 
 /** Commands of a block, without the remarks behind two spaces. */
 const commandsOf = ({ text }: Block): string[] =>
