@@ -422,6 +422,80 @@ export interface NativeModel {
   dispose(): Promise<void>
 }
 
+/** What is trained. */
+export interface NativeTrainedParts {
+  /** Layers of the tower from here on; the number of its layers for none. */
+  firstTowerLayer: number
+  /** The tower's patch, class and position embedding. */
+  patches: boolean
+  projector: boolean
+  /** The decoder's layers, its last norm, and the embedding. */
+  decoder: boolean
+  /** A head of its own; a tied one goes with the embedding. */
+  head: boolean
+}
+
+export interface NativeTrainOptions {
+  /** `cpu`. */
+  device: string
+  /** Of matrix products. */
+  precision: 'f32' | 'bf16'
+  threads: number
+  /** Most rows and tiles of a pack. */
+  rows: number
+  tiles: number
+  /** Tiles that go through the tower together, and rows of logits that exist at a time. */
+  tilesAtOnce: number
+  logitsAtOnce: number
+  parts: NativeTrainedParts
+  /** Decay of a running mean of the weights, which is then what is written; 0 for none. */
+  meanDecay: number
+}
+
+/** Bytes of a trainer by kind, from the code that reserves them. */
+export interface NativeTrainingPlan {
+  weightsBytes: number
+  gradientsBytes: number
+  momentsBytes: number
+  meanBytes: number
+  activationsBytes: number
+}
+
+/** A pack as C++ takes it; `TrainingPack` of lib/train/types.ts has the meanings. Copied before the call returns. */
+export interface NativePack {
+  ids: Int32Array
+  spans: readonly { row: number; rows: number; prefixRow: number; prefixRows: number }[]
+  tiles: Uint8Array | null
+  targets: { rows: Int32Array; labels: Int32Array; weights: Float64Array }
+}
+
+export interface NativeUpdate {
+  learningRate: number
+  beta1: number
+  beta2: number
+  eps: number
+  weightDecay: number
+  decay: 'all' | 'standard'
+  /** Absent: no clipping. */
+  maxNorm?: number
+}
+
+/** Weights in training, on a thread of their own; calls are done in order. Rejections are errors with `code` and `message`. */
+export interface NativeTrainer {
+  /** Adds the gradients of a pack; its loss. */
+  learn(pack: NativePack): Promise<number>
+  /** Updates the weights by what was added; the norm of all gradients before clipping. If that is no number, nothing changes. */
+  update(settings: NativeUpdate): Promise<number>
+  /** Writes weights, moments and the number of updates, whole or not at all. `key`: 64 characters that say what the run is of. */
+  save(file: string, key: string): Promise<number>
+  /** Takes them up; the number of updates. */
+  restore(file: string, key: string): Promise<number>
+  /** The checkpoint that the weights came from with the values of now: a path for each of its files. */
+  write(files: string[]): Promise<number>
+  /** Ends the thread after what was asked for, and frees everything. Idempotent. */
+  dispose(): Promise<void>
+}
+
 export interface NativeSystem {
   /** CPU features the backend knows and this machine has, e.g. `avx512_bf16`. */
   cpuFeatures: string[]
@@ -447,6 +521,10 @@ export interface NativeAddon {
     onProgress?: (doneBytes: number, totalBytes: number) => void,
     job?: number,
   ): Promise<NativeModel>
+  /** Reads a checkpoint's weights for training. */
+  train(source: NativeModelSource, options: NativeTrainOptions): Promise<NativeTrainer>
+  /** What training takes; allocates nothing. */
+  trainingPlan(network: NetworkDescription, options: NativeTrainOptions): NativeTrainingPlan
   /** Cancels a load by its job number; the promise rejects with ABORTED. */
   cancelLoad(job: number): void
   memoryPlan(network: NetworkDescription, options: NativeModelOptions, stored: StoredDType): NativeMemoryPlan

@@ -1,5 +1,5 @@
 /**
- * Holds the arrows of the house: lib -> lib/native.ts -> addon -> {serve, image, packed} -> network -> device -> base <- kernels. CUDA only in
+ * Holds the arrows of the house: lib -> lib/native.ts -> addon -> {serve, train, image, packed} -> network -> device -> base <- kernels. CUDA only in
  * kernels/cuda, napi.h in one file, no room knows more than its walls let it, and one module loads the addon.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
@@ -37,7 +37,7 @@ const walls: Record<string, string[]> = {
   packed: ['base', 'device'],
   serve: ['base', 'device', 'network', 'image', 'packed'],
   train: ['base', 'device', 'network'],
-  addon: ['base', 'device', 'network', 'image', 'packed', 'serve'],
+  addon: ['base', 'device', 'network', 'image', 'packed', 'serve', 'train'],
   'kernels/cpu': ['base', 'device', 'packed'],
   'kernels/cuda': ['base', 'device', 'packed'],
 }

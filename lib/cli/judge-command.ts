@@ -8,7 +8,7 @@ import { setMaxListeners } from 'node:events'
 import { appendFile, readFile } from 'node:fs/promises'
 import { ModelError } from '../errors.ts'
 import { type Judge, parseJudgement } from '../evaluate/metrics/judge.ts'
-import { cannotWrite, writeWhole } from '../evaluate/run/journal.ts'
+import { cannotWrite, writeWhole } from '../whole-file.ts'
 
 interface Kept {
   id: string

@@ -2,6 +2,7 @@
 import { ModelError } from '../errors.ts'
 
 export const schedules = ['cosine', 'linear', 'constant'] as const
+/** How the learning rate goes on after its rise. */
 export type Schedule = (typeof schedules)[number]
 
 export interface ScheduleOptions {

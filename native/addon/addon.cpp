@@ -7,6 +7,7 @@
 #include "addon/convert.h"
 #include "addon/model_wrap.h"
 #include "addon/pictures.h"
+#include "addon/trainer_wrap.h"
 #include "device/registry.h"
 
 namespace drivlm {
@@ -72,6 +73,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   auto* data = new AddonData(env);  // freed by the environment
   env.SetInstanceData(data);
   data->model_class = Napi::Persistent(ModelWrap::define(env));
+  data->trainer_class = Napi::Persistent(TrainerWrap::define(env));
 
   auto build = Napi::Object::New(env);
 #ifdef DRIVLM_HAVE_CUDA
@@ -86,6 +88,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports["system"] = Napi::Function::New(env, js_system, "system");
   exports["load"] = Napi::Function::New(env, ModelWrap::load, "load");
   exports["cancelLoad"] = Napi::Function::New(env, ModelWrap::cancel_load, "cancelLoad");
+  exports["train"] = Napi::Function::New(env, TrainerWrap::train, "train");
+  exports["trainingPlan"] = Napi::Function::New(env, TrainerWrap::plan, "trainingPlan");
   exports["memoryPlan"] = Napi::Function::New(env, js_memory_plan, "memoryPlan");
   exports["parameters"] = Napi::Function::New(env, js_parameters, "parameters");
   exports["chooseGrid"] = Napi::Function::New(env, js_choose_grid, "chooseGrid");

@@ -17,10 +17,10 @@ class AddonData {
     env.AddCleanupHook([](AddonData* data) { data->shut_down(); }, this);
   }
 
-  Napi::FunctionReference model_class;
+  Napi::FunctionReference model_class, trainer_class;
 
   // Threads are joined here, when they have ended or the environment goes; whoever uses one shares it.
-  void adopt(std::shared_ptr<EngineThread> thread) {
+  void adopt(std::shared_ptr<OwnedThread> thread) {
     reap();
     threads_.push_back(std::move(thread));
   }
@@ -40,7 +40,7 @@ class AddonData {
     threads_.clear();
   }
 
-  std::vector<std::shared_ptr<EngineThread>> threads_;
+  std::vector<std::shared_ptr<OwnedThread>> threads_;
 };
 
 }  // namespace drivlm

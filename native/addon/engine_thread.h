@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "addon/owned_thread.h"
 #include "serve/engine.h"
 
 namespace drivlm {
@@ -17,13 +18,13 @@ namespace drivlm {
 // What to say when the system refuses a thread.
 Error no_thread(const std::system_error& error);
 
-class EngineThread {
+class EngineThread : public OwnedThread {
  public:
   using Load = std::function<std::unique_ptr<Engine>(const std::atomic<bool>& cancel)>;
 
   // Starts the thread. `on_loaded` or `on_failed` is called on it once; after `on_failed` the thread ends.
   EngineThread(Load load, std::function<void(const Engine&)> on_loaded, std::function<void(const Error&)> on_failed);
-  ~EngineThread();
+  ~EngineThread() override;
 
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
@@ -40,16 +41,13 @@ class EngineThread {
 
   // Cancels the load and all jobs and makes the thread end after at most one layer's work. `on_stopped` is called once everything is
   // freed: on the thread, or at once if it has ended. Any thread, any number of times.
-  void stop(std::function<void()> on_stopped = nullptr);
+  void stop(std::function<void()> on_stopped = nullptr) override;
 
   // True from the first stop() on: failures are then of the disposal's making.
   bool stopping() const { return stopping_; }
 
-  // Waits for the end.
-  void join();
-
-  // The thread has ended, so join() does not wait.
-  bool ended() const { return ended_; }
+  void join() override;
+  bool ended() const override { return ended_; }
 
   // Throws DISPOSED after stop().
   EngineStats stats() const;

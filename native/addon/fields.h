@@ -45,6 +45,11 @@ inline std::vector<int32_t> to_ids(Napi::Value value, const std::string& name) {
   return to_vector<int32_t>(value, name, napi_int32_array, "an Int32Array");
 }
 
+inline std::string to_text(Napi::Value value, const std::string& name) {
+  if (!value.IsString()) fail(name, "a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
 // Calls visit(value, path) for every entry of an array.
 template <class Visit>
 void each_of(Napi::Value value, const std::string& name, int64_t max_length, Visit visit) {
@@ -85,11 +90,7 @@ class Fields {
   }
   bool boolean(const char* key) const { return to_boolean(get(key), path(key)); }
   bool boolean_or(const char* key, bool absent) const { return has(key) ? boolean(key) : absent; }
-  std::string string(const char* key) const {
-    const Napi::Value value = get(key);
-    if (!value.IsString()) fail(path(key), "a string");
-    return value.As<Napi::String>().Utf8Value();
-  }
+  std::string string(const char* key) const { return to_text(get(key), path(key)); }
   template <size_t kCount>
   size_t choice(const char* key, const char* const (&names)[kCount]) const {
     return to_choice(get(key), path(key), names);
@@ -132,10 +133,8 @@ class Fields {
   std::vector<int32_t> ids(const char* key) const { return to_ids(get(key), path(key)); }
   std::vector<std::string> strings(const char* key, int64_t max_length) const {
     std::vector<std::string> result;
-    each(key, max_length, [&](Napi::Value value, const std::string& where) {
-      if (!value.IsString()) fail(where, "a string");
-      result.push_back(value.As<Napi::String>().Utf8Value());
-    });
+    each(key, max_length,
+         [&](Napi::Value value, const std::string& where) { result.push_back(to_text(value, where)); });
     return result;
   }
 

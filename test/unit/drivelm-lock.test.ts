@@ -13,7 +13,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { lockFolder } from '../../lib/evaluate/run/lock.ts'
+import { lockFolder } from '../../lib/folder-lock.ts'
 
 let dir: string
 let folders = 0
@@ -108,7 +108,7 @@ describe('the lock of an output folder', () => {
   })
 
   test('is never found empty, at whatever moment its maker is killed', async () => {
-    const module = pathToFileURL(path.join(import.meta.dirname, '../../dist/evaluate/run/lock.js')).href
+    const module = pathToFileURL(path.join(import.meta.dirname, '../../dist/folder-lock.js')).href
     const script = `const { lockFolder } = await import(${JSON.stringify(module)})
       for (;;) await (await lockFolder(process.argv[1]))()`
     const folder = fresh()

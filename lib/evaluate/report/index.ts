@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
-import { cannotWrite, writeWhole } from '../run/journal.ts'
+import { cannotWrite, writeWhole } from '../../whole-file.ts'
 import type { Report } from './build.ts'
 import { reportCsv } from './csv.ts'
 import { reportHtml } from './html.ts'

@@ -8,7 +8,9 @@ import { createReadStream } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../../errors.ts'
+import { lockFolder } from '../../folder-lock.ts'
 import { Listener } from '../../listener.ts'
+import { writeWhole } from '../../whole-file.ts'
 import type { LeftOut, ReadOptions } from '../questions/frames.ts'
 import { questionFileForm, readMoments } from '../questions/question-files.ts'
 import {
@@ -18,9 +20,8 @@ import {
   type Selection,
   selectQuestions,
 } from '../questions/selection.ts'
-import { Journal, type JournalEntry, type RunIdentity, type SyncPolicy, writeWhole } from './journal.ts'
+import { Journal, type JournalEntry, type RunIdentity, type SyncPolicy } from './journal.ts'
 import { type EvalAskOptions, evalModel, isLoadedModel, type LoadedModel } from './loaded-model.ts'
-import { lockFolder } from './lock.ts'
 import { type OutputFiles, type Submission, writeOutputs } from './outputs.ts'
 
 /** An answer and what it cost. */

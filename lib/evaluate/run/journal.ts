@@ -6,9 +6,10 @@
 // Only whole lines count: what a killed process left half written is cut off. A line is on its way to the disk before the next
 // question is asked; `sync` says how often it is also waited for (a killed process loses nothing either way, a power cut may).
 
-import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { ModelError } from '../../errors.ts'
+import type { ModelError } from '../../errors.ts'
+import { cannotWrite } from '../../whole-file.ts'
 import { record, show } from '../questions/fields.ts'
 import { badData, parseJson } from '../questions/json-stream.ts'
 
@@ -219,28 +220,4 @@ export class Journal {
       await this.#handle.close()
     }
   }
-}
-
-/**
- * Writes a file in one step: whoever reads it sees the old one or the whole new one.
- *
- * @throws {@link ModelError} `BAD_DATA` that names the file, with nothing left half written: the disk is full, for instance.
- */
-export async function writeWhole(file: string, text: string): Promise<void> {
-  const partial = `${file}.partial`
-  try {
-    await writeFile(partial, text)
-    await rename(partial, file)
-  } catch (error) {
-    await rm(partial, { force: true }).catch(() => undefined)
-    throw cannotWrite(file, error)
-  }
-}
-
-/** The error of a file that cannot be written, with what to do. */
-export function cannotWrite(file: string, error: unknown): ModelError {
-  if (error instanceof ModelError) return error
-  const { code, message } = error as NodeJS.ErrnoException
-  const advice = code === 'ENOSPC' || code === 'EDQUOT' ? ' Make room there, or choose another output folder.' : ''
-  return badData([file], `cannot be written: ${message}.${advice}`, error)
 }

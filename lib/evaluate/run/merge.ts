@@ -3,10 +3,10 @@
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { ModelError } from '../../errors.ts'
+import { lockFolder } from '../../folder-lock.ts'
 import { badData } from '../questions/json-stream.ts'
 import { parseShard } from '../questions/selection.ts'
 import { differences, Journal, type JournalEntry, type RunIdentity, readJournal } from './journal.ts'
-import { lockFolder } from './lock.ts'
 import { type OutputFiles, type Submission, writeOutputs } from './outputs.ts'
 
 /**

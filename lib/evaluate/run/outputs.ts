@@ -1,7 +1,7 @@
 // What the challenge takes: the list of answers, and the submission that wraps it.
 
+import { writeWhole } from '../../whole-file.ts'
 import type { Prediction } from '../questions/types.ts'
-import { writeWhole } from './journal.ts'
 
 /** What the challenge server takes. */
 export interface Submission {

@@ -8,7 +8,7 @@ import { link, mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } f
 import { hostname } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ModelError } from '../../errors.ts'
+import { ModelError } from './errors.ts'
 
 interface Owner {
   pid: number

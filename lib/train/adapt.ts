@@ -1,0 +1,327 @@
+/** A run of training, from a checkpoint's folder and packs to an adapted checkpoint's folder. Nothing is lost when it ends early. */
+import { createHash } from 'node:crypto'
+import { readdir, readFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
+import { ModelError } from '../errors.ts'
+import { lockFolder } from '../folder-lock.ts'
+import { describeValue } from '../messages.ts'
+import { loadAddon, type NativeTrainer, toModelError } from '../native.ts'
+import { abortError, throwIfAborted } from '../options.ts'
+import { cannotWrite, renameFolder } from '../whole-file.ts'
+import { hashesOf, recordFile, writeCheckpointFolder } from './checkpoint-folder.ts'
+import { memoryOfTraining, refuseWhatCannotFit } from './plan.ts'
+import { RunFolder, type RunOf, type StepRecord } from './run-folder.ts'
+import { nativeOptions, partsOf, settingsOf, updateOf } from './settings.ts'
+import {
+  type AdaptOptions,
+  type AdaptSettings,
+  type AdaptStep,
+  type PackSource,
+  publishedSettings,
+  type TrainingPack,
+} from './types.ts'
+
+const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'signal']
+const usualSaveEvery = 100
+const namesShown = 6
+
+/**
+ * Adapts a checkpoint to data: every parameter is trained, unless `train` says less.
+ *
+ * Nothing happens before the first step is asked for, or {@link Adaptation.folder}. The work is done on a thread of its own; between two
+ * calls of `next` it rests. The weights at the end are the same, bit for bit, for any number of threads, and however often the run was
+ * aborted or killed and called again.
+ *
+ * @param dir - The folder to start from, as {@link loadModel} takes it.
+ *
+ * @example
+ * const run = adapt('models/InternVL2-1B', { data, out: 'models/street-1B', learningRate: 2e-5 })
+ * for await (const { step, steps, loss } of run) console.error(`${step + 1}/${steps} ${loss.toFixed(3)}`)
+ * const model = await loadModel(await run.folder)
+ */
+export function adapt(dir: string, options: AdaptOptions): Adaptation {
+  return new Adaptation(run(dir, options))
+}
+
+/**
+ * The updates of a run, as they are done. Leaving the loop (`break`) saves the state and ends; the same call goes on later.
+ */
+export class Adaptation implements AsyncIterableIterator<AdaptStep> {
+  readonly #steps: AsyncGenerator<AdaptStep, string, undefined>
+  readonly #folder: Promise<string>
+  #settle!: { resolve: (folder: string) => void; reject: (error: unknown) => void }
+
+  /** Adaptations come from {@link adapt}. */
+  constructor(steps: AsyncGenerator<AdaptStep, string, undefined>) {
+    this.#steps = steps
+    this.#folder = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject }
+    })
+    this.#folder.catch(() => undefined) // who never asks for it has heard from the loop
+  }
+
+  /** The finished folder. Does the steps that nobody has asked for. After a `break` it rejects with `ABORTED`. */
+  get folder(): Promise<string> {
+    return this.#rest()
+  }
+
+  async #rest(): Promise<string> {
+    for (;;) {
+      const { done } = await this.next()
+      if (done) return this.#folder
+    }
+  }
+
+  async next(): Promise<IteratorResult<AdaptStep, undefined>> {
+    try {
+      const result = await this.#steps.next()
+      if (!result.done) return result
+      if (result.value !== undefined) this.#settle.resolve(result.value) // undefined: it had ended before
+      return { done: true, value: undefined }
+    } catch (error) {
+      const known = toModelError(error)
+      this.#settle.reject(known)
+      throw known
+    }
+  }
+
+  /** Saves and ends; what `break` calls. */
+  async return(): Promise<IteratorResult<AdaptStep, undefined>> {
+    try {
+      await this.#steps.return('')
+    } finally {
+      this.#settle.reject(new ModelError('ABORTED', 'The run was left before its end; call adapt again to go on.'))
+    }
+    return { done: true, value: undefined }
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+}
+
+interface Run {
+  checkpoint: Checkpoint
+  settings: AdaptSettings
+  data: PackSource
+  out: string
+  threads: number
+  saveEvery: number
+  signal: AbortSignal | undefined
+}
+
+async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptStep, string, undefined> {
+  const settings = settingsOf(options)
+  const { data, out, threads, saveEvery, signal } = ownOptions(options)
+  throwIfAborted(signal)
+  const checkpoint = await readCheckpoint(dir)
+  partsOf(settings, checkpoint.network) // throws
+  const folder = new RunFolder(out)
+  const unlock = await lockFolder(folder.dir)
+  try {
+    const hashes = await hashesOf(checkpoint)
+    const start = createHash('sha256').update(JSON.stringify(hashes)).digest('hex')
+    const of: RunOf = { start, data: data.digest, steps: data.steps, settings: { ...settings } }
+    const key = createHash('sha256')
+      .update(JSON.stringify({ drivlm: 'adapt', version: 1, ...of }))
+      .digest('hex')
+    if (await isFinished(out, key)) {
+      await folder.finish()
+      return out
+    }
+    refuseWhatCannotFit(memoryOfTraining(checkpoint.network, settings, data.bounds), settings)
+    await folder.claim(of, key)
+    const trainer = await loadAddon().train(
+      {
+        network: checkpoint.network,
+        files: checkpoint.files,
+        fileBytes: checkpoint.fileBytes,
+        tensors: checkpoint.tensors,
+      },
+      nativeOptions(settings, checkpoint.network, data.bounds, threads),
+    )
+    try {
+      const records = yield* steps(
+        { checkpoint, settings, data, out, threads, saveEvery, signal },
+        key,
+        folder,
+        trainer,
+      )
+      await writeCheckpointFolder(checkpoint, trainer, folder.checkpointDir, {
+        drivlm: loadAddon().version,
+        key,
+        start: { name: checkpoint.name, files: hashes },
+        data: { digest: data.digest, ...data.summary },
+        settings,
+        steps: records,
+      })
+    } finally {
+      await trainer.dispose()
+    }
+    await renameFolder(folder.checkpointDir, out).catch((error) => {
+      throw cannotWrite(out, error)
+    })
+    await folder.finish()
+    return out
+  } finally {
+    await folder.close()
+    await unlock()
+  }
+}
+
+/** The updates that are left to do. Whoever leaves between two of them, by whatever way, leaves a saved state. */
+async function* steps(
+  { checkpoint, settings, data, saveEvery, signal }: Run,
+  key: string,
+  folder: RunFolder,
+  trainer: NativeTrainer,
+): AsyncGenerator<AdaptStep, StepRecord[], undefined> {
+  const begun = (await folder.hasState()) ? await trainer.restore(folder.stateFile, key) : 0
+  const records = await folder.openLog(begun)
+  let saved = begun
+  let done = begun
+  const save = async () => {
+    if (saved === done) return
+    await folder.syncLog()
+    await trainer.save(folder.stateFile, key)
+    saved = done
+  }
+  const tileBytes = 3 * checkpoint.network.vision.tileSize ** 2
+  const since = performance.now()
+  let packs = begun < data.steps ? read(data, begun, signal) : undefined
+  let whole = true // no update is half done
+  try {
+    for (let step = begun; step < data.steps; step++) {
+      const started = performance.now()
+      const taken = await packs!
+      const dataMs = performance.now() - started
+      packs = step + 1 < data.steps ? read(data, step + 1, signal) : undefined
+      const loss = await learn(trainer, taken, signal)
+      const update = updateOf(settings, step, data.steps)
+      whole = false
+      const gradientNorm = await trainer.update(update)
+      if (!Number.isFinite(gradientNorm))
+        throw noNumber(`the norm of the gradients of update ${step}`, gradientNorm, taken)
+      done = step + 1
+      whole = true
+      const record = { step, loss, gradientNorm, learningRate: update.learningRate, ...countsOf(taken, tileBytes) }
+      records.push(record)
+      await folder.log(record)
+      if (done % saveEvery === 0 || done === data.steps) await save()
+      const now = performance.now()
+      const seconds = (now - started) / 1000
+      yield {
+        ...record,
+        steps: data.steps,
+        dataMs,
+        stepMs: now - started,
+        tokensPerSecond: record.tokens / seconds,
+        questionsPerSecond: record.questions / seconds,
+        secondsLeft: ((now - since) / 1000 / (done - begun)) * (data.steps - done),
+        saved: saved === done,
+      }
+    }
+    return records
+  } finally {
+    if (whole) await save()
+  }
+}
+
+/** Reads ahead; an error is thrown where the packs are waited for. */
+function read(data: PackSource, step: number, signal: AbortSignal | undefined): Promise<TrainingPack[]> {
+  const packs = data.packsOfStep(step, signal)
+  packs.catch(() => undefined)
+  return packs
+}
+
+/** Adds the gradients of an update's packs; its loss. */
+async function learn(
+  trainer: NativeTrainer,
+  packs: readonly TrainingPack[],
+  signal: AbortSignal | undefined,
+): Promise<number> {
+  let sum = 0
+  for (const pack of packs) {
+    if (signal?.aborted) throw abortError(signal)
+    const loss = await trainer.learn(pack)
+    if (!Number.isFinite(loss)) throw noNumber('the loss', loss, [pack])
+    sum += loss
+  }
+  if (signal?.aborted) throw abortError(signal)
+  return sum
+}
+
+function countsOf(
+  packs: readonly TrainingPack[],
+  tileBytes: number,
+): Pick<StepRecord, 'tokens' | 'targets' | 'tiles' | 'questions'> {
+  const sum = (count: (pack: TrainingPack) => number) => packs.reduce((total, pack) => total + count(pack), 0)
+  return {
+    tokens: sum(({ ids }) => ids.length),
+    targets: sum(({ targets }) => targets.rows.length),
+    tiles: sum(({ tiles }) => (tiles?.length ?? 0) / tileBytes),
+    questions: sum(({ questions }) => questions),
+  }
+}
+
+function noNumber(what: string, value: number, packs: readonly TrainingPack[]): ModelError {
+  const names = packs.flatMap((pack) => pack.names)
+  const shown = names.slice(0, namesShown).join(', ')
+  const more = names.length > namesShown ? ` and ${names.length - namesShown} more` : ''
+  return new ModelError(
+    'BAD_DATA',
+    `Training stopped before an update, because ${what} is ${value}. The samples: ${shown}${more}. The last state is kept; look at these samples, or train with a smaller learningRate.`,
+  )
+}
+
+function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'> {
+  const known = [...Object.keys(publishedSettings), ...ownKeys]
+  const unknown = Object.keys(options).find((key) => !known.includes(key))
+  if (unknown !== undefined)
+    throw new ModelError('BAD_ARGUMENT', `options.${unknown} is unknown; known are ${known.join(', ')}.`)
+  const { data, out, threads = os.availableParallelism(), saveEvery = usualSaveEvery, signal } = options
+  const bad = (expected: string, key: string, value: unknown) =>
+    new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${key}, received ${describeValue(value)}.`)
+  if (typeof data?.packsOfStep !== 'function' || !Number.isSafeInteger(data.steps) || data.steps < 1)
+    throw bad('a source of packs with at least one step', 'data', data)
+  if (typeof out !== 'string' || out === '') throw bad('the path of a folder', 'out', out)
+  if (!Number.isInteger(threads) || threads < 1 || threads > 1024)
+    throw bad('a whole number from 1 to 1024', 'threads', threads)
+  if (!Number.isSafeInteger(saveEvery) || saveEvery < 1)
+    throw bad('a whole number of at least 1', 'saveEvery', saveEvery)
+  return { data, out: path.resolve(out), threads, saveEvery, signal }
+}
+
+/**
+ * Whether the folder is already what this run makes.
+ *
+ * @throws {@link ModelError} `BAD_ARGUMENT` if it is something else.
+ */
+async function isFinished(out: string, key: string): Promise<boolean> {
+  let names: string[]
+  try {
+    names = await readdir(out)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw new ModelError('BAD_ARGUMENT', `${out} cannot be an output folder: ${(error as Error).message}.`, {
+      cause: error,
+    })
+  }
+  if (names.length === 0) return false
+  const text = await readFile(path.join(out, recordFile), 'utf8').catch(() => '{}')
+  try {
+    if ((JSON.parse(text) as { key?: unknown } | null)?.key === key) return true
+  } catch {
+    // no record of ours
+  }
+  throw new ModelError(
+    'BAD_ARGUMENT',
+    `${out} is not empty, and holds no result of this run. Choose another out; nothing was changed there.`,
+  )
+}

@@ -1,0 +1,56 @@
+/** Files and folders that are there whole or not at all: written beside their place, brought to the disk, and renamed. */
+import { open, rename, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { ModelError } from './errors.ts'
+
+/**
+ * Writes a file in one step: whoever reads it sees the old one or the whole new one.
+ *
+ * @throws {@link ModelError} `BAD_DATA` that names the file, with nothing left half written: the disk is full, for instance.
+ */
+export async function writeWhole(file: string, text: string): Promise<void> {
+  const partial = `${file}.partial`
+  try {
+    await written(partial, text)
+    await rename(partial, file)
+  } catch (error) {
+    await rm(partial, { force: true }).catch(() => undefined)
+    throw cannotWrite(file, error)
+  }
+}
+
+/** A new file's bytes, on the disk. */
+export async function written(file: string, data: string | Uint8Array): Promise<void> {
+  const handle = await open(file, 'w')
+  try {
+    await handle.writeFile(data)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Brings the names in a folder to the disk, where the file system knows how. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r').catch(() => undefined)
+  try {
+    await handle?.sync().catch(() => undefined)
+  } finally {
+    await handle?.close()
+  }
+}
+
+/** Puts a finished folder in its place, which must be empty or not there. */
+export async function renameFolder(from: string, to: string): Promise<void> {
+  await syncFolder(from)
+  await rename(from, to)
+  await syncFolder(path.dirname(to))
+}
+
+/** The error of a file that cannot be written, with what to do. */
+export function cannotWrite(file: string, error: unknown): ModelError {
+  if (error instanceof ModelError) return error
+  const { code, message } = error as NodeJS.ErrnoException
+  const advice = code === 'ENOSPC' || code === 'EDQUOT' ? ' Make room there, or choose another output folder.' : ''
+  return new ModelError('BAD_DATA', `${file}: cannot be written: ${message}.${advice}`, { cause: error })
+}
