@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Compares this package with reference outputs: `npm run golden -- DIR [DIR ...]`.
 //
-// A folder is known by the files in it (one checkpoint with golden.json, preprocess, canvas, tokenizer, prompts, drivelm, a street
+// A folder is known by the files in it (one checkpoint with golden.json, preprocess, canvas, tokenizer, prompts, drivelm, training, a street
 // model with val/golden.json); any other folder is searched for such folders. Prints a table of stage, error and bound, names what could not be
 // run and why, and exits with 1 if anything failed or nothing ran.
 //
@@ -22,6 +22,7 @@ import { errorTable } from './golden/errors.mjs'
 import { runModelGolden, runStreetGolden } from './golden/models.mjs'
 import { runCanvasGolden, runPreprocessGolden } from './golden/pictures.mjs'
 import { runPromptsGolden, runTokenizerGolden } from './golden/text.mjs'
+import { runTrainingGolden } from './golden/training.mjs'
 
 const kinds = [
   { marks: ['golden.json', 'golden.safetensors', 'config.json'], run: runModelGolden },
@@ -31,6 +32,7 @@ const kinds = [
   { marks: ['strings.json'], run: runTokenizerGolden },
   { marks: ['prompts.json'], run: runPromptsGolden },
   { marks: ['pairs_main.json'], run: runDrivelmGolden },
+  { marks: ['labels.json', 'packing.json'], run: runTrainingGolden },
 ]
 
 /** Golden folders at or below `dir`, with the runner of each. */

@@ -194,23 +194,21 @@ async function* steps(
   }
   const tileBytes = 3 * checkpoint.network.vision.tileSize ** 2
   const since = performance.now()
-  let packs = begun < data.steps ? read(data, begun, signal) : undefined
   let whole = true // no update is half done
   try {
     for (let step = begun; step < data.steps; step++) {
       const started = performance.now()
-      const taken = await packs!
+      const packs = await data.packsOfStep(step, signal)
       const dataMs = performance.now() - started
-      packs = step + 1 < data.steps ? read(data, step + 1, signal) : undefined
-      const loss = await learn(trainer, taken, signal)
+      const loss = await learn(trainer, packs, signal)
       const update = updateOf(settings, step, data.steps)
       whole = false
       const gradientNorm = await trainer.update(update)
-      if (!Number.isFinite(gradientNorm))
-        throw noNumber(`the norm of the gradients of update ${step}`, gradientNorm, taken)
-      done = step + 1
       whole = true
-      const record = { step, loss, gradientNorm, learningRate: update.learningRate, ...countsOf(taken, tileBytes) }
+      if (!Number.isFinite(gradientNorm))
+        throw noNumber(`the norm of the gradients of update ${step}`, gradientNorm, packs)
+      done = step + 1
+      const record = { step, loss, gradientNorm, learningRate: update.learningRate, ...countsOf(packs, tileBytes) }
       records.push(record)
       await folder.log(record)
       if (done % saveEvery === 0 || done === data.steps) await save()
@@ -231,13 +229,6 @@ async function* steps(
   } finally {
     if (whole) await save()
   }
-}
-
-/** Reads ahead; an error is thrown where the packs are waited for. */
-function read(data: PackSource, step: number, signal: AbortSignal | undefined): Promise<TrainingPack[]> {
-  const packs = data.packsOfStep(step, signal)
-  packs.catch(() => undefined)
-  return packs
 }
 
 /** Adds the gradients of an update's packs; its loss. */

@@ -66,7 +66,8 @@ export interface PackSource {
   /** For the record of the run: lists with their digests, samples used and left out by reason, settings. Plain JSON. */
   readonly summary: Readonly<Record<string, unknown>>
   /**
-   * The packs of update `step`, from 0; one is learned from after the other, in this order. At least one, each with a target.
+   * The packs of update `step`, from 0; one is learned from after the other, in this order. At least one, each with a target. Steps are asked
+   * for one by one as they come: a source may read ahead.
    *
    * @throws {@link ModelError} `BAD_DATA` or `BAD_VIEW` for a file that has changed or gone since the source was opened; `ABORTED`.
    */

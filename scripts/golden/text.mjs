@@ -49,6 +49,19 @@ function foldersOf(dir, name) {
   return folders
 }
 
+/** What `use` gives of a folder with a golden tokenizer's files, the first form of them; undefined if it has no vocabulary. */
+export async function withFolder(dir, name, use) {
+  const [first] = foldersOf(dir, name)
+  if (first === undefined) return undefined
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'drivlm-golden-'))
+  try {
+    for (const [file, content] of Object.entries(first[1])) writeFileSync(path.join(folder, file), content)
+    return await use(folder)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
 async function tokenizerRows(name, form, files, golden, strings, prompts) {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'drivlm-golden-'))
   const rows = []
