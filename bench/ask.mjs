@@ -18,8 +18,8 @@ import { imagesOf, pictures, promptOf, randomIds } from './workload.mjs'
 const options = JSON.parse(process.argv[2])
 const addon = loadAddon()
 const mode = modes.find(({ name }) => name === options.mode)
-const mostRuns = options.quick ? 3 : 9
-const stageSeconds = options.quick ? 2 : 8
+const mostRuns = options.quick ? 2 : 9
+const stageSeconds = 8
 const steps = options.quick ? 4 : 16
 
 const send = (message) => new Promise((resolve) => process.send(message, resolve))

@@ -91,6 +91,7 @@ const options = Object.entries(defaults).map(([name, value]) => `-D${name}=${pro
 options.push('-DCMAKE_BUILD_TYPE=Release', `-DDRIVLM_NODE_INCLUDE=${headers().join(';')}`)
 // node-gyp's make may be our parent, and its settings are not for ours.
 const { MAKEFLAGS, MFLAGS, MAKELEVEL, ...env } = process.env
+env.CCACHE_BASEDIR ??= root // CMAKE_CXX_COMPILER_LAUNCHER=ccache then knows the same sources in another folder
 const cmake = process.env.CMAKE ?? 'cmake'
 const ninja = spawnSync('ninja', ['--version'], { stdio: 'ignore' }).status === 0
 const jobs = process.env.JOBS ?? String(os.availableParallelism())

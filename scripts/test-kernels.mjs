@@ -2,8 +2,9 @@
 // npm run test:kernels: the CUDA kernels without a GPU. Builds the emulated backend and runs, in both flavours, every op case with three
 // seeds; then the planted bugs, the reference checkpoints and street-tiny's validation set through the addon over the emulated backend.
 //
-//   node scripts/test-kernels.mjs [--out=DIR] [--quick | --whole]
+//   node scripts/test-kernels.mjs [--out=DIR] [--quick | --whole] [--seeds=0,1,2]
 //
+//   --seeds    of the op cases; "npm test" runs them with 0
 //   --quick    one seed, no planted bugs, a tenth of street-tiny
 //   --whole    the checked flavour too runs all of street-tiny; without it a sixth, the fast flavour all
 //   JOBS=2     phases at a time; the cores this process may use unless told otherwise
@@ -22,6 +23,8 @@ const outArgument = process.argv.find((argument) => argument.startsWith('--out='
 const out = path.resolve(root, outArgument?.slice('--out='.length) ?? '.cmake-build')
 const quick = process.argv.includes('--quick')
 const whole = process.argv.includes('--whole')
+const seedArgument = process.argv.find((argument) => argument.startsWith('--seeds='))
+const seeds = seedArgument?.slice('--seeds='.length).split(',') ?? (quick ? ['0'] : ['0', '1', '2'])
 const shared = process.env.DRIVLM_SHARED ?? path.resolve(root, '..', 'shared')
 const emulator = path.join(out, 'test', 'emulator')
 const flavours = ['fast', 'checked']
@@ -75,7 +78,7 @@ for (const flavour of flavours) {
 }
 if (!quick) phase('planted bugs', process.execPath, [path.join(root, 'test', 'emulator', 'planted.mjs'), out])
 for (const flavour of [...flavours].reverse()) {
-  for (const seed of quick ? ['0'] : ['0', '1', '2']) {
+  for (const seed of seeds) {
     phase(`ops, ${flavour}, seed ${seed}`, path.join(emulator, `cuda_test_${flavour}`), [], { EMULATOR_SEED: seed })
   }
   golden('reference checkpoints', flavour, models)

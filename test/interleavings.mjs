@@ -10,7 +10,7 @@ import path from 'node:path'
 import { loadModel, ModelError } from '../dist/index.js'
 import { packageRoot } from '../dist/native.js'
 
-const seconds = Number(process.env.DRIVLM_SECONDS ?? 60)
+const seconds = Number(process.env.DRIVLM_SECONDS ?? 20)
 let state = Number(process.env.DRIVLM_SEED ?? 20261) % 2147483647 || 1
 const firstSeed = state
 const below = (n) => {

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { packageRoot } from '../../lib/native.ts'
 
-const seconds = Number(process.env.DRIVLM_SECONDS ?? 60)
+const seconds = Number(process.env.DRIVLM_SECONDS ?? 20)
 
 test('random interleavings of calls, abuse and garbage collection', { timeout: (seconds + 300) * 1000 }, () => {
   const script = path.join(packageRoot, 'test', 'interleavings.mjs')
