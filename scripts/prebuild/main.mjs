@@ -26,7 +26,7 @@ const root = path.resolve(import.meta.dirname, '../..')
 const targets = {
   // Machine code for every card of a CUDA 12 driver, whose JIT takes no newer PTX; PTX of 90 for Blackwell and later, whose drivers are newer.
   x64: { processor: 'x86_64', architectures: '80-real;86-real;89-real;90-real;90-virtual' },
-  arm64: { processor: 'aarch64', architectures: '87-real;90-real;90-virtual' },
+  arm64: { processor: 'aarch64', architectures: '80-real;86-real;87-real;89-real;90-real;90-virtual' },
 }
 const known = [...Object.keys(targets), '--cpu']
 const unknown = process.argv.slice(2).filter((argument) => !known.includes(argument))
