@@ -128,8 +128,15 @@ describe('the weights at the end are the same', () => {
     const data = {
       ...source,
       packsOfStep: async (step: number) => {
-        if (step === 3) within.abort()
-        return source.packsOfStep(step)
+        const [first, second] = await source.packsOfStep(step)
+        const late = {
+          ...second!,
+          get ids() {
+            if (step === 3) within.abort() // the first pack's gradients are added by now
+            return second!.ids
+          },
+        }
+        return [first!, late]
       },
     }
     const aborted = adapt(start, options('left', { data, signal: within.signal }))
@@ -140,7 +147,7 @@ describe('the weights at the end are the same', () => {
     })
     expect(existsSync(join(dir, 'left.run', 'run.lock'))).toBe(false)
     const rest = await stepsOf(adapt(start, options('left', { threads: 1 })))
-    expect(rest).toEqual([2, 3, 4, 5])
+    expect(rest).toEqual([3, 4, 5])
     expect(weightsOf('left').equals(whole)).toBe(true)
     expect(readFileSync(join(dir, 'left.run', 'steps.jsonl'))).toEqual(
       readFileSync(join(dir, 'whole.run', 'steps.jsonl')),
