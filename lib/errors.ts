@@ -9,6 +9,7 @@ export const errorCodes = [
   'BAD_TOKENIZER', // tokenizer files: missing, broken, or at odds with the config
   'BAD_VIEW', // a picture: missing camera, not decodable, too large
   'BAD_DATA', // a dataset, prediction or judgement file
+  'BAD_LOG', // a robot's log or live stream: not one, damaged where that cannot be passed over, or of a kind that is not read
   'UNSUPPORTED_MODEL', // a checkpoint that is sound, but not of a family this package runs
   'DOWNLOAD_FAILED', // a model by name: refused by the hub, cut off, damaged, or no room for it
   'CONTEXT_OVERFLOW', // the tokens do not fit into the context

@@ -3,6 +3,8 @@
 //
 // A folder is known by the files in it (one checkpoint with golden.json, preprocess, canvas, tokenizer, prompts, drivelm, training, a street
 // model with val/golden.json); any other folder is searched for such folders. Prints a table of stage, error and bound, names what could not be
+// A folder is known by the files in it (one checkpoint with golden.json, preprocess, canvas, tokenizer, prompts, drivelm, a street
+// model with val/golden.json, logs with NAME.expected.json); any other folder is searched for such folders. Prints a table of stage, error and bound, names what could not be
 // run and why, and exits with 1 if anything failed or nothing ran.
 //
 //   --precision f32|bf16   only this one (models; default both)
@@ -19,6 +21,7 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { runDrivelmGolden } from './golden/drivelm.mjs'
 import { errorTable } from './golden/errors.mjs'
+import { hasLogs, runLogsGolden } from './golden/logs.mjs'
 import { runModelGolden, runStreetGolden } from './golden/models.mjs'
 import { runCanvasGolden, runPreprocessGolden } from './golden/pictures.mjs'
 import { runPromptsGolden, runTokenizerGolden } from './golden/text.mjs'
@@ -33,11 +36,14 @@ const kinds = [
   { marks: ['prompts.json'], run: runPromptsGolden },
   { marks: ['pairs_main.json'], run: runDrivelmGolden },
   { marks: ['labels.json', 'packing.json'], run: runTrainingGolden },
+  { holds: hasLogs, run: runLogsGolden },
 ]
 
 /** Golden folders at or below `dir`, with the runner of each. */
 function findGoldens(dir, depth = 0) {
-  const found = kinds.filter(({ marks }) => marks.every((mark) => existsSync(path.join(dir, mark))))
+  const found = kinds.filter(({ marks, holds }) =>
+    marks === undefined ? holds(dir) : marks.every((mark) => existsSync(path.join(dir, mark))),
+  )
   if (found.length > 0) return found.map(({ run }) => ({ dir, run }))
   if (depth === 4) return []
   return readdirSync(dir, { withFileTypes: true })

@@ -152,6 +152,15 @@ function program(): Command {
     .action(async (flags) => (await import('./pull.ts')).models(flags))
 
   root
+    .command('log')
+    .description("say what is in a robot's log, and which topic looks like which camera")
+    .argument('<log...>', 'MCAP, bag of ROS 1, file or folder of rosbag2; several are one recording')
+    .option('--scan', 'read all of it, whatever its size and index')
+    .option('--strict', 'damage is an error')
+    .option('--json', 'print one JSON object')
+    .action(async (logs, flags) => (await import('./log.ts')).showLog(logs, flags))
+
+  root
     .command('doctor')
     .description('check the addon, the processor, the GPU and its driver, and say what to do')
     .option('--json', 'print one JSON object')

@@ -184,6 +184,47 @@ describe('drivlm ask', () => {
   })
 })
 
+describe('drivlm log', () => {
+  const file = 'test/fixtures/logs/ros2-six-fastwrite.mcap'
+
+  it('says what is there, which topic is which camera, and what is damaged', async () => {
+    const { code, stdout, stderr } = await drivlm(['log', file])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(stdout).toMatch(/MCAP, 82\.7 KiB, 1\.1 s from 2018-07-24/)
+    expect(stdout).toMatch(/CAM_BACK_LEFT +\/camera\/back_left\/image_raw\/compressed/)
+    expect(stdout).toMatch(/3, of which 0 lack a camera[\s\S]*median 42\.6 ms/)
+    const damaged = await drivlm(['log', 'test/fixtures/logs/ros2-bad-chunk-crc.mcap'])
+    expect(damaged).toMatchObject({ code: 0, stdout: expect.stringMatching(/Damage\n.*checksum is b67e1c3a/) })
+    expect(await drivlm(['log', '--strict', 'test/fixtures/logs/ros2-bad-chunk-crc.mcap'])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/\[BAD_LOG\] ros2-bad-chunk-crc\.mcap: a chunk is lost/),
+    })
+  })
+
+  it('prints JSON', async () => {
+    const told = JSON.parse((await drivlm(['log', file, '--json'])).stdout)
+    expect(told).toMatchObject({
+      kind: 'mcap',
+      scanned: true,
+      cameras: { CAM_FRONT: '/camera/front/image_raw/compressed' },
+      moments: {
+        made: 3,
+        incomplete: 0,
+        medianSkewMs: 42.579,
+        cameras: { CAM_BACK: { pictures: 3, offsetMs: 25.065 } },
+      },
+      damage: [],
+    })
+    expect(told.topics[0]).toMatchObject({ count: 3, width: 112, height: 112, first: { sec: 1532402927 } })
+  })
+
+  it('refuses what is no log', async () => {
+    const refused = await drivlm(['log', 'package.json'])
+    expect(refused).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/BAD_LOG\] .*no robot log/) })
+    expect(await drivlm(['log'])).toMatchObject({ code: 2 })
+  })
+})
+
 describe('drivlm inspect', () => {
   it('says what the bundled model is and needs', async () => {
     const { code, stdout, stderr } = await drivlm(['inspect', '--device', 'cpu'])

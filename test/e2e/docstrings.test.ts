@@ -65,6 +65,7 @@ beforeAll(() => {
   symlinkSync(packageRoot, path.join(dir, 'node_modules/drivlm'))
   symlinkSync(tiny, path.join(dir, 'models/Mini-InternVL2-1B-DA-DriveLM'))
   symlinkSync(path.join(tiny, 'moments/dusk'), path.join(dir, 'moment'))
+  symlinkSync(path.join(packageRoot, 'test/fixtures/logs/ros2-six-fastwrite.mcap'), path.join(dir, 'drive.mcap'))
   symlinkSync(dir, path.join(dir, 'nuscenes'))
   for (const camera of cameras) {
     const name = camera.slice(4).toLowerCase().replace('_', '-')

@@ -78,6 +78,7 @@ beforeAll(() => {
   symlinkSync(path.join(tiny, 'moments/rain/CAM_FRONT.png'), path.join(dir, 'next-front.jpg'))
   const line = { id: 1, views, question: 'How many cars are in CAM_BACK?', answer: 'Two.', tags: [0] }
   writeFileSync(path.join(dir, 'questions.jsonl'), `${JSON.stringify(line)}\n`)
+  symlinkSync(path.join(packageRoot, 'test/fixtures/logs/ros2-six-fastwrite.mcap'), path.join(dir, 'drive.mcap'))
   writeFileSync(path.join(dir, 'output.json'), JSON.stringify([{ id: 1, answer: 'Two.' }]))
   writeFileSync(path.join(dir, 'stand-ins.mjs'), standIns)
 })

@@ -16,10 +16,12 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }))
 const golden = (...args: string[]) => run([path.join(root, 'scripts', 'golden.mjs'), ...args])
 
 it('every fixture is reproduced', async () => {
-  const folders = ['golden', 'preprocess', 'canvas', 'prompts', 'drivelm'].map((name) => path.join(fixtures, name))
+  const folders = ['golden', 'preprocess', 'canvas', 'prompts', 'drivelm', 'logs'].map((name) =>
+    path.join(fixtures, name),
+  )
   const { code, stdout } = await golden(...folders)
   expect(stdout).toMatch(/\n\d+ passed, 0 failed\n$/)
-  for (const stage of ['llm.layer1 f32', 'greedy ids (16) f32', 'projector bf16', 'prompt ids'])
+  for (const stage of ['llm.layer1 f32', 'greedy ids (16) f32', 'projector bf16', 'prompt ids', 'moments at 2 Hz'])
     expect(stdout).toContain(stage)
   expect(code).toBe(0)
 })

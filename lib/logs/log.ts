@@ -1,0 +1,479 @@
+/** A robot's log: its topics, what is damaged, and its pictures. */
+import { rm } from 'node:fs/promises'
+import sharp from 'sharp'
+import { ModelError } from '../errors.ts'
+import { describeValue } from '../messages.ts'
+import { throwIfAborted } from '../options.ts'
+import type { PictureSource } from '../views/sources.ts'
+import { type CameraGuess, guessCameras } from './camera-names.ts'
+import type { Channel, LogMessage, Place } from './container.ts'
+import { badLog, type Damage, visible } from './files.ts'
+import { type PictureReader, pictureReader, plainSchema } from './message.ts'
+import type { PictureKind, PictureMessage } from './picture.ts'
+import { refusedEncoding, toRgb } from './pixels.ts'
+import { logFiles, type Opened, openFile } from './sources.ts'
+import { PictureTable } from './table.ts'
+
+/** Which clock says when a picture was taken. */
+export type LogClock = 'stamp' | 'publish' | 'log'
+
+/** Options of {@link openLog}. */
+export interface LogOptions {
+  /** Damage is an error in place of an entry of `log.damage`. Default false. */
+  strict?: boolean | undefined
+  /** Read all messages now, where an index would say what is there: finds damage, and the pictures' own times. Default false. */
+  scan?: boolean | undefined
+  /**
+   * The clock of pictures: `stamp` (default) is the one in the message, or, where that is 0 or more than 10 s from the log's, the publisher's;
+   * `publish` and `log` are those of the log.
+   */
+  time?: LogClock | undefined
+}
+
+/** A topic of a log. */
+export interface LogTopic {
+  topic: string
+  /** Of its messages, as written: `sensor_msgs/msg/CompressedImage`. */
+  schema: string
+  /** `cdr`, `ros1`, `protobuf`, `json`, … */
+  encoding: string
+  /** Messages. */
+  count: number
+  /** Messages a second, by the log's clock; undefined for fewer than two. */
+  hz: number | undefined
+  /** Log time of the first and the last message, ns. */
+  first: bigint
+  last: bigint
+  /** What kind of pictures it has; undefined for topics of other things. */
+  kind: PictureKind | undefined
+  /** Why its pictures are not read, as a sentence's end. */
+  problem: string | undefined
+  /** Of one of its pictures: the writer's name for a file's format, or the encoding of pixels. */
+  format: string | undefined
+  width: number | undefined
+  height: number | undefined
+  frameId: string | undefined
+}
+
+/** A picture of a log. */
+export interface LogPicture extends PictureMessage {
+  topic: string
+  /** ns */
+  logTime: bigint
+  publishTime: bigint
+}
+
+/** Which pictures, by topic and the log's clock. */
+export interface PictureSelection {
+  topics?: readonly string[] | undefined
+  /** ns */
+  from?: bigint | undefined
+  to?: bigint | undefined
+  signal?: AbortSignal | undefined
+}
+
+/** A stamp further from the log's clock than this is not believed, ns. */
+const believable = 10_000_000_000n
+/** Most pictures of one log that are looked at, of all topics together. */
+const maxPictures = 4_000_000
+const maxDamages = 200
+
+interface TopicState extends LogTopic {
+  reader: PictureReader | undefined
+  sample: (() => Promise<Uint8Array | undefined>) | undefined
+  /** Pictures whose stamp was not believed. */
+  untimed: number
+}
+
+/**
+ * A robot's log. Made by {@link openLog}; close it, or let `await using` do so.
+ */
+export class Log {
+  /** The files it is made of, in order. */
+  readonly files: readonly string[]
+  /** Bytes of all files. */
+  readonly bytes: number
+  /** `mcap`, `bag` (ROS 1) or `db3` (SQLite of rosbag2). */
+  readonly kind: 'mcap' | 'bag' | 'db3'
+  /** What was found wrong and passed over, so far. */
+  readonly damage: readonly Damage[]
+  readonly #opened: readonly Opened[]
+  readonly #options: LogOptions
+  readonly #damage: Damage[]
+  readonly #topics = new Map<string, TopicState>()
+  readonly #tables = new Map<string, Promise<Map<string, PictureTable>>>()
+  #more = 0
+  #scanned = false
+
+  private constructor(opened: readonly Opened[], damage: Damage[], options: LogOptions) {
+    this.#opened = opened
+    this.files = opened.map(({ container }) => container.name)
+    this.bytes = opened.reduce((sum, { container }) => sum + container.bytes, 0)
+    this.kind = opened[0]!.container.kind
+    this.#damage = damage
+    this.damage = damage
+    this.#options = options
+  }
+
+  /** See {@link openLog}. */
+  static async open(sources: readonly string[], options: LogOptions): Promise<Log> {
+    const damage: Damage[] = []
+    const opened: Opened[] = []
+    try {
+      for (const source of sources) {
+        for (const file of await logFiles(source, (found) => damage.push(found))) {
+          opened.push(await openFile(file, opened.length))
+        }
+      }
+      const log = new Log(opened, damage, options)
+      if (options.strict && damage.length > 0) throw badLog(damage[0]!.file, damage[0]!.message)
+      await log.#list()
+      return log
+    } catch (error) {
+      await closeAll(opened)
+      throw error
+    }
+  }
+
+  /** Topics in the order of their names: all of them, those without pictures too. */
+  get topics(): LogTopic[] {
+    return [...this.#topics.values()]
+      .map(({ reader: _, sample: __, untimed: ___, ...topic }) => topic)
+      .sort((a, b) => (a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : 0))
+  }
+
+  /** Whether all messages were read; if not, the topics are as an index has them, and damage may not have been seen. */
+  get scanned(): boolean {
+    return this.#scanned
+  }
+
+  /** Damage that is not in `damage`, which holds the first 200. */
+  get furtherDamage(): number {
+    return this.#more
+  }
+
+  /** Topics with pictures whose stamps were left out or not believed, with the number of them; the publisher's or the log's clock stands in. */
+  get untimed(): { topic: string; count: number }[] {
+    return [...this.#topics.values()].flatMap(({ topic, untimed }) => (untimed > 0 ? [{ topic, count: untimed }] : []))
+  }
+
+  /** Which topic is which camera, by the words of topics and frames. */
+  guessCameras(): CameraGuess {
+    return guessCameras(this.topics)
+  }
+
+  /** Pictures in the order of the log. Their data is a view that is valid until the next one is taken. */
+  async *pictures({ topics, from, to, signal }: PictureSelection = {}): AsyncGenerator<LogPicture, void, undefined> {
+    const wanted = topics && new Set(topics)
+    const wants = (channel: Channel) => {
+      const state = this.#topics.get(keyOf(channel))
+      return state?.reader !== undefined && (wanted === undefined || wanted.has(channel.topic))
+    }
+    for (const { container } of this.#opened) {
+      const onDamage = (damage: Damage) => this.#found(damage)
+      for await (const message of container.scan({ wants, from, to, onDamage })) {
+        throwIfAborted(signal)
+        const picture = this.#picture(message)
+        if (picture === undefined) continue
+        const { channel, logTime, publishTime } = message
+        yield { ...picture, topic: channel.topic, logTime, publishTime }
+      }
+    }
+  }
+
+  /** Places of the pictures of topics, by their stamps. */
+  async tables({ topics = [], from, to, signal }: PictureSelection): Promise<Map<string, PictureTable>> {
+    const key = JSON.stringify([[...topics].sort(), String(from), String(to)])
+    const made = this.#tables.get(key) ?? this.#tabulate({ topics, from, to, signal })
+    this.#tables.set(key, made)
+    made.catch(() => this.#tables.delete(key))
+    return made
+  }
+
+  /** Log times of all messages of any topic, ns. */
+  async times(topic: string, signal?: AbortSignal): Promise<bigint[]> {
+    const times: bigint[] = []
+    for (const { container } of this.#opened) {
+      const wants = (channel: Channel) => channel.topic === topic
+      for await (const { logTime } of container.scan({ wants, onDamage: () => undefined })) {
+        throwIfAborted(signal)
+        if (times.length >= maxPictures)
+          throw badLog(container.name, `${visible(topic)} has more than ${maxPictures} messages.`)
+        times.push(logTime)
+      }
+    }
+    return times
+  }
+
+  /**
+   * One picture by its place in the log, its bytes its own.
+   *
+   * @throws {@link ModelError} `BAD_LOG` if it cannot be read.
+   */
+  async picture(topic: string, place: Place): Promise<PictureMessage> {
+    const state = [...this.#topics.values()].find((one) => one.topic === topic && one.reader !== undefined)
+    const { container } = this.#opened[place.file]!
+    const data = await container.read(place)
+    try {
+      const picture = state!.reader!.read(data)
+      return { ...picture, data: Uint8Array.prototype.slice.call(picture.data) }
+    } catch (error) {
+      throw badLog(container.name, `a picture of ${visible(topic)} cannot be read: ${(error as Error).message}.`, error)
+    }
+  }
+
+  /** Closes the files. */
+  async close(): Promise<void> {
+    await closeAll(this.#opened)
+  }
+
+  /** See {@link Log.close}. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #list(): Promise<void> {
+    for (const { container } of this.#opened) {
+      const summary = this.#options.scan ? undefined : await container.summary()
+      if (summary === undefined) return this.#scanAll()
+      for (const { channel, count, first, last, sample } of summary) {
+        if (count === 0) continue
+        const state = this.#state(channel)
+        note(state, count, first, last)
+        state.sample ??= sample
+      }
+    }
+    for (const state of this.#topics.values()) {
+      const data = state.reader && (await state.sample?.())
+      if (data === undefined) continue
+      try {
+        await describe(state, state.reader!.read(data))
+      } catch {
+        // Where it is read it is found, and said.
+      }
+    }
+    this.#checkNotEmpty()
+  }
+
+  async #scanAll(): Promise<void> {
+    this.#topics.clear()
+    for (const { container } of this.#opened) {
+      const onDamage = (damage: Damage) => this.#found(damage)
+      for await (const message of container.scan({ wants: () => true, onDamage })) {
+        const state = this.#state(message.channel)
+        note(state, 1, message.logTime, message.logTime)
+        const picture = state.reader && this.#picture(message)
+        if (picture !== undefined && state.format === undefined) await describe(state, picture)
+      }
+    }
+    this.#scanned = true
+    this.#checkNotEmpty()
+  }
+
+  #checkNotEmpty(): void {
+    if (this.#topics.size > 0) return
+    const why = this.#damage[0] === undefined ? '' : ` ${this.#damage[0].message}`
+    throw badLog(this.files[0]!, `it has no messages.${why}`)
+  }
+
+  async #tabulate({ topics, from, to, signal }: PictureSelection): Promise<Map<string, PictureTable>> {
+    const tables = new Map((topics ?? []).map((topic) => [topic, new PictureTable()]))
+    const wants = (channel: Channel) =>
+      tables.has(channel.topic) && this.#topics.get(keyOf(channel))?.reader !== undefined
+    let count = 0
+    for (const { container } of this.#opened) {
+      const onDamage = (damage: Damage) => this.#found(damage)
+      for await (const message of container.scan({ wants, from, to, onDamage })) {
+        throwIfAborted(signal)
+        const picture = this.#picture(message)
+        if (picture === undefined) continue
+        count += 1
+        if (count > maxPictures) {
+          throw badLog(
+            container.name,
+            `it has more than ${maxPictures} pictures; take a part of it with from and to (--from, --to).`,
+          )
+        }
+        const { channel, logTime, publishTime, place } = message
+        tables.get(channel.topic)!.push({ stamp: this.#stamp(message, picture.stamp), logTime, publishTime, place })
+      }
+    }
+    return tables
+  }
+
+  /** When a picture was taken, by the clock that is trusted. */
+  #stamp({ channel, logTime, publishTime }: LogMessage, stamp: bigint | undefined): bigint {
+    const { time = 'stamp' } = this.#options
+    const believed = (clock: bigint) => {
+      const apart = clock - logTime
+      return clock !== 0n && apart < believable && apart > -believable
+    }
+    if (time === 'log') return logTime
+    if (time === 'stamp') {
+      if (stamp !== undefined && believed(stamp)) return stamp
+      this.#topics.get(keyOf(channel))!.untimed += 1
+    }
+    return publishTime !== 0n && (time === 'publish' || believed(publishTime)) ? publishTime : logTime
+  }
+
+  #picture({ channel, data, place }: LogMessage): PictureMessage | undefined {
+    const state = this.#topics.get(keyOf(channel))!
+    try {
+      return state.reader!.read(data)
+    } catch (error) {
+      const file = this.#opened[place.file]!.container
+      const offset = file.kind === 'db3' ? undefined : Math.max(place.chunk, 0) || place.at
+      const message = `a picture of ${visible(channel.topic)} is left out: ${(error as Error).message}.`
+      this.#found({ file: file.name, offset, message })
+      return undefined
+    }
+  }
+
+  #found(damage: Damage): void {
+    if (this.#options.strict) throw badLog(damage.file, damage.message)
+    const same = ({ file, offset, message }: Damage) =>
+      file === damage.file && offset === damage.offset && message === damage.message
+    if (this.#damage.some(same)) return // found by an earlier reading
+    if (this.#damage.length < maxDamages) this.#damage.push(damage)
+    else this.#more += 1
+  }
+
+  #state(channel: Channel): TopicState {
+    const key = keyOf(channel)
+    const before = this.#topics.get(key)
+    if (before !== undefined) return before
+    const found = pictureReader(channel)
+    const reader = typeof found === 'object' ? found : undefined
+    const made: TopicState = {
+      topic: channel.topic,
+      schema: channel.schema,
+      encoding: channel.encoding,
+      count: 0,
+      hz: undefined,
+      first: 0n,
+      last: 0n,
+      kind: reader?.kind ?? (typeof found === 'string' ? 'video' : undefined),
+      problem: typeof found === 'string' ? found : undefined,
+      format: undefined,
+      width: undefined,
+      height: undefined,
+      frameId: undefined,
+      reader,
+      sample: undefined,
+      untimed: 0,
+    }
+    this.#topics.set(key, made)
+    return made
+  }
+}
+
+/** Channels of one topic and schema are one: a publisher that started again. */
+function keyOf({ topic, schema, encoding }: Channel): string {
+  return `${topic}\0${plainSchema(schema)}\0${encoding}`
+}
+
+function note(state: TopicState, count: number, first: bigint, last: bigint): void {
+  if (state.count === 0 || first < state.first) state.first = first
+  if (state.count === 0 || last > state.last) state.last = last
+  state.count += count
+  const seconds = Number(state.last - state.first) / 1e9
+  state.hz = state.count > 1 && seconds > 0 ? (state.count - 1) / seconds : undefined
+}
+
+async function describe(state: TopicState, picture: PictureMessage): Promise<void> {
+  const { kind, format, encoding, width, height, frameId, data } = picture
+  state.frameId = frameId
+  state.format = kind === 'raw' ? encoding : format
+  state.problem = problemOf(picture)
+  if (kind === 'raw') {
+    state.width = width
+    state.height = height
+  }
+  if (kind !== 'compressed' || state.problem !== undefined) return
+  try {
+    const size = await sharp(data, { limitInputPixels: false }).metadata()
+    state.width = size.width
+    state.height = size.height
+  } catch {
+    state.problem = 'its pictures cannot be decoded'
+  }
+}
+
+/** Why a picture is not read, as a sentence's end. */
+function problemOf({ kind, format, encoding, data }: PictureMessage): string | undefined {
+  if (kind === 'raw') return refusedEncoding(encoding)
+  if (/compressedDepth/.test(format)) return 'it is depth (compressedDepth), no camera'
+  const found = kind === 'video' ? visible(format, 20) : fileKind(data) === 'video' ? 'H.264 or H.265' : undefined
+  return (
+    found &&
+    `it is compressed video (${found}), which is not decoded; republish it as pictures, or decode it first with ffmpeg`
+  )
+}
+
+/** What the first bytes of a file say that it is. */
+function fileKind(data: Uint8Array): 'picture' | 'video' | 'other' {
+  const head = Buffer.from(data.buffer, data.byteOffset, Math.min(data.length, 16))
+  if (/^0000(00)?01/.test(head.toString('hex'))) return 'video'
+  const text = head.toString('latin1')
+  const known = /^(\xff\xd8\xff|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|GIF8|....ftypavi[fs])/s
+  return known.test(text) ? 'picture' : 'other'
+}
+
+/**
+ * A picture as a model takes it: the bytes of its file, or its pixels as RGB.
+ *
+ * @param picture - Its bytes are not copied.
+ * @throws {@link ModelError} `BAD_LOG` if it is video or depth, has an encoding that is not read, or too few bytes.
+ */
+export function pictureSource(picture: PictureMessage, name: string): PictureSource {
+  const problem = problemOf(picture)
+  if (problem !== undefined) throw new ModelError('BAD_LOG', `${visible(name)}: ${problem}.`)
+  if (picture.kind === 'compressed') {
+    if (fileKind(picture.data) === 'picture') return picture.data
+    throw new ModelError(
+      'BAD_LOG',
+      `${visible(name)}: its ${picture.data.length} bytes are no JPEG, PNG, WebP, TIFF or AVIF file.`,
+    )
+  }
+  try {
+    return toRgb(picture)
+  } catch (error) {
+    throw new ModelError('BAD_LOG', `${visible(name)}: ${(error as Error).message}.`, { cause: error })
+  }
+}
+
+async function closeAll(opened: readonly Opened[]): Promise<void> {
+  for (const { container, folder } of opened) {
+    await container.close().catch(() => undefined)
+    if (folder !== undefined) await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/**
+ * Opens a robot's log: MCAP, a bag of ROS 1, a bag of rosbag2 as its folder or its files. What it is, is told by its content.
+ *
+ * @param source - A file or folder, or several that are one recording.
+ * @throws {@link ModelError} `BAD_LOG` if it is no log, has no messages, or is of a kind that is not read; `BAD_ARGUMENT`.
+ *
+ * @example
+ * const log = await openLog('drive.mcap')
+ * const { cameras } = log.guessCameras() // { CAM_FRONT: '/camera/front/image_raw/compressed', … }
+ * for await (const moment of moments(log, { cameras, every: 0.5 })) {
+ *   const answer = await model.ask(await moment.views(), 'Is the way ahead free?')
+ * }
+ * await log.close()
+ */
+export async function openLog(source: string | readonly string[], options: LogOptions = {}): Promise<Log> {
+  const sources = typeof source === 'string' ? [source] : source
+  if (
+    !Array.isArray(sources) ||
+    sources.length === 0 ||
+    !sources.every((one) => typeof one === 'string' && one !== '')
+  ) {
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected the path of a log or a list of them, received ${describeValue(source)}.`,
+    )
+  }
+  return Log.open(sources, options)
+}
