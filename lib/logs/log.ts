@@ -77,6 +77,8 @@ const believable = 10_000_000_000n
 /** Most pictures of one log that are looked at, of all topics together. */
 const maxPictures = 4_000_000
 const maxDamages = 200
+/** Most damages that are told from those of an earlier reading. */
+const maxKnown = 10_000
 
 interface TopicState extends LogTopic {
   reader: PictureReader | undefined
@@ -102,6 +104,7 @@ export class Log {
   readonly #damage: Damage[]
   readonly #topics = new Map<string, TopicState>()
   readonly #tables = new Map<string, Promise<Map<string, PictureTable>>>()
+  readonly #known = new Set<string>()
   #more = 0
   #scanned = false
 
@@ -322,8 +325,11 @@ export class Log {
       return state.reader!.read(data)
     } catch (error) {
       const file = this.#opened[place.file]!.container
-      const offset = file.kind === 'db3' ? undefined : Math.max(place.chunk, 0) || place.at
-      const message = `a picture of ${visible(channel.topic)} is left out: ${(error as Error).message}.`
+      const { chunk, at } = place
+      const offset = file.kind === 'db3' ? undefined : chunk < 0 ? at : chunk
+      const where =
+        file.kind === 'db3' ? `row ${at}` : chunk < 0 ? `byte ${at}` : `byte ${at} of the chunk at byte ${chunk}`
+      const message = `a picture of ${visible(channel.topic)} at ${where} is left out: ${(error as Error).message}.`
       this.#found({ file: file.name, offset, message })
       return undefined
     }
@@ -331,9 +337,9 @@ export class Log {
 
   #found(damage: Damage): void {
     if (this.#options.strict) throw badLog(damage.file, damage.message)
-    const same = ({ file, offset, message }: Damage) =>
-      file === damage.file && offset === damage.offset && message === damage.message
-    if (this.#damage.some(same)) return // found by an earlier reading
+    const key = `${damage.file}\0${damage.message}`
+    if (this.#known.has(key)) return // found by an earlier reading
+    if (this.#known.size < maxKnown) this.#known.add(key)
     if (this.#damage.length < maxDamages) this.#damage.push(damage)
     else this.#more += 1
   }

@@ -167,8 +167,10 @@ export class McapFile implements Container {
     let offset = mcapMagic.length
     /** Goes on at the next chunk that the summary names; false if it names none. */
     const resume = async (after: number): Promise<boolean> => {
-      const next = (await this.#read())?.chunks.find((start) => start > after)
-      if (next === undefined) return false
+      const summary = await this.#read()
+      const next = summary?.chunks.find((start) => start > after)
+      if (summary === undefined || next === undefined) return false
+      declared.adopt(summary.declared)
       offset = next
       return true
     }

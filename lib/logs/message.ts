@@ -98,10 +98,11 @@ export function pictureReader(channel: Channel): PictureReader | string | undefi
   if (ros !== undefined) {
     const { kind } = ros
     if (channel.encoding === 'cdr' || channel.encoding === 'ros1') {
-      const text = channel.definition
-      const otherwise =
-        text && /^ros[12]msg$/.test(text.encoding) && differs(Buffer.from(text.data).toString(), ros.fields)
-      if (otherwise) return `its ${schema} is not the known one: ${otherwise}`
+      const { encoding = '', data = new Uint8Array(0) } = channel.definition ?? {}
+      // Some writers leave the definition empty.
+      const known = /^ros[12]msg$/.test(encoding) && data.length > 0
+      const otherwise = known ? differs(Buffer.from(data).toString(), ros.fields) : undefined
+      if (otherwise !== undefined) return `its ${schema} is not the known one: ${otherwise}`
       const read = channel.encoding === 'cdr' ? readCdr : readRos1
       return { kind, read: (data) => read(data, kind, ros.fields) }
     }

@@ -68,9 +68,12 @@ export class SqliteFile implements Container {
   }
 
   async close(): Promise<void> {
-    this.#db.close()
-    await this.#file.close()
-    await rm(this.#folder, { recursive: true, force: true })
+    try {
+      this.#db.close()
+    } finally {
+      await this.#file.close()
+      await rm(this.#folder, { recursive: true, force: true })
+    }
   }
 
   async summary(): Promise<ChannelSummary[]> {
@@ -113,7 +116,11 @@ export class SqliteFile implements Container {
     } catch (error) {
       damage(`reading ends early: ${reasonOf(error)}.`)
     } finally {
-      statement.finalize()
+      try {
+        statement.finalize()
+      } catch {
+        // It says again what ended the reading.
+      }
     }
   }
 
