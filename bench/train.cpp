@@ -7,7 +7,7 @@
 //   tower_block      one block of InternViT-300M between patches and projector, 13 tiles; forward, recompute, backward
 //   decoder_block    one block of Qwen2-0.5B, 3,400 tokens; the same. Floor of both: 4 x the operations of the forward pass.
 //
-// `_f32` is the precision of matrix products. Weights are random: times do not depend on them.
+// `_f32` and `_bf16` are the precision of matrix products; where nothing multiplies bf16 faster they are the same. Weights are random: times do not depend on them.
 #include <unistd.h>
 
 #include <filesystem>
@@ -134,7 +134,7 @@ void street_step(Bench& bench, const std::string& name, DType precision) {
   const Source source(network);
   TrainingSizes sizes;
   sizes.rows = static_cast<int64_t>(pack.ids.size());
-  sizes.tiles = sizes.tiles_at_once = tiles;
+  sizes.tiles = tiles;
   Training training(source, sizes, {}, *on.device, *on.gradients);
   Optimizer optimizer(network, *on.device, {});
   OptimizerSettings settings;
@@ -160,6 +160,7 @@ void block(Bench& bench, const std::string& name, DType precision, int64_t tiles
   TrainingSizes sizes;
   sizes.rows = rows;
   sizes.tiles = tiles;
+  sizes.keep_bytes = 0;  // as in a network of many blocks
   const char* unit = precision == DType::f32 ? "f32" : "bf16";
   if (tiles == 0) {
     Training training(source, sizes, {}, *on.device, *on.gradients);
@@ -169,10 +170,10 @@ void block(Bench& bench, const std::string& name, DType precision, int64_t tiles
   const Masters masters(source, *on.device);
   ParameterValues gradients(network, *on.device, "The gradients");
   Arena measure;
-  TowerTraining(network, masters, on.device->ops(), *on.gradients, {}, sizes.tiles_at_once, tiles, measure);
+  TowerTraining(network, masters, on.device->ops(), *on.gradients, {}, sizes.tiles_at_once, tiles, false, measure);
   const std::unique_ptr<Memory> memory = on.device->allocate(measure.used(), "The activations");
   Arena arena(memory->data, memory->bytes);
-  TowerTraining tower(network, masters, on.device->ops(), *on.gradients, {}, sizes.tiles_at_once, tiles, arena);
+  TowerTraining tower(network, masters, on.device->ops(), *on.gradients, {}, sizes.tiles_at_once, tiles, false, arena);
   std::vector<uint8_t> bytes = pixels(network.vision, tiles);
   const int64_t tokens = tiles * network.vision.tile_tokens(), dim = network.language.dim,
                 size = network.vision.tile_size;
@@ -191,8 +192,11 @@ void block(Bench& bench, const std::string& name, DType precision, int64_t tiles
 
 int main(int argc, char** argv) {
   return bench_main(argc, argv, [](Bench& bench) {
-    street_step(bench, "street_step_f32", DType::f32);
-    block(bench, "tower_block_f32", DType::f32, 13, 1);
-    block(bench, "decoder_block_f32", DType::f32, 0, 3400);
+    for (const DType precision : {DType::f32, DType::bf16}) {
+      const std::string end = precision == DType::f32 ? "_f32" : "_bf16";
+      street_step(bench, "street_step" + end, precision);
+      block(bench, "tower_block" + end, precision, 13, 1);
+      block(bench, "decoder_block" + end, precision, 0, 3400);
+    }
   });
 }

@@ -132,7 +132,8 @@ class Ops {
   // out [rows, ffn] = silu(gate(x)) * up(x) with a matrix from load_gated.
   virtual void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) = 0;
 
-  // ---- forward passes that a backward pass follows: the two with an activation, and what it was given. Devices that do not train throw ----
+  // ---- forward passes that a backward pass follows: the two with an activation, and what it was given; drop path.
+  // ---- Devices that do not train throw ----
 
   // before [rows, n] = x * w^T + bias, out = gelu(before).
   virtual void linear_gelu(Tensor /*out*/, Tensor /*before*/, Tensor /*x*/, const Matrix& /*w*/, Tensor /*bias*/) {
@@ -143,6 +144,9 @@ class Ops {
   virtual void linear_gated_from(Tensor /*out*/, Tensor /*gate_up*/, Tensor /*x*/, const Matrix& /*w*/) {
     refuse_to_train();
   }
+
+  // x [groups * rows, dim]: the rows of each group times its factor.
+  virtual void scale_groups(Tensor /*x*/, const float* /*factors*/, int64_t /*rows*/) { refuse_to_train(); }
 
   // Called once before the layers of a forward pass. The batch outlives the pass. A backend stages page tables here.
   virtual void begin_batch(const Batch& batch) = 0;

@@ -60,13 +60,11 @@ TrainingDevice make_training_device(const DeviceOptions& options) {
     throw Error(Code::device_unavailable,
                 "Training runs on the CPU; found '" + options.device + "' for options.device.");
   }
-  if (options.precision != DType::f32) {
-    throw Error(Code::device_unavailable, "Training computes in f32; there are no kernels for precision '" +
-                                              std::string(dtype_name(options.precision)) + "' yet.");
-  }
+  if (options.precision != DType::f32 && options.precision != DType::bf16)
+    throw Error(Code::bad_argument, "Training computes in f32 or bf16.");
   const cpu::KernelTable& kernels = *cpu::chosen_target().kernels;
-  return {std::make_unique<TrainingCpuDevice>(options.threads, kernels),
-          std::make_unique<CpuGradients>(options.threads, kernels)};
+  return {std::make_unique<TrainingCpuDevice>(options.threads, kernels, options.precision),
+          std::make_unique<CpuGradients>(options.threads, kernels, options.precision)};
 }
 
 SystemInfo system_info() {

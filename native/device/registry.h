@@ -14,7 +14,7 @@ namespace drivlm {
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
 
 // What native/train works on: a device whose memory is the host's and whose activations are f32, and the gradients of its ops. `precision` is
-// that of matrix products.
+// that of matrix products: f32, or bf16 where that is faster (kernels/cpu/products.h).
 struct TrainingDevice {
   std::unique_ptr<Device> device;
   std::unique_ptr<Gradients> gradients;

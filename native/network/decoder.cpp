@@ -122,7 +122,7 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
                                     {}};
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     keep_going();
-    if (on_block_) on_block_(layer, x);
+    if (on_block_ && on_block_(layer, x)) continue;
     block(layer, tensors, kv);
     if (probe) probe->take("llm.layer" + std::to_string(layer), x);
   }

@@ -51,11 +51,11 @@ class Decoder {
   int64_t max_logits() const { return max_logits_; }
   const Rope& rope() const { return rope_; }
 
-  // For training: called with x [rows, dim] at the entry of every block and after the last (layer = layers).
-  using OnBlock = std::function<void(int64_t layer, Tensor x)>;
+  // For training: called with x [rows, dim] at the entry of every block and after the last (layer = layers). True: it has made the block's end of x.
+  using OnBlock = std::function<bool(int64_t layer, Tensor x)>;
   void observe(OnBlock on_block) { on_block_ = std::move(on_block); }
 
-  // For training: block `layer` of the last pass once more, from its x at entry, with what a backward pass needs. x stays.
+  // For training: block `layer` of this pass or once more of the last, from its x at entry, with what a backward pass needs. x stays.
   void recompute(int64_t layer, const DecoderBlockTensors& tensors, Kv kv) { block(layer, tensors, kv); }
   Tensor cos_sin() const {
     return Tensor(cos_sin_.data, DType::f32, {batch_.rows, config_.head_dim});

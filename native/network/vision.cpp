@@ -59,6 +59,7 @@ void vision_block(Ops& ops, const VisionConfig& c, const VisionBlock& w, const V
     ops.linear_add(t.x, t.attended, *w.proj, w.proj_bias, w.ls1, t.y1);
   } else {
     ops.linear(t.y1, t.attended, *w.proj, w.proj_bias, Epilogue::store);
+    if (t.attention_factors) ops.scale_groups(t.y1, t.attention_factors, c.positions());
     ops.copy_rows(t.kept.x, t.x);
     ops.scale_add(t.kept.x, t.y1, w.ls1);
   }
@@ -71,6 +72,7 @@ void vision_block(Ops& ops, const VisionConfig& c, const VisionBlock& w, const V
   } else {
     ops.linear_gelu(t.mid, t.kept.before, t.h2, *w.fc1, w.fc1_bias);
     ops.linear(t.y2, t.mid, *w.fc2, w.fc2_bias, Epilogue::store);
+    if (t.mlp_factors) ops.scale_groups(t.y2, t.mlp_factors, c.positions());
   }
 }
 

@@ -23,6 +23,10 @@ struct VisionBlockTensors {
     Tensor x;       // between the branches
     Tensor before;  // [rows, ffn], what gelu was given
   } kept;
+
+  // For training: what each tile's branch is multiplied with, [tiles] of attention and of the MLP; null: nothing.
+  const float* attention_factors = nullptr;
+  const float* mlp_factors = nullptr;
 };
 
 // One InternViT block. With `kept`, x ends between the branches: what comes after it is not needed again.
@@ -46,8 +50,9 @@ class VisionEncoder {
 
   int64_t max_tiles() const { return max_tiles_; }
 
-  // For training: called with x [tiles, positions, dim] at the entry of every block that runs and after the last (layer = output_layer).
-  using OnBlock = std::function<void(int64_t layer, Tensor x)>;
+  // For training: called with x [tiles, positions, dim] at the entry of every block that runs and after the last (layer = output_layer). True: it
+  // has made the block's end of x.
+  using OnBlock = std::function<bool(int64_t layer, Tensor x)>;
   void observe(OnBlock on_block) { on_block_ = std::move(on_block); }
 
   // tiles u8 [tiles, size, size, 3] on the device -> image_tokens [tiles * tile_tokens, llm_dim]. `keep_going` is called
@@ -57,7 +62,7 @@ class VisionEncoder {
     embed(tiles, probe);
     for (int64_t i = 0; i < config_.output_layer; ++i) {
       keep_going();
-      if (on_block_) on_block_(i, stream(tiles.shape[0]));
+      if (on_block_ && on_block_(i, stream(tiles.shape[0]))) continue;
       block(i, tiles.shape[0], probe);
     }
     keep_going();

@@ -15,29 +15,59 @@ Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) {
 
 DecoderTraining::DecoderTraining(const LanguageConfig& config, const Masters& masters, Device& device,
                                  Gradients& gradients, const TrainedParts& parts, int64_t max_rows, int64_t max_logits,
-                                 Arena& arena)
+                                 bool keep_blocks, Arena& arena)
     : config_(config),
       masters_(masters),
       device_(device),
       ops_(device.ops()),
       gradients_(gradients),
       has_backward_(parts.decoder || parts.reaches_image_tokens()),
+      keep_blocks_(keep_blocks),
       decoder_(config, masters.weights().decoder, device, max_rows, 1, arena),
       max_rows_(max_rows),
       max_logits_(max_logits) {
   const auto take = [&](int64_t rows, int64_t cols) { return arena.take(DType::f32, {rows, cols}); };
   residuals_ = arena.take(DType::f32, {config.layers + 1, max_rows, config.dim});
-  for (Tensor* t : {&x_, &dx_, &h1_, &h2_, &y_, &middle_, &dh_}) *t = take(max_rows, config.dim);
-  for (Tensor* t : {&attended_, &d_attended_}) *t = take(max_rows, config.q_dim());
-  for (Tensor* t : {&qkv_, &d_qkv_}) *t = take(max_rows, config.qkv_dim());
-  if (config.qk_norm) qkv_before_ = take(max_rows, config.qkv_dim());
-  for (Tensor* t : {&mid_, &d_mid_}) *t = take(max_rows, config.ffn_dim);
-  gate_up_ = take(max_rows, 2 * config.ffn_dim);
+  blocks_.resize(!has_backward_ ? 0 : keep_blocks ? config.layers : 1);
+  for (DecoderBlockTensors& t : blocks_) {
+    for (Tensor* one : {&t.h1, &t.h2, &t.y, &t.kept.x}) *one = take(max_rows, config.dim);
+    t.attended = take(max_rows, config.q_dim());
+    t.qkv = take(max_rows, config.qkv_dim());
+    if (config.qk_norm) t.kept.qkv = take(max_rows, config.qkv_dim());
+    t.mid = take(max_rows, config.ffn_dim);
+    t.kept.gate_up = take(max_rows, 2 * config.ffn_dim);
+  }
+  for (Tensor* t : {&dx_, &dh_}) *t = take(max_rows, config.dim);
+  d_attended_ = take(max_rows, config.q_dim());
+  d_qkv_ = take(max_rows, config.qkv_dim());
+  d_mid_ = take(max_rows, config.ffn_dim);
   for (Tensor* t : {&labelled_, &labelled_h_, &labelled_dh_, &labelled_dx_}) *t = take(max_logits, config.dim);
   logits_ = take(max_logits, config.vocab);
   kv_.shape = {config.layers, config.kv_heads, config.head_dim, 1, max_rows};
   kv_.data = arena.take(DType::u8, {static_cast<int64_t>(device.kv_bytes(kv_.shape))}).data;
-  decoder_.observe([this](int64_t layer, Tensor x) { std::memcpy(residuals_.rows(layer, 1).data, x.data, x.bytes()); });
+  decoder_.observe([this](int64_t layer, Tensor x) {
+    std::memcpy(residuals_.rows(layer, 1).data, x.data, x.bytes());
+    if (!has_backward_ || layer == config_.layers) return false;
+    const DecoderBlockTensors t = tensors(layer, x.shape[0]);
+    decoder_.recompute(layer, t, kv_);
+    ops_.copy_rows(x, t.kept.x);
+    ops_.linear_add(x, t.mid, *masters_.weights().decoder.blocks[layer].down, {}, {}, t.y);
+    return true;
+  });
+}
+
+// What block `layer` works in, with x where it is kept.
+DecoderBlockTensors DecoderTraining::tensors(int64_t layer, int64_t rows) const {
+  const DecoderBlockTensors& all = blocks_[keep_blocks_ ? layer : 0];
+  const auto of = [&](const Tensor& t) { return t ? part(t, rows, t.shape[1]) : Tensor(); };
+  return {part(residuals_.rows(layer, 1), rows, config_.dim),
+          of(all.h1),
+          of(all.qkv),
+          of(all.attended),
+          of(all.h2),
+          of(all.mid),
+          of(all.y),
+          {of(all.kept.qkv), of(all.kept.x), of(all.kept.gate_up)}};
 }
 
 void DecoderTraining::forward(const Pack& pack, Tensor image_tokens) {
@@ -132,13 +162,8 @@ void DecoderTraining::block_backward(ParameterValues& to, int64_t layer, const P
   const int64_t dim = c.dim, ffn = c.ffn_dim;
   const std::string at = "language.layers." + std::to_string(layer) + ".";
   const auto d = [&](const char* name) { return to.find(at + name); };
-  DecoderBlockTensors t{
-      part(x_, rows, dim),  part(h1_, rows, dim),  part(qkv_, rows, c.qkv_dim()), part(attended_, rows, c.q_dim()),
-      part(h2_, rows, dim), part(mid_, rows, ffn), part(y_, rows, dim),           {}};
-  t.kept = {qkv_before_ ? part(qkv_before_, rows, c.qkv_dim()) : Tensor(), part(middle_, rows, dim),
-            part(gate_up_, rows, 2 * ffn)};
-  std::memcpy(t.x.data, residuals_.rows(layer, 1).data, t.x.bytes());
-  decoder_.recompute(layer, t, kv_);
+  const DecoderBlockTensors t = tensors(layer, rows);
+  if (!keep_blocks_) decoder_.recompute(layer, t, kv_);
   const Tensor dx = part(dx_, rows, dim), dh = part(dh_, rows, dim), d_mid = part(d_mid_, rows, ffn),
                d_qkv = part(d_qkv_, rows, c.qkv_dim());
   const Tensor d_attended = part(d_attended_, rows, c.q_dim()), d_gate_up = t.kept.gate_up;

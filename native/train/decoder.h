@@ -28,9 +28,10 @@ struct Pack {
 
 class DecoderTraining {
  public:
-  // For packs of up to `max_rows` rows. `max_logits` rows of logits exist at a time. With the head alone in `parts` backward ends at the last norm.
+  // For packs of up to `max_rows` rows. `max_logits` rows of logits exist at a time. With `keep_blocks` all that blocks compute is kept, so that
+  // nothing is computed again. With the head alone in `parts` backward ends at the last norm.
   DecoderTraining(const LanguageConfig& config, const Masters& masters, Device& device, Gradients& gradients,
-                  const TrainedParts& parts, int64_t max_rows, int64_t max_logits, Arena& arena);
+                  const TrainedParts& parts, int64_t max_rows, int64_t max_logits, bool keep_blocks, Arena& arena);
 
   // Fills the gradients by parameters (added), and by image tokens (written, [slots, dim]); the loss is returned. The second may be empty if
   // the pack has no slots.
@@ -43,21 +44,20 @@ class DecoderTraining {
   void forward(const Pack& pack, Tensor image_tokens);
   double loss_backward(ParameterValues& to, const Pack& pack, int64_t rows);
   void block_backward(ParameterValues& to, int64_t layer, const Pack& pack, int64_t rows);
+  DecoderBlockTensors tensors(int64_t layer, int64_t rows) const;
 
   const LanguageConfig& config_;
   const Masters& masters_;
   Device& device_;
   Ops& ops_;
   Gradients& gradients_;
-  const bool has_backward_;
+  const bool has_backward_, keep_blocks_;
   Decoder decoder_;
   int64_t max_rows_, max_logits_;
-  Kv kv_;                                      // one token a page, so that spans share any prefix
-  Tensor residuals_;                           // [layers + 1, rows, dim]
-  Tensor x_, dx_, h1_, h2_, y_, middle_, dh_;  // [rows, dim]
-  Tensor attended_, d_attended_;               // [rows, q_dim]
-  Tensor qkv_, qkv_before_, d_qkv_;            // [rows, qkv_dim]
-  Tensor mid_, d_mid_, gate_up_;               // [rows, ffn] twice, [rows, 2 * ffn]
+  Kv kv_;                                        // one token a page, so that spans share any prefix
+  Tensor residuals_;                             // [layers + 1, rows, dim]
+  std::vector<DecoderBlockTensors> blocks_;      // [max_rows, ...]; one for all layers, or one for each
+  Tensor dx_, dh_, d_attended_, d_qkv_, d_mid_;  // [rows, dim] twice, [rows, q_dim], [rows, qkv_dim], [rows, ffn]
   Tensor labelled_, labelled_h_, labelled_dh_, labelled_dx_, logits_;  // [max_logits, dim], [max_logits, vocab]
 };
 

@@ -14,12 +14,14 @@ Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) {
 }  // namespace
 
 TowerTraining::TowerTraining(const NetworkDescription& network, const Masters& masters, Ops& ops, Gradients& gradients,
-                             const TrainedParts& parts, int64_t max_tiles, int64_t kept_tiles, Arena& arena)
+                             const TrainedParts& parts, int64_t max_tiles, int64_t kept_tiles, bool keep_blocks,
+                             Arena& arena)
     : network_(network),
       masters_(masters),
       ops_(ops),
       gradients_(gradients),
       patches_(parts.patches),
+      keep_blocks_(keep_blocks),
       first_layer_(parts.patches ? 0 : std::min(parts.first_tower_layer, network.vision.output_layer)),
       encoder_(network, masters.weights().vision, masters.weights().projector, ops, DType::f32, max_tiles, arena) {
   const VisionConfig& c = network.vision;
@@ -27,16 +29,34 @@ TowerTraining::TowerTraining(const NetworkDescription& network, const Masters& m
                 llm = network.language.dim;
   const auto take = [&](int64_t count, int64_t cols) { return arena.take(DType::f32, {count, cols}); };
   residuals_ = arena.take(DType::f32, {c.output_layer + 1 - first_layer_, kept_tiles * c.positions(), dim});
-  for (Tensor* t : {&x_, &dx_, &h1_, &h2_, &attended_, &y1_, &y2_, &middle_, &dy_, &dh_}) *t = take(rows, dim);
-  for (Tensor* t : {&qkv_, &d_qkv_}) *t = take(rows, 3 * dim);
-  if (c.qk_norm) qkv_before_ = take(rows, 3 * dim);
-  for (Tensor* t : {&mid_, &before_, &d_mid_}) *t = take(rows, c.ffn_dim);
+  const int64_t with_backward = c.output_layer - first_layer_;
+  blocks_.resize(keep_blocks ? with_backward : std::min<int64_t>(with_backward, 1));
+  for (VisionBlockTensors& t : blocks_) {
+    for (Tensor* one : {&t.h1, &t.attended, &t.y1, &t.h2, &t.y2, &t.kept.x}) *one = take(rows, dim);
+    for (Tensor* one : {&t.mid, &t.kept.before}) *one = take(rows, c.ffn_dim);
+    t.qkv = take(rows, 3 * dim);
+    if (c.qk_norm) t.kept.qkv = take(rows, 3 * dim);
+  }
+  for (Tensor* t : {&dx_, &dy_, &dh_}) *t = take(rows, dim);
+  d_qkv_ = take(rows, 3 * dim);
+  d_mid_ = take(rows, c.ffn_dim);
   for (Tensor* t : {&shuffled_, &normed_, &d_wide_}) *t = take(tokens, 4 * dim);
   for (Tensor* t : {&token_before_, &token_mid_, &d_token_}) *t = take(tokens, llm);
   pixels_ = take(max_tiles * c.patches(), c.patch_values());
   d_positions_ = take(c.positions(), dim);
+  // Layers without a backward run as they do at inference.
   encoder_.observe([this](int64_t layer, Tensor x) {
-    if (layer >= first_layer_) std::memcpy(kept(layer, first_tile_, x.shape[0]).data, x.data, x.bytes());
+    if (layer < first_layer_) return false;
+    const int64_t tiles = x.shape[0];
+    std::memcpy(kept(layer, first_tile_, tiles).data, x.data, x.bytes());
+    if (layer == network_.vision.output_layer) return true;
+    const VisionBlock& w = masters_.weights().vision.blocks[layer];
+    const VisionBlockTensors t = tensors(layer, first_tile_, tiles);
+    vision_block(ops_, network_.vision, w, t);
+    const Tensor end = part(x, t.y2.shape[0], network_.vision.dim);
+    ops_.copy_rows(end, t.kept.x);
+    ops_.scale_add(end, t.y2, w.ls2);
+    return true;
   });
 }
 
@@ -47,11 +67,33 @@ Tensor TowerTraining::kept(int64_t layer, int64_t first, int64_t tiles) const {
   return Tensor(rows.as<float>() + first * c.positions() * c.dim, DType::f32, {tiles, c.positions(), c.dim});
 }
 
-void TowerTraining::forward(Tensor image_tokens, Tensor tiles) {
+// What block `layer` works in, with x where it is kept.
+VisionBlockTensors TowerTraining::tensors(int64_t layer, int64_t first, int64_t tiles) const {
+  const VisionConfig& c = network_.vision;
+  const VisionBlockTensors& all = blocks_[keep_blocks_ ? layer - first_layer_ : 0];
+  const auto rows = [&](const Tensor& t) { return t ? part(t, tiles * c.positions(), t.shape[1]) : Tensor(); };
+  VisionBlockTensors t{part(kept(layer, first, tiles), tiles * c.positions(), c.dim),
+                       rows(all.h1),
+                       rows(all.qkv),
+                       rows(all.attended),
+                       rows(all.y1),
+                       rows(all.h2),
+                       rows(all.mid),
+                       rows(all.y2),
+                       {rows(all.kept.qkv), rows(all.kept.x), rows(all.kept.before)}};
+  if (drop_path_) {
+    t.attention_factors = drop_path_ + 2 * layer * tiles_.shape[0] + first;
+    t.mlp_factors = t.attention_factors + tiles_.shape[0];
+  }
+  return t;
+}
+
+void TowerTraining::forward(Tensor image_tokens, Tensor tiles, const float* drop_path) {
   const int64_t each = network_.vision.tile_tokens();
   if (tiles.shape[0] * network_.vision.positions() > residuals_.shape[1])
     throw Error(Code::internal, "train: more tiles than planned");
   tiles_ = tiles;
+  drop_path_ = drop_path;
   for (first_tile_ = 0; first_tile_ < tiles.shape[0]; first_tile_ += encoder_.max_tiles()) {
     const int64_t count = std::min(encoder_.max_tiles(), tiles.shape[0] - first_tile_);
     encoder_.encode(image_tokens.rows(first_tile_ * each, count * each), tiles.rows(first_tile_, count), nullptr,
@@ -72,7 +114,7 @@ void TowerTraining::group_backward(ParameterValues& to, Tensor d_image_tokens, i
   const Tensor dx(dx_.data, DType::f32, {tiles, c.positions(), c.dim});
   project_backward(to, dx, d_image_tokens, kept(c.output_layer, first, tiles));
   for (int64_t layer = c.output_layer; layer-- > first_layer_;)
-    block_backward(to, layer, part(dx_, tiles * c.positions(), c.dim), kept(layer, first, tiles), tiles);
+    block_backward(to, layer, part(dx_, tiles * c.positions(), c.dim), first, tiles);
   if (patches_) embed_backward(to, dx, tiles_.rows(first, tiles));
 }
 
@@ -100,24 +142,20 @@ void TowerTraining::project_backward(ParameterValues& to, Tensor dx, Tensor d_im
 }
 
 // The block in reverse: dx is the gradient at its end, and becomes the one at its entry.
-void TowerTraining::block_backward(ParameterValues& to, int64_t layer, Tensor dx, Tensor x, int64_t tiles) {
+void TowerTraining::block_backward(ParameterValues& to, int64_t layer, Tensor dx, int64_t first, int64_t tiles) {
   const VisionConfig& c = network_.vision;
   const VisionBlock& w = masters_.weights().vision.blocks[layer];
   const int64_t rows = tiles * c.positions(), dim = c.dim, ffn = c.ffn_dim;
   const std::string at = "vision.layers." + std::to_string(layer) + ".";
   const auto d = [&](const char* name) { return to.find(at + name); };
-  VisionBlockTensors t{part(x_, rows, dim),        part(h1_, rows, dim), part(qkv_, rows, 3 * dim),
-                       part(attended_, rows, dim), part(y1_, rows, dim), part(h2_, rows, dim),
-                       part(mid_, rows, ffn),      part(y2_, rows, dim), {}};
-  t.kept = {qkv_before_ ? part(qkv_before_, rows, 3 * dim) : Tensor(), part(middle_, rows, dim),
-            part(before_, rows, ffn)};
-  std::memcpy(t.x.data, x.data, x.bytes());
-  vision_block(ops_, c, w, t);
+  const VisionBlockTensors t = tensors(layer, first, tiles);
+  if (!keep_blocks_) vision_block(ops_, c, w, t);
   const Tensor dy = part(dy_, rows, dim), dh = part(dh_, rows, dim), d_mid = part(d_mid_, rows, ffn),
                d_qkv = part(d_qkv_, rows, 3 * dim);
 
-  // x = x + ls2 * fc2(mid): dy = ls2 * dx, d mid = dy * fc2
+  // x = x + ls2 * factor * fc2(mid): dy = ls2 * factor * dx, d mid = dy * fc2
   gradients_.scale_add(dy, d("ls2"), dx, t.y2, w.ls2);
+  if (t.mlp_factors) ops_.scale_groups(dy, t.mlp_factors, c.positions());
   gradients_.linear_weight(d("fc2.weight"), d("fc2.bias"), dy, t.mid);
   gradients_.linear_input(d_mid, dy, masters_.find(at + "fc2.weight"));
   // mid = gelu(fc1(h2)): dh2 = gelu'(before) d mid * fc1
@@ -127,8 +165,9 @@ void TowerTraining::block_backward(ParameterValues& to, int64_t layer, Tensor dx
   // h2 = norm2(x): dx += norm2'(x) dh2
   gradients_.norm(dx, d("norm2.weight"), d("norm2.bias"), dh, t.kept.x, w.norm2);
 
-  // x = x + ls1 * proj(attended): dy = ls1 * dx, d attended = dy * proj
+  // x = x + ls1 * factor * proj(attended): dy = ls1 * factor * dx, d attended = dy * proj
   gradients_.scale_add(dy, d("ls1"), dx, t.y1, w.ls1);
+  if (t.attention_factors) ops_.scale_groups(dy, t.attention_factors, c.positions());
   gradients_.linear_weight(d("proj.weight"), d("proj.bias"), dy, t.attended);
   gradients_.linear_input(dh, dy, masters_.find(at + "proj.weight"));
   // attended = attention(qkv), inside each tile

@@ -87,10 +87,17 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options)
 
 double Trainer::learn(const Pack& pack) {
   check(pack, source_.network, options_.sizes);
-  return training_.add_gradients(pack);
+  const VisionConfig& vision = source_.network.vision;
+  const int64_t tiles = static_cast<int64_t>(pack.tiles.size()) / (3 * vision.tile_size * vision.tile_size);
+  std::vector<float> factors;
+  if (options_.drop_path.rate > 0)
+    factors = drop_path_factors(vision, options_.drop_path, options_.parts.first_tower_layer, updates(), packs_, tiles);
+  ++packs_;
+  return training_.add_gradients(pack, factors);
 }
 
 double Trainer::update(const OptimizerSettings& settings) {
+  packs_ = 0;
   const double norm = optimizer_.update(training_.masters(), training_.gradients(), *device_.gradients, settings);
   training_.gradients().clear();
   if (!mean_ || !std::isfinite(norm)) return norm;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "device/registry.h"
+#include "train/drop_path.h"
 #include "train/optimizer.h"
 #include "train/training.h"
 
@@ -17,6 +18,7 @@ struct TrainerOptions {
   DeviceOptions device;
   TrainingSizes sizes;
   TrainedParts parts;
+  DropPath drop_path;
   double mean_decay = 0;  // of the running mean of the weights, which is then what is written; 0: none
 };
 
@@ -57,6 +59,7 @@ class Trainer {
   Training training_;
   Optimizer optimizer_;
   std::unique_ptr<ParameterValues> mean_;
+  int64_t packs_ = 0;  // since the last update
 };
 
 }  // namespace drivlm

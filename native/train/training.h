@@ -13,6 +13,10 @@ struct TrainingSizes {
   int64_t tiles = 0;  // of a pack
   int64_t tiles_at_once = 2;
   int64_t logits_at_once = 64;
+
+  // Where everything that the forward pass computes fits in this many bytes it is kept for the backward pass, all tiles at once. Elsewhere each
+  // block is computed again from what entered it: a third more work.
+  size_t keep_bytes = size_t{1} << 30;
 };
 
 class Training {
@@ -26,8 +30,9 @@ class Training {
   static size_t activation_bytes(const NetworkDescription& network, const TrainingSizes& sizes,
                                  const TrainedParts& parts, Device& device, Gradients& gradients);
 
-  // Adds the gradients of a pack's loss to gradients(); returns the loss. Bytes do not depend on the number of threads.
-  double add_gradients(const Pack& pack);
+  // Adds the gradients of a pack's loss to gradients(); returns the loss. Bytes do not depend on the number of threads. drop_path: of the pack's
+  // tiles, train/drop_path.h; empty: none.
+  double add_gradients(const Pack& pack, const std::vector<float>& drop_path = {});
 
   Masters& masters() { return masters_; }
   const Masters& masters() const { return masters_; }
@@ -36,12 +41,19 @@ class Training {
 
  private:
   struct Space {
-    Space(const NetworkDescription& network, const TrainingSizes& sizes, const TrainedParts& parts,
+    Space(const NetworkDescription& network, const TrainingSizes& sizes, const TrainedParts& parts, bool keep_blocks,
           const Masters& masters, Device& device, Gradients& gradients, Arena& arena);
     TowerTraining tower;
     DecoderTraining decoder;
     Tensor image_tokens, d_image_tokens;  // [tiles * tile_tokens, llm_dim]
   };
+
+  struct Layout {
+    bool keep_blocks;
+    size_t bytes;
+  };
+  static Layout layout(const NetworkDescription& network, const TrainingSizes& sizes, const TrainedParts& parts,
+                       Device& device, Gradients& gradients);
 
   const NetworkDescription network_;
   const TrainingSizes sizes_;

@@ -322,12 +322,10 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
   T* dv_of = memory<T>(1, heads * rows * head_dim);
   T* scores = memory<T>(2, threads_ * 2 * most_queries * most_keys);
   if constexpr (std::is_same_v<T, float>) {
-    slots_.resize(threads_);
-    const int64_t longest = std::max(most_keys, head_dim);
-    for (cpu::ProductSpace& space : slots_) cpu::reserve(space, longest, longest, std::max(most_queries, head_dim));
-    for (cpu::ProductSpace& space : slots_) cpu::reserve(space, most_queries, head_dim, most_keys);
-  } else {
-    slots_.resize(threads_);
+    for (cpu::ProductSpace& space : slots_) {
+      cpu::reserve(space, std::max(most_keys, head_dim), head_dim);
+      cpu::reserve(space, head_dim, std::max(most_keys, most_queries));
+    }
   }
   std::memset(d_qkv.data, 0, d_qkv.bytes());
   deal(count * heads, [&](int64_t slot, int64_t task) {

@@ -13,7 +13,8 @@ namespace drivlm {
 
 class CpuGradients : public Gradients {
  public:
-  CpuGradients(int threads, const cpu::KernelTable& kernels);
+  // `products`: f32, or bf16 where that is faster (products.h).
+  CpuGradients(int threads, const cpu::KernelTable& kernels, DType products = DType::f32);
   ~CpuGradients() override;
 
   void linear_input(Tensor dx, Tensor dy, Tensor w) override;

@@ -53,7 +53,8 @@ struct GemmJob {
   const void* x = nullptr;  // bf16 or f32; f32 for f32 weights keeps all of it
   int64_t x_stride = 0;     // in elements
   bool x_f32 = false;
-  bool x_int8 = false;  // s8: x is rounded to 8 bits when there are more than kStreamRows rows
+  bool x_by_columns = false;  // f32 with bf16 or f32 weights: value (i, p) at x[p * x_stride + i]
+  bool x_int8 = false;        // s8: x is rounded to 8 bits when there are more than kStreamRows rows
 
   const void* w = nullptr;  // packed, 64-byte aligned
   WeightKind kind = WeightKind::bf16;
@@ -86,7 +87,8 @@ void run(Workers& workers, int64_t tasks, const Body& body) {
 
 // A target's part of its table: gemm_kernels.h.
 struct GemmKernels {
-  int tile_rows;  // rows of the largest register tile
+  int tile_rows;    // rows of the largest register tile
+  bool bf16_pairs;  // multiplies bf16 two at a time, so that f32 values are worth rounding for it
 
   // Rows [row0, row1) and panels [panel0, panel1) of a product. scratch: gemm_scratch bytes, 64-byte aligned.
   void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch);
@@ -94,6 +96,10 @@ struct GemmKernels {
 
   // One panel from 32 rows of bf16, f32 or s8 at `rows` (null: zeros), k values each. s4: pack_s4.h.
   void (*pack_panel)(void* panel, WeightKind kind, const void* const* rows, int64_t k);
+
+  // One panel of kind f32 or bf16 from up to 32 rows of f32: value (i, p) at from[i * stride + p] or, by columns, at from[p * stride + i].
+  void (*pack_f32)(void* panel, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t rows,
+                   int64_t k);
 };
 
 struct KernelTable;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/tile.h"
@@ -114,9 +115,45 @@ DRIVLM_INLINE F load_x(const GemmJob& job, const char* row, int64_t i) {
                    : load_first(reinterpret_cast<const uint16_t*>(row) + i, job.k - i);
 }
 
+// Two rows of f32 as pairs of bf16, the first in the low halves; n <= kWidth of them. `high` may be null: zeros.
+DRIVLM_INLINE U paired(const float* low, const float* high, int64_t n) {
+  const U second = high ? rounded_bits(load_first(high, n)) & 0xffff0000u : U{};
+  return (rounded_bits(load_first(low, n)) >> 16) | second;
+}
+
+// kRows values of each of `depth` columns.
+template <int kRows>
+void copy_columns(uint32_t* out, const float* in, int64_t stride, int64_t depth) {
+  for (int64_t p = 0; p < depth; ++p, out += kRows, in += stride) memcpy(out, in, kRows * sizeof(float));
+}
+
+template <class>
+struct ColumnCopies;
+template <int... kLess>
+struct ColumnCopies<std::integer_sequence<int, kLess...>> {
+  static constexpr void (*for_rows[])(uint32_t*, const float*, int64_t, int64_t) = {copy_columns<kLess + 1>...};
+};
+
+// As pack_x, of x by columns.
+template <class Dot>
+void pack_x_columns(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows) {
+  const float* in = static_cast<const float*>(job.x) + row;
+  if constexpr (!Dot::kPairs) {
+    ColumnCopies<std::make_integer_sequence<int, kTileRows>>::for_rows[rows - 1](out, in, job.x_stride, job.k);
+    for (int64_t i = job.k * rows; i % (Dot::kWords * rows) != 0; ++i) out[i] = 0;
+  } else {
+    for (int64_t p = 0; p < job.k; p += 2, out += rows) {
+      const float* low = in + p * job.x_stride;
+      const U words = paired(low, p + 1 < job.k ? low + job.x_stride : nullptr, rows);
+      store_first(reinterpret_cast<float*>(out), reinterpret_cast<F>(words), rows);
+    }
+  }
+}
+
 // Rows [row, row + rows) of x as [word][rows], for weights in bf16 (also those expanded to it) or f32.
 template <class Dot>
 void pack_x(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows) {
+  if (job.x_by_columns) return pack_x_columns<Dot>(out, job, row, rows);
   const int64_t element = job.x_f32 ? 4 : 2;
   const char* in = row_of_x(job, row);
   const int64_t stride = job.x_stride * element, bytes = job.k * element;
@@ -525,8 +562,39 @@ void pack_panel(void* panel, WeightKind kind, const void* const* rows, int64_t k
   }
 }
 
-constexpr cpu::GemmKernels kGemm = {
-    .tile_rows = kTileRows, .gemm = gemm, .gemm_scratch = gemm_scratch, .pack_panel = pack_panel};
+void pack_f32(void* panel, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t rows,
+              int64_t k) {
+  uint32_t* out = static_cast<uint32_t*>(panel);
+  const int64_t units = cpu::unit_count(kind, k);
+  if (by_columns) {
+    for (int64_t u = 0; u < units; ++u, out += 32) {
+      for (int64_t i = 0; i < 32; i += kWidth) {
+        const int64_t left = max_of(rows - i, 0);
+        if (kind == WeightKind::f32) {
+          store_bits(out + i, reinterpret_cast<U>(load_first(from + u * stride + i, left)));
+        } else {
+          const float* low = from + 2 * u * stride + i;
+          store_bits(out + i, paired(low, 2 * u + 1 < k ? low + stride : nullptr, left));
+        }
+      }
+    }
+    return;
+  }
+  const char* in = reinterpret_cast<const char*>(from);
+  if (kind == WeightKind::f32) {
+    pack_rows<RawWords>(out, in, stride * 4, rows, k * 4, 32);
+  } else {
+    pack_rows<NarrowedWords>(out, in, stride * 4, rows, k * 4, 32);
+  }
+  for (int64_t u = 0; u < units && rows < 32; ++u) memset(out + u * 32 + rows, 0, (32 - rows) * 4);
+}
+
+constexpr cpu::GemmKernels kGemm = {.tile_rows = kTileRows,
+                                    .bf16_pairs = Bf16Dots::kPairs,
+                                    .gemm = gemm,
+                                    .gemm_scratch = gemm_scratch,
+                                    .pack_panel = pack_panel,
+                                    .pack_f32 = pack_f32};
 
 }  // namespace
 }  // namespace drivlm::DRIVLM_CPU_TARGET

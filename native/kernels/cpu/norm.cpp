@@ -122,6 +122,20 @@ void ReferenceOps::scale_add(Tensor x, Tensor y, Tensor scale) {
   });
 }
 
+void ReferenceOps::scale_groups(Tensor x, const float* factors, int64_t rows) {
+  const int64_t dim = x.shape[1];
+  if (x.shape[0] % rows != 0) throw Error(Code::internal, "scale_groups: a group in part");
+  with_activation("scale_groups", x.dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel(x.shape[0], kRows, [&](int64_t first, int64_t last) {
+      for (int64_t i = first * dim; i < last * dim; ++i) {
+        T& value = x.as<T>()[i];
+        value = from_float<T>(to_float(value) * factors[i / dim / rows]);
+      }
+    });
+  });
+}
+
 void ReferenceOps::copy_rows(Tensor to, Tensor from) {
   expect_shape("copy_rows", "to", to, {from.shape[0], from.shape[1]});
   std::memcpy(to.data, from.data, from.bytes());

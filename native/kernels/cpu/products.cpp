@@ -8,10 +8,9 @@ namespace drivlm::cpu {
 
 namespace {
 
-constexpr int64_t kDepth = 512;
-constexpr int64_t kBlock = 32;  // side of the squares that are turned at a time
+constexpr int64_t kPanelBytes = 64 << 10;  // of a piece
 
-int64_t padded(int64_t n) { return (n + kPanelRows - 1) / kPanelRows * kPanelRows; }
+int64_t depth_of(WeightKind kind, int64_t k) { return std::min(k, kPanelBytes / kUnitBytes * unit_depth(kind)); }
 
 // A line of 16 floats at which a vector's memory can begin.
 float* aligned(std::vector<float>& memory) {
@@ -19,42 +18,15 @@ float* aligned(std::vector<float>& memory) {
   return reinterpret_cast<float*>((at + 63) / 64 * 64);
 }
 
-void grow(std::vector<float>& memory, int64_t count) {
-  if (static_cast<int64_t>(memory.size()) < count + 16) memory.resize(count + 16);
-}
-
-// out [rows, depth] of elements (first + i, p0 + p) of a factor that stands by columns.
-void turn(float* out, const Factor<float>& from, int64_t first, int64_t rows, int64_t p0, int64_t depth) {
-  for (int64_t p = 0; p < depth; p += kBlock) {
-    const int64_t end = std::min(depth, p + kBlock);
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t q = p; q < end; ++q) out[i * depth + q] = from.data[(p0 + q) * from.stride + first + i];
-    }
-  }
-}
-
-// Panel `panel` of b's rows, terms [p0, p0 + depth). An f32 unit is one value of each of the 32 rows, so that a factor by columns is copied.
-void pack_panel(const KernelTable& kernels, float* to, const Factor<float>& b, int64_t n, int64_t panel, int64_t p0,
-                int64_t depth) {
-  const int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, n - first);
-  if (b.by_rows) {
-    const void* sources[kPanelRows] = {};
-    for (int64_t i = 0; i < rows; ++i) sources[i] = b.data + (first + i) * b.stride + p0;
-    return kernels.pack_panel(to, WeightKind::f32, sources, depth);
-  }
-  for (int64_t p = 0; p < depth; ++p, to += kPanelRows) {
-    const float* from = b.data + (p0 + p) * b.stride + first;
-    std::copy(from, from + rows, to);
-    std::fill(to + rows, to + kPanelRows, 0.0f);
-  }
-}
-
 }  // namespace
 
-void reserve(ProductSpace& space, int64_t m, int64_t n, int64_t k) {
-  const int64_t depth = std::min(k, kDepth);
-  grow(space.panels, padded(n) * depth);
-  grow(space.rows, m * depth);
+WeightKind product_kind(const KernelTable& kernels, DType precision) {
+  return precision == DType::bf16 && kernels.bf16_pairs ? WeightKind::bf16 : WeightKind::f32;
+}
+
+void reserve(ProductSpace& space, int64_t n, int64_t k) {
+  const size_t floats = packed_bytes(space.kind, n, depth_of(space.kind, k)) / sizeof(float) + 16;
+  if (space.panels.size() < floats) space.panels.resize(floats);
 }
 
 template <>
@@ -67,28 +39,24 @@ void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& 
     }
     return;
   }
-  reserve(space, m, n, k);
-  float* panels = aligned(space.panels);
-  float* rows = aligned(space.rows);
-  for (int64_t p0 = 0; p0 < k; p0 += kDepth) {
-    const int64_t depth = std::min(kDepth, k - p0);
-    run(workers, panel_count(n),
-        [&](int64_t panel) { pack_panel(kernels, panels + panel * kPanelRows * depth, b, n, panel, p0, depth); });
+  reserve(space, n, k);
+  char* panels = reinterpret_cast<char*>(aligned(space.panels));
+  const int64_t most = depth_of(space.kind, k);
+  for (int64_t p0 = 0; p0 < k; p0 += most) {
+    const int64_t depth = std::min(most, k - p0);
+    run(workers, panel_count(n), [&](int64_t panel) {
+      const int64_t first = panel * kPanelRows;
+      const float* from = b.by_rows ? b.data + first * b.stride + p0 : b.data + p0 * b.stride + first;
+      kernels.pack_f32(panels + panel * panel_bytes(space.kind, depth), space.kind, from, b.stride, !b.by_rows,
+                       std::min(kPanelRows, n - first), depth);
+    });
     GemmJob job;
-    if (a.by_rows) {
-      job.x = a.data + p0;
-      job.x_stride = a.stride;
-    } else {
-      run(workers, (m + kBlock - 1) / kBlock, [&](int64_t block) {
-        const int64_t first = block * kBlock;
-        turn(rows + first * depth, a, first, std::min(kBlock, m - first), p0, depth);
-      });
-      job.x = rows;
-      job.x_stride = depth;
-    }
+    job.x = a.by_rows ? a.data + p0 : a.data + p0 * a.stride;
+    job.x_stride = a.stride;
+    job.x_by_columns = !a.by_rows;
     job.x_f32 = job.out_f32 = true;
     job.w = panels;
-    job.kind = WeightKind::f32;
+    job.kind = space.kind;
     job.m = m;
     job.n = n;
     job.k = depth;

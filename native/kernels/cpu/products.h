@@ -2,13 +2,14 @@
 //
 //   c[i, j] = sum over p of a(i, p) * b(j, p)
 //
-// f32 goes through the target's matrix form (gemm.h); f64, the oracle, through plain loops. A sum is cut into pieces of kDepth terms: a panel of
-// b then stays in L2. Where it is cut does not depend on the threads.
+// f32 goes through the target's matrix form (gemm.h), with factors rounded to bf16 if the space asks for it; f64, the oracle, through plain loops.
+// A sum is cut into pieces, so that a panel of b stays in L2. Where it is cut does not depend on the threads.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "base/tensor.h"
 #include "kernels/cpu/gemm.h"
 
 namespace drivlm::cpu {
@@ -23,16 +24,20 @@ struct Factor {
 
 // Memory of one product, kept for the next.
 struct ProductSpace {
-  std::vector<float> panels, rows;
+  WeightKind kind = WeightKind::f32;  // what factors are multiplied as: f32 or bf16
+  std::vector<float> panels;
 };
 
-// c [m, n] with rows `stride` apart, plus bias [n] if there is one. add: to what is there. f32: on the threads of `workers`; space must hold what
-// product_space says, which reserve() sees to.
+// The kind for products in `precision`. bf16 is worth its rounding only where two of them are multiplied at once; elsewhere f32 is as fast.
+WeightKind product_kind(const KernelTable& kernels, DType precision);
+
+// c [m, n] with rows `stride` apart, plus bias [n] if there is one. add: to what is there. f32: on the threads of `workers`; `space` grows where
+// it must.
 template <class T>
 void product(const KernelTable& kernels, Workers& workers, ProductSpace& space, T* c, int64_t stride, Factor<T> a,
              Factor<T> b, int64_t m, int64_t n, int64_t k, bool add, const T* bias = nullptr);
 
 // Room for products of up to these sizes, so that one inside of a threads' region allocates nothing.
-void reserve(ProductSpace& space, int64_t m, int64_t n, int64_t k);
+void reserve(ProductSpace& space, int64_t n, int64_t k);
 
 }  // namespace drivlm::cpu

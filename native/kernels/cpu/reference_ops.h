@@ -25,6 +25,7 @@ class ReferenceOps : public Ops {
   void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) override;
   void linear_gelu(Tensor out, Tensor before, Tensor x, const Matrix& w, Tensor bias) override;
   void linear_gated_from(Tensor out, Tensor gate_up, Tensor x, const Matrix& w) override;
+  void scale_groups(Tensor x, const float* factors, int64_t rows) override;
   void begin_batch(const Batch& batch) override;
   void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
                    int64_t heads, const Batch& batch) override;

@@ -356,7 +356,14 @@ struct NarrowedWords {
     memcpy(pair, p, static_cast<size_t>(min_of(bytes, 8)));
     return scalar_bf16(pair[0]) | static_cast<uint32_t>(scalar_bf16(pair[1])) << 16;
   }
-  DRIVLM_INLINE static U4 four(const char* p) { return U4{one(p, 8), one(p + 8, 8), one(p + 16, 8), one(p + 24, 8)}; }
+  DRIVLM_INLINE static U4 four(const char* p) {
+    const U4 a = rounded(p), b = rounded(p + 16);
+    return (__builtin_shuffle(a, b, U4{0, 2, 4, 6}) >> 16) | (__builtin_shuffle(a, b, U4{1, 3, 5, 7}) & 0xffff0000u);
+  }
+  DRIVLM_INLINE static U4 rounded(const char* p) {
+    const U4 bits = *reinterpret_cast<const UnalignedU4*>(p);
+    return bits + 0x7fffu + ((bits >> 16) & 1u);
+  }
 };
 
 // out [words][width] from `rows` <= width rows at `in`, `stride` bytes apart, `bytes` bytes each (a last part word is

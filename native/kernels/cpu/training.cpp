@@ -8,9 +8,11 @@
 
 namespace drivlm {
 
-CpuGradients::CpuGradients(int threads, const cpu::KernelTable& kernels)
-    : threads_(threads), kernels_(kernels), pool_(threads) {
+CpuGradients::CpuGradients(int threads, const cpu::KernelTable& kernels, DType products)
+    : threads_(threads), kernels_(kernels), pool_(threads), slots_(threads) {
   ThreadPool::instance().grow(threads);
+  space_.kind = cpu::product_kind(kernels, products);
+  for (cpu::ProductSpace& slot : slots_) slot.kind = space_.kind;
 }
 
 CpuGradients::~CpuGradients() = default;

@@ -13,12 +13,15 @@ const float* rows_of(const HostTensor& source) {
 
 }  // namespace
 
-TrainingOps::TrainingOps(Device& device, int threads, const cpu::KernelTable& kernels)
-    : ReferenceOps(device, threads), kernels_(kernels), pool_(threads), attention_(threads) {}
+TrainingOps::TrainingOps(Device& device, int threads, const cpu::KernelTable& kernels, DType products)
+    : ReferenceOps(device, threads), kernels_(kernels), pool_(threads), attention_(threads) {
+  space_.kind = cpu::product_kind(kernels, products);
+  for (cpu::AttentionSpace& space : attention_) space.product.kind = space_.kind;
+}
 
-TrainingCpuDevice::TrainingCpuDevice(int threads, const cpu::KernelTable& kernels)
-    : CpuDevice(DType::f32, threads, [threads, &kernels](Device& device) {
-        return std::make_unique<TrainingOps>(device, threads, kernels);
+TrainingCpuDevice::TrainingCpuDevice(int threads, const cpu::KernelTable& kernels, DType products)
+    : CpuDevice(DType::f32, threads, [threads, &kernels, products](Device& device) {
+        return std::make_unique<TrainingOps>(device, threads, kernels, products);
       }) {}
 
 std::unique_ptr<Matrix> TrainingCpuDevice::load_matrix(const HostTensor& source) {

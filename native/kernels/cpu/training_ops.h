@@ -29,7 +29,7 @@ class TrainedMatrix : public Matrix {
 
 class TrainingOps : public ReferenceOps {
  public:
-  TrainingOps(Device& device, int threads, const cpu::KernelTable& kernels);
+  TrainingOps(Device& device, int threads, const cpu::KernelTable& kernels, DType products);
 
   void linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) override;
   void linear_gated(Tensor out, Tensor x, const Matrix& gate_up) override;
@@ -63,7 +63,8 @@ class TrainingOps : public ReferenceOps {
 // For native/train: matrices are views of f32 rows in one piece, gate and up of a layer under each other, as ParameterValues keeps them.
 class TrainingCpuDevice : public CpuDevice {
  public:
-  TrainingCpuDevice(int threads, const cpu::KernelTable& kernels);
+  // `products`: f32, or bf16 where that is faster (products.h).
+  TrainingCpuDevice(int threads, const cpu::KernelTable& kernels, DType products = DType::f32);
 
   std::unique_ptr<Matrix> load_matrix(const HostTensor& source) override;
   std::unique_ptr<Matrix> load_gated(const HostTensor& gate, const HostTensor& up) override;
