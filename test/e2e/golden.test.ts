@@ -1,5 +1,5 @@
 // The golden runner itself: right on reference data, wrong on damaged data, and never content with nothing.
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
@@ -39,6 +39,26 @@ it('says so when a stored value differs', async () => {
   expect(stdout).toMatch(/FAIL b2-internlm2-ntk c1 +llm\.layer0 f32/)
   expect(stdout).toMatch(/ 1 failed\n$/)
   expect(code).toBe(1)
+})
+
+it('compares labels, packing and schedules of training, and says so when a label differs', async () => {
+  const copy = path.join(dir, 'training')
+  cpSync(path.join(fixtures, 'training'), copy, { recursive: true })
+  rmSync(path.join(copy, 'models'), { recursive: true }) // network.test.ts has them
+  symlinkSync(path.join(fixtures, 'tokenizer'), path.join(dir, 'tokenizer'))
+  const right = await golden(copy)
+  for (const stage of ['labels, a1-qwen2', 'labels, b1-internlm2', 'packing', 'schedule'])
+    expect(right.stdout).toMatch(new RegExp(`ok .*${stage}`))
+  expect(right.stdout).toMatch(/\n\d+ passed, 0 failed\n$/)
+  expect(right.code).toBe(0)
+  const file = path.join(copy, 'labels.json')
+  const labels = JSON.parse(readFileSync(file, 'utf8'))
+  labels.templates[1].cases[0].labels.fill(-100)
+  writeFileSync(file, JSON.stringify(labels))
+  const wrong = await golden(copy)
+  expect(wrong.stdout).toMatch(/FAIL internlm2-chat +labels, b1-internlm2 +1 {2}bound 0/)
+  expect(wrong.stdout).toMatch(/ 1 failed\n$/)
+  expect(wrong.code).toBe(1)
 })
 
 it('tells the errors of other formats, which have no bounds', async () => {

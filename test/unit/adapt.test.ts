@@ -4,6 +4,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Checkpoint, readCheckpoint } from '../../lib/checkpoint/load-checkpoint.ts'
 import { loadModel } from '../../lib/load-model.ts'
@@ -183,6 +184,22 @@ describe('the weights at the end are the same', () => {
     expect(readdirSync(join(dir, 'killed')).sort()).toEqual(readdirSync(join(dir, 'undisturbed')).sort())
     expect(readdirSync(join(dir, 'killed.run'))).toEqual(['steps.jsonl'])
   })
+})
+
+test('a worker that is terminated while it trains takes its thread with it, and its run goes on', async () => {
+  const script = join(root, 'test', 'unit', 'adapt-script.mjs')
+  const out = join(dir, 'worker')
+  const argv = [pathToFileURL(join(root, 'dist')).href, start, out, JSON.stringify(settings)]
+  const worker = new Worker(script, { argv })
+  const log = join(dir, 'worker.run', 'steps.jsonl')
+  const lines = () => (existsSync(log) ? readFileSync(log, 'utf8').split('\n').length - 1 : 0)
+  await expect.poll(lines, { timeout: 30_000, interval: 1 }).toBeGreaterThan(0)
+  await worker.terminate()
+  rmSync(join(dir, 'worker.run', 'run.lock')) // it is this process's, which lives on
+  const again = new Worker(script, { argv })
+  await new Promise((resolve, reject) => again.on('exit', resolve).on('error', reject))
+  expect(lines()).toBe(12)
+  expect(existsSync(join(out, weights))).toBe(true)
 })
 
 describe('what cannot be is refused, and what was good is kept', () => {
