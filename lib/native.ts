@@ -448,6 +448,9 @@ export interface NativeTrainOptions {
   tilesAtOnce: number
   logitsAtOnce: number
   parts: NativeTrainedParts
+  /** Rate of drop path in the tower's last layer, from 0, below 1; and what its coins are drawn by. */
+  dropPath: number
+  seed: number
   /** Decay of a running mean of the weights, which is then what is written; 0 for none. */
   meanDecay: number
 }

@@ -101,6 +101,8 @@ export function nativeOptions(
     tilesAtOnce: Math.ceil(towerRows / positions),
     logitsAtOnce: logitRows,
     parts: partsOf(settings, network),
+    dropPath: settings.dropPath,
+    seed: settings.seed,
     meanDecay: settings.emaDecay,
   }
 }

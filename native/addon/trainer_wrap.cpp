@@ -71,6 +71,10 @@ TrainerOptions to_trainer_options(Napi::Value value, const NetworkDescription& n
   options.parts.projector = parts.boolean("projector");
   options.parts.decoder = parts.boolean("decoder");
   options.parts.head = parts.boolean("head");
+  options.drop_path.rate = fields.number("dropPath");
+  if (!(options.drop_path.rate >= 0 && options.drop_path.rate < 1))
+    fail(fields.path("dropPath"), "a number from 0, below 1");
+  options.drop_path.seed = static_cast<uint64_t>(fields.integer("seed", 0, int64_t{1} << 53));
   options.mean_decay = fields.number("meanDecay");
   if (!(options.mean_decay >= 0 && options.mean_decay < 1)) fail(fields.path("meanDecay"), "a number from 0, below 1");
   return options;

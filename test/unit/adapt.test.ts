@@ -22,7 +22,7 @@ let dir: string
 let checkpoint: Checkpoint
 let whole: Buffer
 
-const settings = { learningRate: 1e-3, dropPath: 0, saveEvery: 2 }
+const settings = { learningRate: 1e-3, dropPath: 0.3, saveEvery: 2 }
 const options = (out: string, more: Partial<AdaptOptions> = {}): AdaptOptions => ({
   ...settings,
   data: tinySource(checkpoint.network),
@@ -62,7 +62,7 @@ describe('the folder that a run makes', () => {
       drivlm: loadAddon().version,
       start: { name: 'e1-qwen3', files: { [weights]: expect.stringMatching(/^[0-9a-f]{64}$/) } },
       data: { digest: 'tiny 1 2', lists: [{ name: 'tiny', used: 12 }] },
-      settings: { ...publishedSettings, learningRate: 1e-3, dropPath: 0 },
+      settings: { ...publishedSettings, learningRate: 1e-3, dropPath: 0.3 },
       weights: { [weights]: expect.stringMatching(/^[0-9a-f]{64}$/) },
     })
     expect(record.steps.map(({ step }: { step: number }) => step)).toEqual([0, 1, 2, 3, 4, 5])
@@ -96,6 +96,20 @@ describe('the folder that a run makes', () => {
         expect({ train, role, same }).toEqual({ train, role, same: !of.test(role) })
       }
     }
+  })
+
+  test('follows from drop path, its seed and the precision of products', async () => {
+    const ways = { off: { dropPath: 0 }, seed: { seed: 43 }, bf16: { precision: 'bf16' } } as const
+    const losses: number[] = []
+    for (const [name, more] of Object.entries(ways)) {
+      for await (const { step, loss } of adapt(start, options(name, more))) if (step === 5) losses.push(loss)
+      if (name !== 'bf16') expect({ name, same: weightsOf(name).equals(whole) }).toEqual({ name, same: false }) // small products may stay f32
+    }
+    const log = readFileSync(join(dir, 'whole.run', 'steps.jsonl'), 'utf8')
+      .trim()
+      .split('\n')
+    const { loss } = JSON.parse(log[5]!) as { loss: number }
+    for (const other of losses) expect(Math.abs(other - loss)).toBeLessThan(0.1 * loss)
   })
 
   test('leaves drop path, which is of training, out of its configuration, and stale files behind', async () => {
