@@ -2,10 +2,8 @@
 // Compares this package with reference outputs: `npm run golden -- DIR [DIR ...]`.
 //
 // A folder is known by the files in it (one checkpoint with golden.json, preprocess, canvas, tokenizer, prompts, drivelm, training, a street
-// model with val/golden.json); any other folder is searched for such folders. Prints a table of stage, error and bound, names what could not be
-// A folder is known by the files in it (one checkpoint with golden.json, preprocess, canvas, tokenizer, prompts, drivelm, a street
-// model with val/golden.json, logs with NAME.expected.json); any other folder is searched for such folders. Prints a table of stage, error and bound, names what could not be
-// run and why, and exits with 1 if anything failed or nothing ran.
+// model with val/golden.json, logs with NAME.expected.json); any other folder is searched for such folders. Prints a table of stage, error and
+// bound, names what could not be run and why, and exits with 1 if anything failed or nothing ran.
 //
 //   --precision f32|bf16   only this one (models; default both)
 //   --device NAME          cpu (default), cuda, cuda:N

@@ -1,6 +1,7 @@
 /** Flags that commands have in common, and the reading of their values. */
 import os from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { ModelError } from '../errors.ts'
 import { parseShard } from '../evaluate/questions/selection.ts'
 import type { Model } from '../model.ts'
 import type { LoadOptions } from '../options.ts'
@@ -25,6 +26,32 @@ export function decimal(text: string): number {
 export function integers(text: string): number[] {
   if (/^\d{1,6}(,\d{1,6})*$/.test(text)) return text.split(',').map(Number)
   throw new InvalidArgumentError('Expected whole numbers such as 0,1.')
+}
+
+/** `12.5,14`: numbers. */
+export function decimals(text: string): number[] {
+  return text.split(',').map(decimal)
+}
+
+/**
+ * The shard of a Kubernetes indexed job (`JOB_COMPLETION_INDEX`, from 0) or of a Slurm array (`SLURM_ARRAY_TASK_ID`, from
+ * `SLURM_ARRAY_TASK_MIN`), where `DRIVLM_SHARDS` or `SLURM_ARRAY_TASK_COUNT` says how many there are; undefined outside of both.
+ *
+ * @throws {@link ModelError} `BAD_ARGUMENT` if the number is there and the count is not, or they do not fit.
+ */
+export function shardOfEnvironment(env: NodeJS.ProcessEnv = process.env): { index: number; count: number } | undefined {
+  const slurm = env.SLURM_ARRAY_TASK_ID
+  const index = env.JOB_COMPLETION_INDEX ?? slurm
+  if (index === undefined) return undefined
+  const first = env.JOB_COMPLETION_INDEX === undefined ? (env.SLURM_ARRAY_TASK_MIN ?? '0') : '0'
+  const count = env.DRIVLM_SHARDS ?? (slurm === undefined ? undefined : env.SLURM_ARRAY_TASK_COUNT)
+  if (count === undefined) {
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `This is task ${index} of an array; set DRIVLM_SHARDS to how many there are, or give --shard i/n.`,
+    )
+  }
+  return parseShard(`${Number(index) - Number(first) + 1}/${count}`)
 }
 
 /** `2/4` */

@@ -10,7 +10,7 @@ import { Command, CommanderError, Option } from 'commander'
 import { conversions } from '../grounding/conversion.ts'
 import { packageRoot } from '../native.ts'
 import { cameras } from '../views/cameras.ts'
-import { addLoadFlags, decimal, integer, integers, list, shard } from './flags.ts'
+import { addLoadFlags, decimal, decimals, integer, integers, list, shard, shardOfEnvironment } from './flags.ts'
 import { errorText } from './terminal.ts'
 
 function version(): string {
@@ -114,13 +114,18 @@ function program(): Command {
       new Option('--pictures <how>', 'pictures in the report (default: embed)').choices(['embed', 'link', 'none']),
     )
     .option('--json', 'print one JSON object in place of the score sheet')
-  addLoadFlags(evaluation).action(async (flags) => (await import('./eval.ts')).evaluate(flags))
+  addLoadFlags(evaluation).action(async (flags) =>
+    (await import('./eval.ts')).evaluate({
+      ...flags,
+      shard: flags.shard ?? (flags.predictions ? undefined : shardOfEnvironment()),
+    }),
+  )
 
   root
     .command('merge')
     .description('put the answers of shards together')
-    .argument('<run...>', 'output folders of drivlm eval --shard')
-    .requiredOption('--out <dir>', 'folder for the whole')
+    .argument('<run...>', 'output folders of drivlm eval --shard, or files of drivlm annotate --shard')
+    .requiredOption('--out <dir>', 'folder, or file, for the whole')
     .option('--partial', 'take what is there of shards that are missing or unfinished')
     .action(async (runs, flags) => (await import('./merge.ts')).merge(runs, flags))
 
@@ -159,6 +164,33 @@ function program(): Command {
     .option('--strict', 'damage is an error')
     .option('--json', 'print one JSON object')
     .action(async (logs, flags) => (await import('./log.ts')).showLog(logs, flags))
+
+  const annotate = root
+    .command('annotate')
+    .description("ask about moments of a robot's log, and write the answers as a log beside it")
+    .argument('<log...>', 'as for drivlm log')
+    .requiredOption('--out <file>', 'MCAP with the answers')
+    .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
+    .option('--ask <question>', 'may be given several times', list)
+    .option('--questions <file>', 'a question a line')
+    .option('--locate <what>', 'find it, and write its boxes as annotations of the picture', list)
+    .option('--map <camera=topic>', 'in place of what names tell; may be given several times', list)
+    .option('--every <seconds>', 'from one moment to the next; 0 takes all (default: 0.5)', decimal)
+    .option('--at <seconds>', 'moments at these times from the first, such as 12.5,14', decimals)
+    .option('--moments <n>', 'so many, evenly spread', integer(1))
+    .option('--on <topic>', 'the moment nearest to each message of this topic')
+    .option('--from <seconds>', "only from here on, from the log's beginning", decimal)
+    .option('--to <seconds>', 'only up to here', decimal)
+    .option('--max-skew <seconds>', 'most that pictures of a moment are apart (default: 0.1)', decimal)
+    .addOption(new Option('--missing <what>', 'moments that lack a camera (default: skip)').choices(['skip', 'black']))
+    .option('--max-new-tokens <n>', 'longest answer (default: 512)', integer(1))
+    .option('--shard <i/n>', 'part i of n, for several machines; drivlm merge puts them together', shard)
+    .option('--jsonl <file>', 'answers as JSON, a moment a line; - is stdout')
+    .option('--strict', 'damage of the log is an error')
+    .option('--resume', 'go on with a run that was stopped')
+  addLoadFlags(annotate).action(async (logs, flags) =>
+    (await import('./annotate.ts')).annotate(logs, { ...flags, shard: flags.shard ?? shardOfEnvironment() }),
+  )
 
   root
     .command('doctor')

@@ -4,6 +4,14 @@
  *
  * @packageDocumentation
  */
+export {
+  type AnsweredMoment,
+  AnswerLog,
+  type JsonTime,
+  type MomentAnswer,
+  mergeAnswers,
+  readAnswers,
+} from './answers.ts'
 export type { CameraGuess, CameraTopics } from './camera-names.ts'
 export type { Place } from './container.ts'
 export type { Damage } from './files.ts'

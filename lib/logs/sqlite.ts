@@ -76,17 +76,21 @@ export class SqliteFile implements Container {
     }
   }
 
-  async summary(): Promise<ChannelSummary[]> {
+  async summary(): Promise<ChannelSummary[] | undefined> {
     const rows = this.#all(
       'SELECT topic_id, COUNT(*) AS count, MIN(timestamp) AS first, MAX(timestamp) AS last, MIN(id) AS id FROM messages GROUP BY topic_id',
     )
-    return rows.flatMap((row) => {
-      const channel = this.#channels.get(integer(row.topic_id))
-      const [id, count] = [Number(integer(row.id)), Number(integer(row.count))]
-      if (channel === undefined) return []
-      const sample = async () => this.#blob(id).catch(() => undefined)
-      return [{ channel, count, first: integer(row.first), last: integer(row.last), sample }]
-    })
+    const summaries: ChannelSummary[] = []
+    for (const row of rows) {
+      const numbers = ['topic_id', 'id', 'count', 'first', 'last'].map((name) => wholeOf(row[name]))
+      // Rows of a damaged file, which a scan looks at one by one.
+      if (numbers.includes(undefined)) return undefined
+      const [topic, id, count, first, last] = numbers as [bigint, bigint, bigint, bigint, bigint]
+      const channel = this.#channels.get(topic)
+      const sample = async () => this.#blob(Number(id)).catch(() => undefined)
+      if (channel !== undefined) summaries.push({ channel, count: Number(count), first, last, sample })
+    }
+    return summaries
   }
 
   async *scan({ wants, from, to, onDamage }: ScanOptions): AsyncGenerator<LogMessage, void, undefined> {
@@ -202,10 +206,15 @@ function readChannels(db: Database): Map<bigint, Channel> {
   return channels
 }
 
-function integer(value: unknown): bigint {
+function wholeOf(value: unknown): bigint | undefined {
   if (typeof value === 'bigint') return value
-  if (typeof value === 'number' && Number.isSafeInteger(value)) return BigInt(value)
-  throw new Error(`expected a whole number in a row, found ${visible(String(value), 40)}`)
+  return typeof value === 'number' && Number.isSafeInteger(value) ? BigInt(value) : undefined
+}
+
+function integer(value: unknown): bigint {
+  const whole = wholeOf(value)
+  if (whole === undefined) throw new Error(`expected a whole number in a row, found ${visible(String(value), 40)}`)
+  return whole
 }
 
 async function copyWal(from: string, to: string): Promise<void> {

@@ -37,7 +37,13 @@ function blocksOf(file: string): Block[] {
 }
 
 /** Blocks that are pictures or output, by what they begin with. */
-const notRun = [/^Which camera sees the cyclist\?/, /^\s*┌ page ┐/]
+const notRun = [
+  /^first machine/,
+  /^apiVersion: batch/,
+  /^#!\/bin\/bash\n#SBATCH/,
+  /^Which camera sees the cyclist\?/,
+  /^\s*┌ page ┐/,
+]
 
 const kindOf = ({ language, text }: Block): string => {
   if (['ts', 'js', 'mjs', 'typescript', 'javascript'].includes(language)) return 'script'

@@ -1,0 +1,263 @@
+/** `drivlm annotate`: questions about the moments of a robot's log, and a log of answers to be opened beside it. */
+import { createHash } from 'node:crypto'
+import { readFile, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { ModelError } from '../errors.ts'
+import { loadModel } from '../load-model.ts'
+import { type AnsweredMoment, AnswerLog, jsonTimeOf, type MomentAnswer } from '../logs/answers.ts'
+import { visible } from '../logs/files.ts'
+import { type Log, type Moment, openLog, planMoments } from '../logs/index.ts'
+import type { Model } from '../model.ts'
+import type { Scene } from '../scene.ts'
+import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
+import { modelFolder } from './model-folder.ts'
+import { formatDuration, print, printable, withProgress } from './terminal.ts'
+
+export interface AnnotateFlags extends LoadFlags {
+  model?: string
+  ask?: string[]
+  questions?: string
+  locate?: string[]
+  out: string
+  map?: string[]
+  every?: number
+  at?: number[]
+  moments?: number
+  on?: string
+  from?: number
+  to?: number
+  maxSkew?: number
+  missing?: 'skip' | 'black'
+  maxNewTokens?: number
+  shard?: { index: number; count: number }
+  jsonl?: string
+  strict?: boolean
+  resume?: boolean
+}
+
+interface Wanted {
+  kind: MomentAnswer['kind']
+  question: string
+}
+
+export async function annotate(sources: readonly string[], flags: AnnotateFlags): Promise<void> {
+  const questions = await questionsOf(flags)
+  const log = await withProgress('Reading the log', () => openLog(sources, { strict: flags.strict }))
+  const interrupt = new AbortController()
+  const onInterrupt = () => interrupt.abort()
+  process.once('SIGINT', onInterrupt)
+  try {
+    await run(log, questions, flags, interrupt.signal)
+  } finally {
+    process.off('SIGINT', onInterrupt)
+    await log.close()
+  }
+}
+
+async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags, signal: AbortSignal): Promise<void> {
+  const cameras = camerasOf(log, flags.map)
+  for (const [camera, topic] of Object.entries(cameras)) note(`${camera}  ${visible(topic)}`)
+  const { every, at, moments: count, on, from, to, maxSkew, missing } = flags
+  const choice = { every, at, count, on, from, to, maxSkew }
+  const plan = await withProgress('Reading the times of pictures', () =>
+    planMoments(log, { cameras, ...choice, missing: missing === 'black' ? 'keep' : 'skip' }),
+  )
+  const { report, moments } = plan
+  note(
+    `${moments.length} moments of ${report.made}; ${report.incomplete} lack a camera. Skew ${Number(report.medianSkew / 1000n) / 1000} ms.`,
+  )
+  const name = flags.model === undefined ? 'street-tiny' : path.basename(path.resolve(flags.model))
+  const files = log.files.map((file) => path.basename(file))
+  const settings = {
+    files,
+    cameras,
+    choice,
+    missing,
+    questions,
+    model: name,
+    maxNewTokens: flags.maxNewTokens,
+    shard: flags.shard,
+  }
+  const digest = createHash('sha256').update(JSON.stringify(settings)).digest('hex')
+  const out = await AnswerLog.create(flags.out, { settings: digest }, { resume: flags.resume === true })
+  const mine = shareOf(moments, flags.shard)
+  let complete = false
+  try {
+    if (mine.some(({ index }) => !out.has(index))) {
+      const folder = await modelFolder(flags.model, flags.yes)
+      const model = await withProgress(`Loading ${name}`, () => loadModel(folder, loadOptions(flags)))
+      try {
+        noteCache(model)
+        await answerAll(model, name, mine, moments.length, questions, cameras, out, flags, signal)
+      } finally {
+        await model.dispose()
+      }
+    }
+    complete = true
+  } catch (error) {
+    if (!signal.aborted) throw error
+  } finally {
+    await out.close({ complete })
+  }
+  const { lines } = out
+  if (flags.jsonl !== undefined) {
+    const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('')
+    if (flags.jsonl === '-') process.stdout.write(text)
+    else await writeFile(flags.jsonl, text)
+  }
+  summarise(log, lines, flags)
+  if (!complete) process.exitCode = 130
+  else if (mine.length > 0 && lines.every(({ answers }) => answers.length === 0)) process.exitCode = 1
+}
+
+async function answerAll(
+  model: Model,
+  name: string,
+  mine: readonly Moment[],
+  count: number,
+  questions: readonly Wanted[],
+  cameras: Readonly<Record<string, string>>,
+  out: AnswerLog,
+  { missing, maxNewTokens }: AnnotateFlags,
+  signal: AbortSignal,
+): Promise<void> {
+  const todo = mine.filter(({ index }) => !out.has(index))
+  const startedAt = performance.now()
+  let scene: Scene | undefined
+  let seen = ''
+  await withProgress('Asking', async (progress) => {
+    for (const [done, moment] of todo.entries()) {
+      signal.throwIfAborted()
+      const left =
+        done === 0
+          ? ''
+          : `, ${formatDuration((((performance.now() - startedAt) / done) * (todo.length - done)) / 1000)} left`
+      progress.update(done / todo.length, `${done} of ${todo.length} moments${left}`)
+      const line: AnsweredMoment = {
+        moment: moment.index,
+        moments: count,
+        model: name,
+        timestamp: jsonTimeOf(moment.stamp),
+        cameras: Object.fromEntries(
+          Object.entries(moment.stamps).map(([camera, stamp]) => [
+            camera,
+            { topic: cameras[camera]!, timestamp: jsonTimeOf(stamp) },
+          ]),
+        ),
+        answers: [],
+      }
+      try {
+        const views = await moment.views()
+        const names = Object.keys(views).join()
+        const before = scene
+        const missingViews = missing === 'black' ? 'black' : 'error'
+        scene =
+          before !== undefined && names === seen
+            ? await before.update(views, { signal })
+            : await model.see(views, { missingViews, signal })
+        before?.dispose()
+        seen = names
+        line.answers = await answersOf(scene, questions, { maxNewTokens, signal })
+      } catch (error) {
+        const picture = error instanceof ModelError && (error.code === 'BAD_VIEW' || error.code === 'BAD_LOG')
+        if (!picture) throw error
+        line.skipped = error.message
+      }
+      await out.write(line)
+    }
+  }).finally(() => scene?.dispose())
+}
+
+async function answersOf(
+  scene: Scene,
+  questions: readonly Wanted[],
+  options: { maxNewTokens: number | undefined; signal: AbortSignal },
+): Promise<MomentAnswer[]> {
+  const { maxNewTokens, signal } = options
+  const settings = { signal, ...(maxNewTokens === undefined ? {} : { maxNewTokens }) }
+  const asked = questions.filter(({ kind }) => kind === 'ask')
+  const located = questions.filter(({ kind }) => kind === 'locate')
+  // All of them are decoded together.
+  const [answers, places] = await Promise.all([
+    asked.length === 0
+      ? []
+      : scene.askAll(
+          asked.map(({ question }) => question),
+          settings,
+        ),
+    Promise.all(located.map(({ question }) => scene.locate(question, settings))),
+  ])
+  return [
+    ...answers.map(
+      ({ text }, i): MomentAnswer => ({ question: asked[i]!.question, answer: text, kind: 'ask', boxes: [] }),
+    ),
+    ...places.map(
+      ({ text, boxes }, i): MomentAnswer => ({
+        question: located[i]!.question,
+        answer: text,
+        kind: 'locate',
+        boxes: boxes.map(({ camera, label, box }) => ({
+          camera,
+          label,
+          box: [...box] as [number, number, number, number],
+        })),
+      }),
+    ),
+  ]
+}
+
+/** A part of the moments that follow each other: part `index` (from 1) of `count`. */
+function shareOf(moments: readonly Moment[], shard: AnnotateFlags['shard']): readonly Moment[] {
+  if (shard === undefined) return moments
+  const from = (part: number) => Math.floor((moments.length * part) / shard.count)
+  return moments.slice(from(shard.index - 1), from(shard.index))
+}
+
+async function questionsOf({ ask = [], locate = [], questions }: AnnotateFlags): Promise<Wanted[]> {
+  const lines =
+    questions === undefined ? [] : (await readFile(questions, 'utf8')).split('\n').map((line) => line.trim())
+  const wanted: Wanted[] = [
+    ...[...ask, ...lines.filter((line) => line !== '')].map((question): Wanted => ({ kind: 'ask', question })),
+    ...locate.map(
+      (what): Wanted => ({
+        kind: 'locate',
+        question: `Please provide the bounding box coordinate of the region this sentence describes: <ref>${what}</ref>`,
+      }),
+    ),
+  ]
+  if (wanted.length > 0) return wanted
+  throw new ModelError('BAD_ARGUMENT', 'There is nothing to ask; give --ask, --questions or --locate.')
+}
+
+function camerasOf(log: Log, map: readonly string[] | undefined): Record<string, string> {
+  if (map === undefined) {
+    const { cameras } = log.guessCameras()
+    if (Object.keys(cameras).length > 0) return cameras as Record<string, string>
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      'No topic of this log can be told to be a camera; drivlm log prints the --map to fill in.',
+    )
+  }
+  const cameras: Record<string, string> = {}
+  for (const pair of map) {
+    const [, camera, topic] = /^(\w+)=(.+)$/s.exec(pair) ?? []
+    if (camera === undefined)
+      throw new ModelError('BAD_ARGUMENT', `Expected --map CAMERA=TOPIC, received ${visible(pair)}.`)
+    if (cameras[camera] !== undefined) throw new ModelError('BAD_ARGUMENT', `--map gives ${camera} twice.`)
+    cameras[camera] = topic!
+  }
+  return cameras
+}
+
+function summarise(log: Log, lines: readonly AnsweredMoment[], { out, jsonl }: AnnotateFlags): void {
+  const say = jsonl === '-' ? note : print
+  const answers = lines.reduce((sum, line) => sum + line.answers.length, 0)
+  say(`${answers} answers about ${lines.length} moments are in ${printable(out)}.`)
+  for (const { moment, skipped } of lines)
+    if (skipped !== undefined) say(`Moment ${moment} was left out: ${visible(skipped)}`)
+  for (const { message } of log.damage) say(`Damage: ${visible(message)}`)
+}
+
+function note(line: string): void {
+  process.stderr.write(`${line}\n`)
+}

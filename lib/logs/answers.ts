@@ -1,0 +1,367 @@
+/**
+ * Answers about a log, written beside it: an MCAP of its own that Foxglove and Lichtblick open together with the log. A line of JSON a moment is kept
+ * while it is made (`OUT.mcap.journal`), and the file is written from the lines: the same lines give the same bytes, whatever was stopped in between.
+ */
+import { open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { ModelError } from '../errors.ts'
+import { LogFile, visible } from './files.ts'
+import { McapFile } from './mcap.ts'
+
+/** A time as Foxglove's JSON has it. */
+export interface JsonTime {
+  sec: number
+  nsec: number
+}
+
+/** A question about a moment, and its answer. */
+export interface MomentAnswer {
+  question: string
+  answer: string
+  /** `ask`, or `locate` with boxes in pixels of the camera's picture as it was published: x1, y1, x2, y2. */
+  kind: 'ask' | 'locate'
+  boxes: { camera: string; label: string; box: readonly [number, number, number, number] }[]
+}
+
+/** A moment and what was answered about it. */
+export interface AnsweredMoment {
+  /** Number among the moments of the run, from 0, and how many those are. */
+  moment: number
+  moments: number
+  model: string
+  timestamp: JsonTime
+  /** Topic and time of each camera's picture. */
+  cameras: Record<string, { topic: string; timestamp: JsonTime }>
+  answers: MomentAnswer[]
+  /** Why it was not asked about. */
+  skipped?: string
+}
+
+const topics = { moments: '/drivlm/moments', answers: '/drivlm/answers', log: '/drivlm/log' } as const
+
+/** ns as seconds and nanoseconds. */
+export function jsonTimeOf(time: bigint): JsonTime {
+  return { sec: Number(time / 1_000_000_000n), nsec: Number(time % 1_000_000_000n) }
+}
+
+/** The annotations' topic of an image topic: beside it, as panels look for it. */
+export function annotationTopic(topic: string): string {
+  return `${topic.slice(0, topic.lastIndexOf('/') + 1)}drivlm_annotations`
+}
+
+/**
+ * Answers of one run. What is written is safe from then on: a run that is killed goes on with `resume`.
+ */
+export class AnswerLog {
+  readonly file: string
+  readonly #lines: Map<number, AnsweredMoment>
+  readonly #journal: Awaited<ReturnType<typeof open>>
+
+  private constructor(file: string, lines: Map<number, AnsweredMoment>, journal: Awaited<ReturnType<typeof open>>) {
+    this.file = file
+    this.#lines = lines
+    this.#journal = journal
+  }
+
+  /**
+   * @param run - What the answers depend on; a run that goes on has to be of the same.
+   * @throws {@link ModelError} `BAD_ARGUMENT` if the file is there and `resume` is not given, or if it was another run.
+   */
+  static async create(file: string, run: object, { resume = false }: { resume?: boolean } = {}): Promise<AnswerLog> {
+    const head = JSON.stringify({ drivlm: 1, run })
+    const journal = `${file}.journal`
+    const before = await readFile(journal, 'utf8').catch(() => undefined)
+    const done = await stat(file).catch(() => undefined)
+    if (!resume && (before !== undefined || done !== undefined)) {
+      throw new ModelError(
+        'BAD_ARGUMENT',
+        `${visible(file)} is there already; go on with it (--resume), or give another.`,
+      )
+    }
+    if (before === undefined && done !== undefined) {
+      throw new ModelError('BAD_ARGUMENT', `${visible(file)} is complete; there is nothing to go on with.`)
+    }
+    const lines = new Map<number, AnsweredMoment>()
+    // A line without its end was being written when the run was killed.
+    const [first = '', ...rest] = (before ?? '').split('\n').slice(0, -1)
+    if (before !== undefined && first !== '' && first !== head) {
+      throw new ModelError(
+        'BAD_ARGUMENT',
+        `${visible(journal)} is of another log, model or other questions; give another --out.`,
+      )
+    }
+    for (const line of rest) {
+      const moment = JSON.parse(line) as AnsweredMoment
+      lines.set(moment.moment, moment)
+    }
+    const handle = await open(journal, 'w')
+    await handle.write([head, ...[...lines.values()].map((line) => JSON.stringify(line)), ''].join('\n'))
+    return new AnswerLog(file, lines, handle)
+  }
+
+  /** Whether a moment was answered before. */
+  has(moment: number): boolean {
+    return this.#lines.has(moment)
+  }
+
+  /** Moments that were written, in their order. */
+  get lines(): AnsweredMoment[] {
+    return [...this.#lines.values()].sort((a, b) => a.moment - b.moment)
+  }
+
+  async write(line: AnsweredMoment): Promise<void> {
+    await this.#journal.write(`${JSON.stringify(line)}\n`)
+    this.#lines.set(line.moment, line)
+  }
+
+  /** Writes the file. Unless the run is complete its lines stay beside it, to go on with. */
+  async close({ complete }: { complete: boolean }): Promise<void> {
+    await this.#journal.close()
+    await writeAnswers(this.file, this.lines)
+    if (complete) await rm(`${this.file}.journal`)
+  }
+}
+
+/** Writes moments as MCAP: to a temporary name beside it, which is then renamed. */
+export async function writeAnswers(file: string, lines: readonly AnsweredMoment[]): Promise<void> {
+  const { McapWriter } = await import('@mcap/core')
+  const { default: zstd } = await import('@foxglove/wasm-zstd')
+  await zstd.isLoaded
+  const partial = `${file}.partial`
+  const handle = await open(partial, 'w')
+  try {
+    let position = 0n
+    const writer = new McapWriter({
+      writable: {
+        position: () => position,
+        write: async (part) => {
+          await handle.write(part)
+          position += BigInt(part.length)
+        },
+      },
+      compressChunk: (data) => ({ compression: 'zstd', compressedData: zstd.compress(data) }),
+    })
+    await writer.start({ profile: '', library: 'drivlm' })
+    const channels = new Map<string, { id: number; sequence: number }>()
+    const schemas = new Map<string, number>()
+    const put = async (topic: string, name: string, { sec, nsec }: JsonTime, content: object): Promise<void> => {
+      let channel = channels.get(topic)
+      if (channel === undefined) {
+        const data = Buffer.from(JSON.stringify(jsonSchemas[name]))
+        const schemaId = schemas.get(name) ?? (await writer.registerSchema({ name, encoding: 'jsonschema', data }))
+        schemas.set(name, schemaId)
+        const id = await writer.registerChannel({ topic, schemaId, messageEncoding: 'json', metadata: new Map() })
+        channel = { id, sequence: 0 }
+        channels.set(topic, channel)
+      }
+      const time = BigInt(sec) * 1_000_000_000n + BigInt(nsec)
+      const data = Buffer.from(JSON.stringify(content))
+      await writer.addMessage({
+        channelId: channel.id,
+        sequence: channel.sequence++,
+        logTime: time,
+        publishTime: time,
+        data,
+      })
+    }
+    for (const line of lines) {
+      const { timestamp, cameras, model, moment, answers, skipped } = line
+      const say = (level: number, message: string) =>
+        put(topics.log, 'foxglove.Log', timestamp, { timestamp, level, message, name: 'drivlm', file: '', line: 0 })
+      await put(topics.moments, 'drivlm.Moment', timestamp, line)
+      if (skipped !== undefined) await say(3, `Left out: ${skipped}`)
+      for (const answer of answers) {
+        await put(topics.answers, 'drivlm.Answer', timestamp, { timestamp, moment, model, ...answer })
+        await say(2, `Q ${answer.question} A ${answer.answer}`)
+      }
+      for (const [camera, { topic, timestamp: own }] of Object.entries(cameras)) {
+        const boxes = answers.flatMap((answer) => answer.boxes.filter((box) => box.camera === camera))
+        if (!answers.some(({ kind }) => kind === 'locate')) continue
+        // A message without boxes takes those of the moment before away.
+        await put(annotationTopic(topic), 'foxglove.ImageAnnotations', own, annotationsOf(own, boxes))
+      }
+    }
+    await writer.end()
+  } finally {
+    await handle.close()
+  }
+  await rename(partial, file)
+}
+
+/**
+ * Reads back what {@link writeAnswers} wrote.
+ *
+ * @throws {@link ModelError} `BAD_LOG` if it is no such file, or is damaged.
+ */
+export async function readAnswers(name: string): Promise<AnsweredMoment[]> {
+  const file = await McapFile.open(await LogFile.open(name), 0)
+  const lines: AnsweredMoment[] = []
+  const bad = (message: string) => new ModelError('BAD_LOG', `${visible(name)}: ${message}`)
+  try {
+    const scan = file.scan({
+      wants: ({ topic, schema }) => topic === topics.moments && schema === 'drivlm.Moment',
+      onDamage: ({ message }) => {
+        throw bad(message)
+      },
+    })
+    for await (const { data } of scan) lines.push(JSON.parse(Buffer.from(data).toString()) as AnsweredMoment)
+  } catch (error) {
+    throw error instanceof ModelError ? error : bad((error as Error).message)
+  } finally {
+    await file.close()
+  }
+  if (lines.length === 0) throw bad('it has no answers of drivlm annotate.')
+  return lines
+}
+
+/**
+ * Puts the answers of shards together, as one run would have written them.
+ *
+ * @returns Moments in all, and the numbers of those that no shard has.
+ * @throws {@link ModelError} `BAD_LOG` if a file has no answers, `BAD_DATA` if they are of different runs, or have a moment twice or, without `partial`,
+ * not at all.
+ */
+export async function mergeAnswers(
+  files: readonly string[],
+  out: string,
+  { partial = false }: { partial?: boolean | undefined } = {},
+): Promise<{ moments: number; missing: number[] }> {
+  const lines = new Map<number, AnsweredMoment>()
+  let first: AnsweredMoment | undefined
+  for (const file of files) {
+    for (const line of await readAnswers(file)) {
+      first ??= line
+      if (line.moments !== first.moments || line.model !== first.model) {
+        throw new ModelError(
+          'BAD_DATA',
+          `${visible(file)} is of another run: ${line.moments} moments by ${visible(line.model)}, not ${first.moments} by ${visible(first.model)}.`,
+        )
+      }
+      if (lines.has(line.moment))
+        throw new ModelError('BAD_DATA', `${visible(file)} has moment ${line.moment}, which another file has too.`)
+      lines.set(line.moment, line)
+    }
+  }
+  const missing = Array.from({ length: first!.moments }, (_, i) => i).filter((i) => !lines.has(i))
+  if (missing.length > 0 && !partial) {
+    throw new ModelError(
+      'BAD_DATA',
+      `${missing.length} of ${first!.moments} moments are in no file, the first of them ${missing[0]}; run its shard again, or take what is there (--partial).`,
+    )
+  }
+  await writeAnswers(
+    out,
+    [...lines.values()].sort((a, b) => a.moment - b.moment),
+  )
+  return { moments: first!.moments, missing }
+}
+
+const green = { r: 0.1, g: 0.9, b: 0.3, a: 1 }
+const clear = { r: 0, g: 0, b: 0, a: 0 }
+const lineLoop = 2
+
+/** foxglove.ImageAnnotations: a closed line of four points, and its name above. */
+function annotationsOf(timestamp: JsonTime, boxes: MomentAnswer['boxes']): object {
+  return {
+    timestamp,
+    circles: [],
+    points: boxes.map(({ box: [x1, y1, x2, y2] }) => ({
+      timestamp,
+      type: lineLoop,
+      points: [
+        { x: x1, y: y1 },
+        { x: x2, y: y1 },
+        { x: x2, y: y2 },
+        { x: x1, y: y2 },
+      ],
+      outline_color: green,
+      outline_colors: [],
+      fill_color: clear,
+      thickness: 2,
+    })),
+    texts: boxes
+      .filter(({ label }) => label !== '')
+      .map(({ label, box: [x1, y1] }) => ({
+        timestamp,
+        position: { x: x1, y: y1 },
+        text: label,
+        font_size: 12,
+        text_color: green,
+        background_color: { r: 0, g: 0, b: 0, a: 0.5 },
+      })),
+    metadata: [],
+  }
+}
+
+const object = (properties: object) => ({ type: 'object', properties })
+const list = (items: object) => ({ type: 'array', items })
+const [text, number, integer] = [{ type: 'string' }, { type: 'number' }, { type: 'integer' }]
+const time = object({
+  sec: { type: 'integer', minimum: 0 },
+  nsec: { type: 'integer', minimum: 0, maximum: 999_999_999 },
+})
+const point = object({ x: number, y: number })
+const colour = object({ r: number, g: number, b: number, a: number })
+const choice = (names: readonly string[]) => ({ oneOf: names.map((title, value) => ({ title, const: value })) })
+const answerFields = {
+  question: text,
+  answer: text,
+  kind: text,
+  boxes: list(object({ camera: text, label: text, box: list(number) })),
+}
+
+/** As readers of MCAP want them: an object at the root, enumerations as numbers. https://docs.foxglove.dev/docs/sdk/schemas */
+const jsonSchemas: Readonly<Record<string, object>> = {
+  'drivlm.Moment': object({
+    moment: integer,
+    moments: integer,
+    model: text,
+    timestamp: time,
+    cameras: { type: 'object', additionalProperties: object({ topic: text, timestamp: time }) },
+    answers: list(object(answerFields)),
+    skipped: text,
+  }),
+  'drivlm.Answer': object({ timestamp: time, moment: integer, model: text, ...answerFields }),
+  'foxglove.Log': object({
+    timestamp: time,
+    level: choice(['UNKNOWN', 'DEBUG', 'INFO', 'WARNING', 'ERROR', 'FATAL']),
+    message: text,
+    name: text,
+    file: text,
+    line: integer,
+  }),
+  'foxglove.ImageAnnotations': object({
+    timestamp: time,
+    circles: list(
+      object({
+        timestamp: time,
+        position: point,
+        diameter: number,
+        thickness: number,
+        fill_color: colour,
+        outline_color: colour,
+      }),
+    ),
+    points: list(
+      object({
+        timestamp: time,
+        type: choice(['UNKNOWN', 'POINTS', 'LINE_LOOP', 'LINE_STRIP', 'LINE_LIST']),
+        points: list(point),
+        outline_color: colour,
+        outline_colors: list(colour),
+        fill_color: colour,
+        thickness: number,
+      }),
+    ),
+    texts: list(
+      object({
+        timestamp: time,
+        position: point,
+        text,
+        font_size: number,
+        text_color: colour,
+        background_color: colour,
+      }),
+    ),
+    metadata: list(object({ key: text, value: text })),
+  }),
+}

@@ -1,0 +1,291 @@
+// drivlm annotate: answers written beside a log, whatever is stopped in between, and read by the readers of @mcap/core.
+import { spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import os from 'node:os'
+import path from 'node:path'
+import { McapIndexedReader, McapStreamReader, type McapTypes } from '@mcap/core'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { shardOfEnvironment } from '../../lib/cli/flags.ts'
+import { cameras } from '../../lib/views/cameras.ts'
+import { cdrCompressed, type MadeMessage, mcap } from '../unit/logs-files.ts'
+import { drivlm, type Ran } from './run.ts'
+
+const zstd = createRequire(import.meta.url)('@foxglove/wasm-zstd')
+const dir = mkdtempSync(path.join(os.tmpdir(), 'drivlm-annotate-'))
+afterAll(() => rmSync(dir, { recursive: true }))
+const at = (name: string) => path.join(dir, name)
+const count = 9
+const questions = [
+  '--ask',
+  'How many cars are in CAM_BACK?',
+  '--ask',
+  'What is the weather like?',
+  '--locate',
+  'the cyclist',
+]
+const annotate = (out: string, args: readonly string[] = [], env: Record<string, string> = {}): Promise<Ran> =>
+  drivlm(['annotate', at('drive.mcap'), ...questions, '--out', at(out), ...args], { env })
+let whole: Buffer
+
+const topicOf = (camera: string) => `/${camera.slice(4).toLowerCase()}/image_raw/compressed`
+const msOf = (moment: number, place: number) => moment * 500 + place * 7
+
+beforeAll(async () => {
+  await zstd.isLoaded
+  const moments = ['dusk', 'rain']
+  const messages = Array.from({ length: count }, (_, i) => i).flatMap((i) =>
+    cameras.map((camera, place): MadeMessage => {
+      const ms = msOf(i, place)
+      const file = readFileSync(`models/street-tiny/moments/${moments[i % 2]}/${camera}.png`)
+      const stamp = { sec: 1000 + Math.floor(ms / 1000), nsec: (ms % 1000) * 1e6 }
+      const logTime = BigInt(1000 * 1000 + ms + 20) * 1_000_000n
+      return { topic: topicOf(camera), logTime, data: cdrCompressed(file, { ...stamp, format: 'png' }) }
+    }),
+  )
+  writeFileSync(at('drive.mcap'), await mcap(messages, { chunkSize: 100_000 }))
+  expect(await annotate('whole.mcap')).toMatchObject({ code: 0 })
+  whole = readFileSync(at('whole.mcap'))
+})
+
+interface Read {
+  topic: string
+  schema: string
+  time: bigint
+  content: Record<string, never>
+}
+
+/** All messages, by the stream reader of @mcap/core. */
+function streamed(bytes: Uint8Array): Read[] {
+  const reader = new McapStreamReader({
+    decompressHandlers: { zstd: (data, size) => zstd.decompress(data, Number(size)) },
+  })
+  reader.append(bytes)
+  const schemas = new Map<number, McapTypes.Schema>()
+  const channels = new Map<number, McapTypes.Channel>()
+  const found: Read[] = []
+  for (let record = reader.nextRecord(); record !== undefined; record = reader.nextRecord()) {
+    if (record.type === 'Schema') schemas.set(record.id, record)
+    if (record.type === 'Channel') channels.set(record.id, record)
+    if (record.type !== 'Message') continue
+    const { topic, schemaId } = channels.get(record.channelId)!
+    const content = JSON.parse(Buffer.from(record.data).toString())
+    found.push({ topic, schema: schemas.get(schemaId)!.name, time: record.logTime, content })
+  }
+  expect(reader.done()).toBe(true)
+  return found
+}
+
+async function indexed(file: string): Promise<McapIndexedReader> {
+  const handle: FileHandle = await open(file)
+  const readable = {
+    size: async () => BigInt((await handle.stat()).size),
+    read: async (offset: bigint, size: bigint) => {
+      const made = new Uint8Array(Number(size))
+      await handle.read(made, 0, made.length, Number(offset))
+      return made
+    },
+  }
+  return McapIndexedReader.Initialize({
+    readable,
+    decompressHandlers: { zstd: (data, size) => zstd.decompress(data, Number(size)) },
+  })
+}
+
+describe('what it writes', () => {
+  it('answers of every moment, with the times of their pictures', async () => {
+    const found = streamed(whole)
+    const answers = found.filter(({ topic }) => topic === '/drivlm/answers')
+    expect(answers).toHaveLength(count * 3)
+    expect(answers.every(({ schema }) => schema === 'drivlm.Answer')).toBe(true)
+    expect(answers[0]!.content).toMatchObject({ moment: 0, question: questions[1], model: 'street-tiny' })
+    expect(answers.map(({ time }) => time)).toEqual(
+      Array.from({ length: 3 * count }, (_, i) => BigInt(1_000_000 + msOf(Math.floor(i / 3), 0)) * 1_000_000n),
+    )
+    const notes = found.filter(({ schema }) => schema === 'foxglove.Log')
+    expect(notes[0]!.content).toMatchObject({
+      level: 2,
+      name: 'drivlm',
+      message: expect.stringMatching(/^Q How many.* A /),
+    })
+    const messages: unknown[] = []
+    for await (const message of (await indexed(at('whole.mcap'))).readMessages()) messages.push(message)
+    expect(messages).toHaveLength(found.length)
+  })
+
+  it('boxes beside the picture they lie in, by its own stamp', () => {
+    const boxes = streamed(whole).filter(({ schema }) => schema === 'foxglove.ImageAnnotations')
+    expect(boxes).toHaveLength(count * 6)
+    let drawn = 0
+    for (const { topic, time, content } of boxes) {
+      const camera = cameras.findIndex((one) => topic === topicOf(one).replace(/compressed$/, 'drivlm_annotations'))
+      const ms = Number(time / 1_000_000n) - 1_000_000
+      expect((ms - camera * 7) % 500).toBe(0)
+      const stamp = { sec: Number(time / 1_000_000_000n), nsec: Number(time % 1_000_000_000n) }
+      const { timestamp, points } = content as unknown as { timestamp: object; points: Record<string, unknown>[] }
+      expect(timestamp).toEqual(stamp)
+      for (const point of points) {
+        drawn += 1
+        expect(Object.keys(point).sort()).toEqual(
+          ['fill_color', 'outline_color', 'outline_colors', 'points', 'thickness', 'timestamp', 'type'].sort(),
+        )
+        expect(point).toMatchObject({ type: 2, timestamp: stamp })
+        for (const { x, y } of point.points as { x: number; y: number }[]) {
+          expect(x >= 0 && x <= 112 && y >= 0 && y <= 112).toBe(true)
+        }
+      }
+    }
+    expect(drawn).toBeGreaterThan(0)
+  })
+
+  it('schemas as readers want them: an object at the root, enumerations as numbers', async () => {
+    const { schemasById } = await indexed(at('whole.mcap'))
+    const schemas = [...schemasById.values()]
+    expect(schemas.map(({ name }) => name).sort()).toEqual(
+      ['drivlm.Answer', 'drivlm.Moment', 'foxglove.ImageAnnotations', 'foxglove.Log'].sort(),
+    )
+    for (const { encoding, data } of schemas) {
+      expect(encoding).toBe('jsonschema')
+      expect(JSON.parse(Buffer.from(data).toString())).toMatchObject({ type: 'object', properties: {} })
+    }
+  })
+
+  it('leaves nothing else behind', () => {
+    expect(readdirSync(dir).sort()).toEqual(['drive.mcap', 'whole.mcap'])
+  })
+})
+
+/** Runs until so many moments are written, and sends a signal. */
+async function stopAt(
+  moments: number,
+  signal: NodeJS.Signals,
+  out: string,
+  args: readonly string[],
+): Promise<number | null> {
+  const child = spawn(
+    process.execPath,
+    ['dist/cli/main.js', 'annotate', at('drive.mcap'), ...questions, '--out', at(out), ...args],
+    { stdio: 'ignore' },
+  )
+  const lines = () => {
+    const journal = at(`${out}.journal`)
+    return existsSync(journal) ? readFileSync(journal, 'utf8').split('\n').length - 2 : -1
+  }
+  const timer = setInterval(() => {
+    if (lines() < moments) return
+    clearInterval(timer) // a second interrupt would end it at once
+    child.kill(signal)
+  }, 2)
+  return new Promise((resolve) => {
+    child.on('close', (code) => {
+      clearInterval(timer)
+      resolve(code)
+    })
+  })
+}
+
+describe('a run that is stopped', () => {
+  it('killed again and again: the same answers in the end, each once', async () => {
+    for (const moments of [0, 2, 5]) {
+      await stopAt(moments, 'SIGKILL', 'killed.mcap', moments === 0 ? [] : ['--resume'])
+      if (!existsSync(at('killed.mcap.journal'))) break // it was done before it was killed
+    }
+    if (existsSync(at('killed.mcap.journal'))) {
+      writeFileSync(at('killed.mcap.journal'), '{"moment":8,"answ', { flag: 'a' }) // cut while it was written
+      expect(await annotate('killed.mcap', ['--resume'])).toMatchObject({ code: 0 })
+    }
+    expect(readFileSync(at('killed.mcap')).equals(whole)).toBe(true)
+    expect(existsSync(at('killed.mcap.journal'))).toBe(false)
+  })
+
+  it('interrupted: what is there can be read, and goes on', async () => {
+    const code = await stopAt(1, 'SIGINT', 'interrupted.mcap', [])
+    const answered = streamed(readFileSync(at('interrupted.mcap'))).filter(({ schema }) => schema === 'drivlm.Moment')
+    expect(answered.length).toBeGreaterThan(0)
+    if (code === 130) {
+      expect(await annotate('interrupted.mcap')).toMatchObject({
+        code: 1,
+        stderr: expect.stringMatching(/go on with it/),
+      })
+      expect(await annotate('interrupted.mcap', ['--resume'])).toMatchObject({ code: 0 })
+    }
+    expect(readFileSync(at('interrupted.mcap')).equals(whole)).toBe(true)
+  })
+
+  it('goes on with nothing else: other questions, or a run that is complete', async () => {
+    writeFileSync(at('other.mcap.journal'), `${JSON.stringify({ drivlm: 1, run: { settings: 'x' } })}\n`)
+    expect(await annotate('other.mcap', ['--resume'])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/another log, model/),
+    })
+    expect(await annotate('whole.mcap', ['--resume'])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/is complete/),
+    })
+  })
+})
+
+describe('shards', () => {
+  it('of a job put together are the whole, byte for byte, one that died and ran again too', async () => {
+    const env = (index: number) => ({ JOB_COMPLETION_INDEX: String(index), DRIVLM_SHARDS: '3' })
+    await stopAt(1, 'SIGKILL', 'part-1.mcap', ['--shard', '2/3'])
+    rmSync(at('part-1.mcap.journal'), { force: true })
+    rmSync(at('part-1.mcap'), { force: true })
+    const runs = [0, 1, 2].map((index) => annotate(`part-${index}.mcap`, [], env(index)))
+    expect((await Promise.all(runs)).map(({ code }) => code)).toEqual([0, 0, 0])
+    const parts = [2, 0, 1].map((index) => at(`part-${index}.mcap`))
+    expect(await drivlm(['merge', ...parts, '--out', at('merged.mcap')])).toMatchObject({ code: 0 })
+    expect(readFileSync(at('merged.mcap')).equals(whole)).toBe(true)
+
+    const two = await drivlm(['merge', ...parts.slice(1), '--out', at('two.mcap')])
+    expect(two).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/3 of 9 moments are in no file, the first of them 6/),
+    })
+    expect(await drivlm(['merge', ...parts.slice(1), '--partial', '--out', at('two.mcap')])).toMatchObject({ code: 0 })
+    const twice = await drivlm(['merge', ...parts, at('whole.mcap'), '--out', at('twice.mcap')])
+    expect(twice).toMatchObject({ code: 1, stderr: expect.stringMatching(/which another file has too/) })
+    const none = await drivlm(['merge', at('drive.mcap'), '--out', at('none.mcap')])
+    expect(none).toMatchObject({ code: 1, stderr: expect.stringMatching(/no answers of drivlm annotate/) })
+  })
+
+  it('are taken from what Kubernetes and Slurm set', () => {
+    expect(shardOfEnvironment({})).toBe(undefined)
+    expect(shardOfEnvironment({ JOB_COMPLETION_INDEX: '0', DRIVLM_SHARDS: '4' })).toEqual({ index: 1, count: 4 })
+    const slurm = { SLURM_ARRAY_TASK_ID: '7', SLURM_ARRAY_TASK_MIN: '5', SLURM_ARRAY_TASK_COUNT: '4' }
+    expect(shardOfEnvironment(slurm)).toEqual({ index: 3, count: 4 })
+    expect(() => shardOfEnvironment({ JOB_COMPLETION_INDEX: '2' })).toThrow(/set DRIVLM_SHARDS/)
+    expect(() => shardOfEnvironment({ JOB_COMPLETION_INDEX: '4', DRIVLM_SHARDS: '4' })).toThrow(/shard/)
+  })
+})
+
+describe('choices', () => {
+  it('of moments and cameras', async () => {
+    const front = `CAM_FRONT=${topicOf('CAM_FRONT')}`
+    const ran = await annotate('front.mcap', ['--map', front, '--missing', 'black', '--at', '0.6,2', '--jsonl', '-'])
+    const lines = ran.stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(lines.map(({ timestamp, cameras: own }) => [timestamp, Object.keys(own)])).toEqual([
+      [{ sec: 1000, nsec: 5e8 }, ['CAM_FRONT']],
+      [{ sec: 1002, nsec: 0 }, ['CAM_FRONT']],
+    ])
+  })
+
+  it.each([
+    [['--map', 'CAM_FRONT'], /Expected --map CAMERA=TOPIC/],
+    [['--map', 'CAM_FRONT=/none'], /no topic \/none/],
+    [['--map', 'CAM_FRONT=/a', '--map', 'CAM_FRONT=/b'], /gives CAM_FRONT twice/],
+    [['--every', '1', '--moments', '2'], /both say which moments/],
+  ])('%o', async (args, message) => {
+    expect(await annotate('refused.mcap', args)).toMatchObject({ code: 1, stderr: expect.stringMatching(message) })
+    expect(existsSync(at('refused.mcap.journal'))).toBe(false)
+  })
+
+  it('asks for something to ask', async () => {
+    const ran = await drivlm(['annotate', at('drive.mcap'), '--out', at('nothing.mcap')])
+    expect(ran).toMatchObject({ code: 1, stderr: expect.stringMatching(/nothing to ask/) })
+  })
+})
