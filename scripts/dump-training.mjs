@@ -144,6 +144,23 @@ async function dumpTraining(training, name, dir, out) {
     for (const [entry, value] of gradientArrays(`run.${key}.final.`, `run.${key}`, tensors, place))
       arrays.set(entry, value)
   }
+  // One sample with given coins of drop path: what each branch is multiplied with, [layers, 2, tiles].
+  const drop = path.join(training, 'models', name, 'drop_path')
+  if (existsSync(`${drop}.json`)) {
+    const { sample, rates, loss } = JSON.parse(readFileSync(`${drop}.json`, 'utf8'))
+    const dropped = new GoldenTensors(`${drop}.safetensors`)
+    const coins = dropped.get('coins').data
+    const { shape } = dropped.header.coins
+    const factors = Float32Array.from(coins, (coin, i) => {
+      const rate = rates[Math.floor(i / (shape[1] * shape[2]))]
+      return rate === 0 ? 1 : coin / (1 - rate)
+    })
+    arrays.set('drop_path.factors', { shape, data: factors })
+    arrays.set('drop_path.sample', { shape: [1], data: Int32Array.of(Object.keys(golden.samples).indexOf(sample)) })
+    arrays.set('drop_path.loss', { shape: [1], data: Float32Array.of(loss) })
+    for (const [entry, value] of gradientArrays('grad.', 'drop_path', dropped, place)) arrays.set(entry, value)
+    dropped.close()
+  }
   // The tiles themselves, against the reference's.
   for (const id of Object.keys(golden.samples)) {
     const tiles = arrays.get(`${id}.tiles`)

@@ -1,9 +1,14 @@
 // The forward pass of training against the plain ops, in f32, on every target and for any number of threads.
 
 #include "cpu_kernels_testing.h"
+#include "kernels/cpu/cpu_gradients.h"
 #include "kernels/cpu/training_ops.h"
 
 namespace drivlm {
+
+namespace cpu {
+extern const KernelTable kEmulatedPairs;  // emulated_pairs.cpp
+}
 
 namespace {
 
@@ -146,6 +151,40 @@ TEST(training_cached_attention_matches_the_plain_one) {
       expect_equal(name + ", pages of " + std::to_string(page_tokens), results[0], results[1]);
     }
   });
+}
+
+// The three products with factors in bf16, f32 sums: they are those of rounded factors in f32.
+TEST(training_products_in_bf16_are_those_of_rounded_factors) {
+  std::vector<const cpu::KernelTable*> tables = {&cpu::kEmulatedPairs};
+  cpu::for_each_target([&](const cpu::Target& target) { tables.push_back(target.kernels); });
+  for (const cpu::KernelTable* kernels : tables) {
+    if (!kernels->bf16_pairs) continue;
+    CpuGradients rounding(2, *kernels, DType::bf16), exact(1, cpu::kPortableKernels);
+    TrainingCpuDevice device(2, *kernels, DType::bf16), plain(1, cpu::kPortableKernels);
+    for (const auto& [rows, n, k] : {std::array<int64_t, 3>{1, 2, 1}, {7, 45, 13}, {67, 130, 1101}, {1100, 33, 34}}) {
+      Random random(static_cast<uint32_t>(k));
+      Values x(random, rows, k, 1), w(random, n, k, 1), dy(random, rows, n, 1);
+      const Values y(rows, n), dx(rows, k), full(rows, n);
+      Values dw(random, n, k, 0);
+      device.ops().linear(y, x, *device.load_matrix(host(w, 0, n)), {}, Epilogue::store);
+      plain.ops().linear(full, x, *plain.load_matrix(host(w, 0, n)), {}, Epilogue::store);
+      rounding.linear_input(dx, dy, w);
+      rounding.linear_weight(dw, {}, dy, x);
+      for (Values* factor : {&x, &w, &dy}) {
+        for (float& v : factor->held) v = to_float(from_float<bf16>(v));
+      }
+      const Values y_of(rows, n), dx_of(rows, k);
+      Values dw_of(random, n, k, 0);
+      plain.ops().linear(y_of, x, *plain.load_matrix(host(w, 0, n)), {}, Epilogue::store);
+      exact.linear_input(dx_of, dy, w);
+      exact.linear_weight(dw_of, {}, dy, x);
+      const std::string what = "bf16, " + std::to_string(rows) + " rows";
+      expect_equal(what + ", x w^T", y.held, y_of.held);
+      expect_equal(what + ", dy w", dx.held, dx_of.held);
+      expect_equal(what + ", dy^T x", dw.held, dw_of.held);
+      if (rows > 1) CHECK(y.held != full.held);
+    }
+  }
 }
 
 }  // namespace drivlm

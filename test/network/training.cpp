@@ -16,6 +16,10 @@
 #include "kernels/cpu/training_ops.h"
 #include "train/trainer.h"
 
+namespace drivlm::cpu {
+extern const KernelTable kEmulatedPairs;  // test/native/emulated_pairs.cpp
+}
+
 namespace drivlm::test {
 
 namespace {
@@ -49,12 +53,14 @@ double norm(const std::vector<double>& values) {
 
 class Case {
  public:
-  Case(const Dump& dump, const Pack& pack, int threads, int64_t tiles_at_once, const TrainedParts& parts = {})
-      : device_(threads, *cpu::chosen_target().kernels),
-        gradients_(threads, *cpu::chosen_target().kernels),
+  Case(const Dump& dump, const Pack& pack, int threads, int64_t tiles_at_once, const TrainedParts& parts = {},
+       size_t keep_bytes = TrainingSizes().keep_bytes, const std::vector<float>& drop_path = {},
+       const cpu::KernelTable& kernels = *cpu::chosen_target().kernels, DType products = DType::f32)
+      : device_(threads, kernels, products),
+        gradients_(threads, kernels, products),
         pack_(pack),
-        training_(dump.source, sizes(dump, tiles_at_once), parts, device_, gradients_) {
-    loss_ = training_.add_gradients(pack_);
+        training_(dump.source, sizes(dump, tiles_at_once, keep_bytes), parts, device_, gradients_) {
+    loss_ = training_.add_gradients(pack_, drop_path);
   }
 
   // Another pack on top, of the same sizes at most.
@@ -73,10 +79,10 @@ class Case {
   }
 
  private:
-  TrainingSizes sizes(const Dump& dump, int64_t tiles_at_once) const {
+  TrainingSizes sizes(const Dump& dump, int64_t tiles_at_once, size_t keep_bytes) const {
     const int64_t tile = dump.source.network.vision.tile_size;
     return {static_cast<int64_t>(pack_.ids.size()), static_cast<int64_t>(pack_.tiles.size()) / (3 * tile * tile),
-            tiles_at_once, 7};
+            tiles_at_once, 7, keep_bytes};
   }
 
   TrainingCpuDevice device_;
@@ -86,18 +92,28 @@ class Case {
   double loss_ = 0;
 };
 
-void check(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
-  Case run(dump, pack_of(dump, name), 2, 3);
-  report(label + " loss", std::fabs(run.loss() - dump.find(name + ".loss")->as<float>()[0]), kLossBound);
-
-  double total = 0;
-  for (size_t i = 0; i < run.training().gradients().table().size(); ++i) {
-    const Tensor t = run.training().gradients().row(i);
-    for (int64_t j = 0; j < t.count(); ++j) total += static_cast<double>(t.as<float>()[j]) * t.as<float>()[j];
+// The largest relative difference of a parameter's gradient.
+double worst_gradient(Training& found_of, Training& expected_of) {
+  double largest = 0;
+  const auto norm_of = [](Tensor t, const float* minus) {
+    std::vector<double> values(t.count());
+    for (int64_t i = 0; i < t.count(); ++i) values[i] = static_cast<double>(t.as<float>()[i]) - (minus ? minus[i] : 0);
+    return norm(values);
+  };
+  ParameterValues &found = found_of.gradients(), &expected = expected_of.gradients();
+  for (size_t i = 0; i < expected.table().size(); ++i) largest = std::max(largest, norm_of(expected.row(i), nullptr));
+  double worst = 0;
+  for (size_t i = 0; i < expected.table().size(); ++i) {
+    const double size = norm_of(expected.row(i), nullptr),
+                 difference = norm_of(found.row(i), expected.row(i).as<float>());
+    worst = std::max(worst, difference / std::max(size, kSmall * largest));
   }
-  const double expected = dump.find(name + ".grad_norm")->as<float>()[0];
-  report(label + " norm of all gradients", std::fabs(std::sqrt(total) - expected) / expected, kGradientBound);
+  return worst;
+}
 
+// The gradients of every parameter that the dump has entries of.
+void compare_gradients(const Dump& dump, const std::string& name, Training& training, const std::string& label,
+                       const Report& report) {
   struct Compared {
     std::string parameter;
     double golden, difference;
@@ -111,7 +127,7 @@ void check(const Dump& dump, const std::string& name, const std::string& label, 
     const int32_t* where = dump.find(prefix + parameter + ".where")->as<int32_t>();
     std::vector<double> golden, difference;
     for (int64_t i = 0; i < it->second.count(); ++i) {
-      const Tensor found = run.training().gradients().find(dump.source.tensors[where[2 * i]].role);
+      const Tensor found = training.gradients().find(dump.source.tensors[where[2 * i]].role);
       golden.push_back(it->second.as<float>()[i]);
       difference.push_back(found.as<float>()[where[2 * i + 1]] - golden.back());
     }
@@ -124,6 +140,21 @@ void check(const Dump& dump, const std::string& name, const std::string& label, 
     report(label + " d " + one.parameter, small ? one.difference / largest : one.difference / one.golden,
            small ? kSmallBound : kGradientBound);
   }
+}
+
+void check(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  Case run(dump, pack_of(dump, name), 2, 3);
+  report(label + " loss", std::fabs(run.loss() - dump.find(name + ".loss")->as<float>()[0]), kLossBound);
+
+  double total = 0;
+  for (size_t i = 0; i < run.training().gradients().table().size(); ++i) {
+    const Tensor t = run.training().gradients().row(i);
+    for (int64_t j = 0; j < t.count(); ++j) total += static_cast<double>(t.as<float>()[j]) * t.as<float>()[j];
+  }
+  const double expected = dump.find(name + ".grad_norm")->as<float>()[0];
+  report(label + " norm of all gradients", std::fabs(std::sqrt(total) - expected) / expected, kGradientBound);
+
+  compare_gradients(dump, name, run.training(), label, report);
   if (const Array* input = dump.find(name + ".input_gradient")) {
     const Tensor found = run.training().input_gradient();
     std::vector<double> golden, difference;
@@ -133,6 +164,10 @@ void check(const Dump& dump, const std::string& name, const std::string& label, 
     }
     report(label + " d inputs_embeds", norm(difference) / norm(golden), kGradientBound);
   }
+
+  // The same where blocks are computed again, three tiles at a time.
+  Case again(dump, pack_of(dump, name), 2, 3, {}, 0);
+  report(label + " blocks computed again", worst_gradient(again.training(), run.training()), 1e-5);
 
   // The same bytes for another number of threads.
   Case other(dump, pack_of(dump, name), 1, 3);
@@ -159,21 +194,52 @@ void check_shared_prefix(const Dump& dump, const std::string& name, const std::s
   Case once(dump, shared, 2, 2), apart(dump, first, 2, 2);
   apart.add(second);
   report(label + " shared prefix, loss", std::fabs(once.loss() - apart.loss()) / apart.loss(), 1e-5);
-  double largest = 0;
-  const auto norm_of = [](Tensor t, const float* minus) {
-    std::vector<double> values(t.count());
-    for (int64_t i = 0; i < t.count(); ++i) values[i] = static_cast<double>(t.as<float>()[i]) - (minus ? minus[i] : 0);
-    return norm(values);
-  };
-  ParameterValues &found = once.training().gradients(), &expected = apart.training().gradients();
-  for (size_t i = 0; i < expected.table().size(); ++i) largest = std::max(largest, norm_of(expected.row(i), nullptr));
-  double worst = 0;
-  for (size_t i = 0; i < expected.table().size(); ++i) {
-    const double size = norm_of(expected.row(i), nullptr),
-                 difference = norm_of(found.row(i), expected.row(i).as<float>());
-    worst = std::max(worst, difference / std::max(size, kSmall * largest));
+  report(label + " shared prefix, worst gradient", worst_gradient(once.training(), apart.training()), 1e-5);
+}
+
+// Products of factors rounded to bf16, by the bounds of the goldens for bf16: 1 % of the loss, 0.1 of all gradients.
+void check_bf16(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  const Pack pack = pack_of(dump, name);
+  Case exact(dump, pack, 2, 3), rounded(dump, pack, 2, 3, {}, 0, {}, cpu::kEmulatedPairs, DType::bf16);
+  const double loss = std::fabs(rounded.loss() - exact.loss()) / exact.loss();
+  report(label + " loss in bf16", loss, 0.01);
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < exact.training().gradients().table().size(); ++i) {
+    const Tensor a = exact.training().gradients().row(i), b = rounded.training().gradients().row(i);
+    for (int64_t j = 0; j < a.count(); ++j) {
+      difference += std::pow(static_cast<double>(b.as<float>()[j]) - a.as<float>()[j], 2);
+      size += std::pow(static_cast<double>(a.as<float>()[j]), 2);
+    }
   }
-  report(label + " shared prefix, worst gradient", worst, 1e-5);
+  const double relative = std::sqrt(difference / size);
+  report(label + " gradients in bf16", relative, 0.1);
+  report(label + " bf16 rounds", relative > 1e-5 ? 0 : 1, 0);
+}
+
+// One sample with given coins; and coins that are drawn are a function of their key alone, as many as the rate says.
+void check_drop_path(const Dump& dump, const std::string& label, const Report& report) {
+  const VisionConfig& vision = dump.source.network.vision;
+  const auto drawn = [&](int64_t step, int64_t pack) {
+    return drop_path_factors(vision, {0.25, 42}, 0, step, pack, 4000);
+  };
+  const std::vector<float> factors = drawn(3, 1), last(factors.end() - 8000, factors.end());
+  const double dropped = static_cast<double>(std::count(last.begin(), last.end(), 0.0f)) / 8000;
+  report(label + " share of what is dropped", std::fabs(dropped - 0.25), 0.025);  // five deviations
+  report(label + " coins of a key", factors == drawn(3, 1) && factors != drawn(4, 1) && factors != drawn(3, 2) ? 0 : 1,
+         0);
+  const Array* given = dump.find("drop_path.factors");
+  if (!given) return;
+  const int32_t number = dump.find("drop_path.sample")->as<int32_t>()[0];
+  for (const auto& [name, array] : dump.arrays) {
+    if (!name.ends_with(".number") || array.as<int32_t>()[0] != number) continue;
+    for (const size_t keep_bytes : {TrainingSizes().keep_bytes, size_t{0}}) {
+      Case run(dump, pack_of(dump, name.substr(0, name.size() - 7)), 2, 3, {}, keep_bytes,
+               {given->as<float>(), given->as<float>() + given->count()});
+      report(label + " drop path, loss", std::fabs(run.loss() - dump.find("drop_path.loss")->as<float>()[0]),
+             kLossBound);
+      compare_gradients(dump, "drop_path", run.training(), label + " drop path", report);
+    }
+  }
 }
 
 // Eight updates of AdamW over two samples each: losses, norms before clipping and, at the end, the values themselves.
@@ -395,10 +461,12 @@ void run_training(const Dump& dump, const std::string& label, const Report& repo
   }
   if (dump.find("one-picture.tokens")) {
     check_parts(dump, "one-picture", label, report);
+    check_bf16(dump, "one-picture", label, report);
     check_partial_gradients(dump, "one-picture", label, report);
     check_trainer(dump, "one-picture", label, report);
     check_bad_packs(dump, "one-picture", label, report);
   }
+  check_drop_path(dump, label, report);
   check_updates(dump, "decay_all", 0.05, label + " updates", report);
   check_updates(dump, "strong_decay_all", 5, label + " updates of strong decay", report);
 }

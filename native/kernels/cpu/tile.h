@@ -96,6 +96,23 @@ struct Bf16Dot {
   }
 };
 using Bf16Dots = Bf16Dot;
+#elif defined(DRIVLM_EMULATED_PAIRS)
+// For tests: pairs of bf16 on any CPU, so that what is packed for vdpbf16ps is checked everywhere.
+struct EmulatedBf16Dot {
+  static constexpr int kWords = 1;
+  static constexpr bool kPairs = true;
+  template <int kRows, int kRowStep, int kDepthStep>
+  DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const U v = reinterpret_cast<U>(splat(x[r * kRowStep]));
+      const F low = reinterpret_cast<F>(v << 16), high = reinterpret_cast<F>(v & 0xffff0000u);
+      sum[r][0] += even_values(w) * low + odd_values(w) * high;
+      sum[r][1] += even_values(w + 64) * low + odd_values(w + 64) * high;
+    }
+  }
+};
+using Bf16Dots = EmulatedBf16Dot;
 #else
 using Bf16Dots = Bf16Fma;
 #endif
