@@ -40,6 +40,7 @@ export class AnswerBatch implements AsyncIterableIterator<AnswerPiece>, PromiseL
     return this.answers.then(onAnswers, onError)
   }
 
+  /** The next piece of any of the answers; what `for await` calls. */
   async next(): Promise<IteratorResult<AnswerPiece, undefined>> {
     const read = await this.#reader.read()
     return read

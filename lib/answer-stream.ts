@@ -32,6 +32,7 @@ export class AnswerStream implements AsyncIterableIterator<string> {
     return this.#reader.result
   }
 
+  /** The next piece of the answer; what `for await` calls. */
   async next(): Promise<IteratorResult<string, undefined>> {
     const read = await this.#reader.read()
     return read.done ? read : { done: false, value: read.value.text }

@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 // npm run docs: TypeDoc writes the reference of every entry of package.json's exports to .cache/docs, from the types. Fails where something that is
-// exported has no sentence. Ends with `N passed, N failed`: exports with and without.
+// exported, or a method of it, has no sentence. Ends with `N passed, N failed`: those with and without.
 
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
+import { sentences } from './docs/sentences.mjs'
 
 const root = path.resolve(import.meta.dirname, '..')
 const tools = path.join(root, 'scripts', 'docs')
@@ -28,21 +29,7 @@ if (run(process.execPath, [typedoc, ...options, ...entries.flatMap((entry) => ['
   process.exit(1)
 }
 
-/** Whether a comment of a declaration, or of one of its call signatures, begins with a sentence. */
-const described = ({ comment, signatures = [], type }) =>
-  (comment?.summary ?? []).some(({ text }) => text.trim() !== '') ||
-  signatures.some(described) ||
-  (type?.declaration?.signatures ?? []).some(described)
-
-const without = []
-let passed = 0
-const reference = JSON.parse(readFileSync(json, 'utf8'))
-for (const entry of reference.children) {
-  for (const one of entry.children ?? []) {
-    if (one.variant === 'reference' || described(one)) passed++
-    else without.push(`${entry.name}: ${one.name}`)
-  }
-}
+const { passed, without } = sentences(JSON.parse(readFileSync(json, 'utf8')))
 if (without.length > 0) console.log(`\nExported without a sentence that says what it is:\n  ${without.join('\n  ')}`)
 console.log(`\n${passed} passed, ${without.length} failed`)
 process.exitCode = without.length === 0 ? 0 : 1

@@ -74,6 +74,7 @@ export class Adaptation implements AsyncIterableIterator<AdaptStep> {
     }
   }
 
+  /** Does a step; what `for await` calls. */
   async next(): Promise<IteratorResult<AdaptStep, undefined>> {
     try {
       const result = await this.#steps.next()

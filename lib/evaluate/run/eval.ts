@@ -35,6 +35,7 @@ export interface EvalAnswer {
 export interface EvalScene {
   /** `id`: of the question, as the file has it. */
   ask(question: string, options: { id: string; signal?: AbortSignal }): Promise<EvalAnswer>
+  /** Gives the moment's memory back. */
   dispose(): void | Promise<void>
   /** Milliseconds by stage of seeing, counted to the first question. */
   timings?: Record<string, number>
