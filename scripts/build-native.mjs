@@ -24,6 +24,7 @@ import { fileURLToPath } from 'node:url'
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 const argument = (name) => process.argv.find((one) => one.startsWith(`--${name}=`))?.slice(name.length + 3)
 const out = path.resolve(root, argument('out') ?? '.cmake-build')
+const cmake = process.env.CMAKE ?? 'cmake'
 
 if (process.argv.includes('--prepare')) {
   // npm runs `prepare` of a linked package too, where there is nothing to compile from.
@@ -92,7 +93,6 @@ options.push('-DCMAKE_BUILD_TYPE=Release', `-DDRIVLM_NODE_INCLUDE=${headers().jo
 // node-gyp's make may be our parent, and its settings are not for ours.
 const { MAKEFLAGS, MFLAGS, MAKELEVEL, ...env } = process.env
 env.CCACHE_BASEDIR ??= root // CMAKE_CXX_COMPILER_LAUNCHER=ccache then knows the same sources in another folder
-const cmake = process.env.CMAKE ?? 'cmake'
 const ninja = spawnSync('ninja', ['--version'], { stdio: 'ignore' }).status === 0
 const jobs = process.env.JOBS ?? String(os.availableParallelism())
 

@@ -136,7 +136,7 @@ async function bareX64(tarball) {
     chmodSync(path.join(tree, 'node'), 0o755)
     record(`x64, glibc 2.31 alone, Node ${version}`, () =>
       checkDemo(
-        run('chroot', [tree, '/node', `/app/${program}`, 'demo', '--json'], {
+        run('/usr/sbin/chroot', [tree, '/node', `/app/${program}`, 'demo', '--json'], {
           env: { HOME: '/', PATH: process.env.PATH },
         }),
       ),
@@ -224,7 +224,9 @@ function installManager(home, spec) {
     chmodSync(path.join(home, short, 'pnpm'), 0o755)
     return [`/opt/drivlm/${short}/pnpm`]
   }
-  cpSync(npmPackage(spec), path.join(home, short), { recursive: true })
+  // npm 12 comes twice.
+  if (!existsSync(path.join(home, short)))
+    cpSync(npmPackage(spec), path.join(home, short), { recursive: true, verbatimSymlinks: true })
   return ['node', `/opt/drivlm/${short}/bin/${spec.startsWith('npm@') ? 'npm-cli.js' : 'yarn.js'}`]
 }
 
@@ -242,7 +244,7 @@ function inTree(tree, home, tool, manager, { flags = [], linker }, major) {
   }
   mkdirSync(path.join(home, 'home'), { recursive: true })
   const inside = (args) =>
-    run('chroot', [tree, '/bin/sh', '-c', 'cd /opt/drivlm/app && exec "$@"', 'sh', ...tool, ...args], { env })
+    run('/usr/sbin/chroot', [tree, '/bin/sh', '-c', 'cd /opt/drivlm/app && exec "$@"', 'sh', ...tool, ...args], { env })
   const tgz = '/opt/drivlm/drivlm.tgz'
   const add = manager.startsWith('npm')
     ? ['install', '--no-audit', '--no-fund', '--prefer-offline', ...flags, tgz]
