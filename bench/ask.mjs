@@ -7,7 +7,6 @@ import { readFileSync } from 'node:fs'
 import { readCheckpoint } from '../dist/checkpoint/load-checkpoint.js'
 import { resolveOptions } from '../dist/load-model.js'
 import { loadAddon } from '../dist/native.js'
-import { checkLoadOptions } from '../dist/options.js'
 import { checkAnswers, checkDecoding, plainRequest } from './checks.mjs'
 import { decodeCost, firstTokenCost, prefillCost, visionCost } from './floors.mjs'
 import { contexts, modes, prefills, tileCounts } from './modes.mjs'
@@ -55,8 +54,6 @@ process.disconnect()
 
 async function bench() {
   const load = { ...mode.load, device: options.device, threads: options.threads, maxBatch: 8 }
-  // A build that does not know an option refuses it here; the addon would take no notice.
-  checkLoadOptions(load)
   const checkpoint = await readCheckpoint(options.model)
   const { network } = checkpoint
   const maxContext = Math.min(checkpoint.maxPositions, 4096)

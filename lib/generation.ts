@@ -3,7 +3,7 @@ import type { Answer, TokenLogprob } from './answer.ts'
 import { holding, runJob, untilAborted, whenAborted } from './job.ts'
 import { Listener } from './listener.ts'
 import type { NativeGenerateRequest, NativeGenerateResult, NativeModel } from './native.ts'
-import type { AskSettings } from './options.ts'
+import { type AskSettings, engineNumbers } from './options.ts'
 import { type AnswerFormats, type CompiledFormat, FormattedText } from './structured/answer-format.ts'
 import { Detokenizer } from './text/detokenizer.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
@@ -111,21 +111,16 @@ function nativeRequest(
   { tokenizer, scene, ids, stopIds, settings, room, keep = false }: GenerationRequest,
   format: CompiledFormat | undefined,
 ): NativeGenerateRequest {
-  const { maxNewTokens, minNewTokens, temperature, topP, seed, logprobs, speculate } = settings
   return {
+    ...engineNumbers(settings),
     job,
     scene,
     ids,
-    maxNewTokens: Math.min(maxNewTokens, room),
-    minNewTokens,
-    temperature,
-    topP,
-    seed,
+    maxNewTokens: Math.min(settings.maxNewTokens, room),
     stopIds,
     vocabLimit: tokenizer.size,
-    wantLogprobs: logprobs,
+    wantLogprobs: settings.logprobs,
     keep,
-    speculate,
     ...(format === undefined ? {} : { automaton: format.automaton }),
   }
 }

@@ -21,12 +21,13 @@ export type {
   ScoreOptions,
   SeeOptions,
   UpdateOptions,
+  ViewOptions,
 } from './options.ts'
 export type { Scene, SceneInfo } from './scene.ts'
 export type { AnswerFormat } from './structured/answer-format.ts'
 export type { JsonSchema, JsonType, JsonValue } from './structured/schema.ts'
 export { type Camera, cameras, isCamera } from './views/cameras.ts'
 export type { ChangedViews } from './views/change.ts'
-export type { NamedViews, ViewOptions, Views } from './views/compose.ts'
+export type { NamedViews, Views } from './views/compose.ts'
 export type { PictureSource, RawPicture } from './views/decode.ts'
 export type { CacheInfo } from './weight-cache.ts'

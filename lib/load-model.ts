@@ -19,7 +19,7 @@ import {
   packageRoot,
   toModelError,
 } from './native.ts'
-import { checkLoadOptions, type LoadOptions, throwIfAborted } from './options.ts'
+import { type LoadOptions, loadSettings, throwIfAborted } from './options.ts'
 import { type FolderTemplate, templateOfFolder } from './text/chat-template.ts'
 import { loadTokenizer } from './text/load-tokenizer.ts'
 import { templateOf, withSystemMessage } from './text/templates.ts'
@@ -47,8 +47,9 @@ export async function loadModel(dir?: string | URL, options?: LoadOptions): Prom
 export async function loadModel(options: LoadOptions): Promise<Model>
 export async function loadModel(first?: string | URL | LoadOptions, second: LoadOptions = {}): Promise<Model> {
   const [given, options] = isRecord(first) ? [bundledModel, first as LoadOptions] : [folderOf(first), second]
-  checkLoadOptions(options)
-  throwIfAborted(options.signal)
+  const settings = loadSettings(options)
+  const { signal, onProgress, tileSize, layout, download, onDownload } = settings
+  throwIfAborted(signal)
   const addon = loadAddon()
   if (given === bundledModel && isBundled(packageRoot)) {
     throw new ModelError(
@@ -56,7 +57,6 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
       `This code of drivlm was bundled into another file, and the model of the package does not lie beside that. ${bundledAdvice}, or name a model's folder.`,
     )
   }
-  const { tileSize, layout, download, onDownload, signal } = options
   const dir = await resolveModel(hubSettings(), given, { download, onDownload, signal })
   const checkpoint = await readCheckpoint(dir, {
     ...(tileSize === undefined ? {} : { tileSize }),
@@ -65,34 +65,34 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
   const tokenizer = await loadTokenizer(checkpoint.dir)
   const { template } = await templateFor(checkpoint, tokenizer)
   checkVocabulary(checkpoint, tokenizer)
-  const nativeOptions = resolveOptions(addon, checkpoint, options)
-  if (options.cache === true) nativeOptions.weightCache = await weightCachePlace(checkpoint, nativeOptions)
+  const nativeOptions = resolveOptions(addon, checkpoint, settings)
+  if (settings.cache) nativeOptions.weightCache = await weightCachePlace(checkpoint, nativeOptions)
 
-  const listener = new Listener(options.onProgress)
+  const listener = new Listener(onProgress)
   const start = (job: number) => {
     listener.onFailure = () => addon.cancelLoad(job)
-    const onProgress = (doneBytes: number, totalBytes: number) => listener.call({ doneBytes, totalBytes })
-    return addon.load(checkpoint, nativeOptions, options.onProgress && onProgress, job)
+    const tell = (doneBytes: number, totalBytes: number) => listener.call({ doneBytes, totalBytes })
+    return addon.load(checkpoint, nativeOptions, onProgress && tell, job)
   }
-  const native = await runJob(options.signal, start, (job) => addon.cancelLoad(job)).catch((error: unknown) => {
+  const native = await runJob(signal, start, (job) => addon.cancelLoad(job)).catch((error: unknown) => {
     listener.throwIfFailed()
     throw error
   })
   listener.onFailure = undefined
   try {
-    await untilAborted(listener.settled(), options.signal)
+    await untilAborted(listener.settled(), signal)
     listener.throwIfFailed()
-    throwIfAborted(options.signal)
-    const { device, precision, weights = 'bf16', maxContext, maxBatch, visionCacheBytes } = nativeOptions
+    throwIfAborted(signal)
+    const { device, maxContext, visionCacheBytes } = nativeOptions
+    const { precision, weights, activations, maxBatch } = settings
     const limits = {
-      maxScenes: options.maxScenes ?? Number.POSITIVE_INFINITY,
-      evict: options.evict === true ? ('resee' as const) : options.evict || undefined,
-      maxQueue: options.maxQueue ?? Number.POSITIVE_INFINITY,
+      maxScenes: settings.maxScenes ?? Number.POSITIVE_INFINITY,
+      evict: settings.evict === true ? ('resee' as const) : settings.evict || undefined,
+      maxQueue: settings.maxQueue ?? Number.POSITIVE_INFINITY,
       maxBatch,
     }
     const parts = { addon, native, checkpoint, tokenizer, template }
-    const activations = options.activations ?? 'bf16'
-    const automatic = (options.device ?? 'auto') === 'auto' && device === 'cpu'
+    const automatic = settings.device === 'auto' && device === 'cpu'
     const deviceReason = automatic ? systemOf(addon).cuda.reason : undefined
     const cache = cacheInfo(nativeOptions, native)
     for (const warning of warningsOf(tokenizer)) process.emitWarning(`${checkpoint.dir}: ${warning}`, 'DrivlmWarning')
@@ -129,7 +129,8 @@ export async function templateFor(checkpoint: Checkpoint, tokenizer: Tokenizer |
 
 /** What the addon is asked to reserve. */
 export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, options: LoadOptions): NativeModelOptions {
-  const maxContext = options.maxContext ?? Math.min(checkpoint.maxPositions, 8192)
+  const settings = loadSettings(options)
+  const maxContext = settings.maxContext ?? Math.min(checkpoint.maxPositions, 8192)
   if (maxContext > checkpoint.maxPositions) {
     throw new ModelError(
       'BAD_ARGUMENT',
@@ -137,19 +138,19 @@ export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, optio
     )
   }
   const native: NativeModelOptions = {
-    device: pickDevice(addon, options.device ?? 'auto'),
-    precision: options.precision ?? 'bf16',
-    weights: options.weights ?? 'bf16',
-    int8Activations: options.activations === 'int8',
-    threads: options.threads ?? os.availableParallelism(),
+    device: pickDevice(addon, settings.device),
+    precision: settings.precision,
+    weights: settings.weights,
+    int8Activations: settings.activations === 'int8',
+    threads: settings.threads ?? os.availableParallelism(),
     maxContext,
     kvTokens: 2 * maxContext,
     visionCacheBytes: 0,
-    maxBatch: options.maxBatch ?? 20,
-    maxMemoryBytes: options.maxMemory ?? 0,
+    maxBatch: settings.maxBatch,
+    maxMemoryBytes: settings.maxMemory ?? 0,
   }
-  native.visionCacheBytes = options.visionCache ?? 2 * sceneImageBytes(checkpoint, native)
-  if (options.kvMemory !== undefined) native.kvTokens = kvTokens(addon, checkpoint, native, options.kvMemory)
+  native.visionCacheBytes = settings.visionCache ?? 2 * sceneImageBytes(checkpoint, native)
+  if (settings.kvMemory !== undefined) native.kvTokens = kvTokens(addon, checkpoint, native, settings.kvMemory)
   return native
 }
 

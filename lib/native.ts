@@ -18,6 +18,7 @@ import {
   whyUnfit,
 } from './addon-file.ts'
 import { type ErrorCode, errorCodes, ModelError } from './errors.ts'
+import type { EngineAskNumbers } from './option-tables.ts'
 
 /** Element types a checkpoint may store. */
 export type StoredDType = 'F32' | 'F16' | 'BF16'
@@ -309,19 +310,14 @@ export interface NativeSceneResult {
   probes?: NativeProbes
 }
 
-export interface NativeGenerateRequest {
+/** Numbers of `scene.ask` go to the engine under their names. */
+export interface NativeGenerateRequest extends Omit<EngineAskNumbers, 'speculate'> {
   job: number
   /** Scene whose cache this continues (shared, never changed); 0 for an empty context. */
   scene: number
   /** Ids appended to the scene; may be empty only if the scene is not. */
   ids: Int32Array
   maxNewTokens: number
-  /** The stop ids are forbidden for the first this many tokens. */
-  minNewTokens: number
-  /** 0 is greedy. */
-  temperature: number
-  topP: number
-  seed: number
   stopIds: Int32Array
   /** Ids from here on are never chosen: padded rows. Beyond the network's rows it means all of them; a tokenizer may have more ids. */
   vocabLimit: number
@@ -335,7 +331,7 @@ export interface NativeGenerateRequest {
   probe?: string[]
   /** Keep the sequence (prompt and answer) as a new scene. */
   keep?: boolean
-  /** Tokens drafted from the prompt a step and verified together, 0 to 16; greedy only, identical output. */
+  /** Tokens drafted from the prompt a step and verified together, 0 to 16; greedy only, identical output. Default 0. */
   speculate?: number
   /** What the answer must follow; needs {@link NativeModel.setVocabulary}. */
   automaton?: NativeAutomaton

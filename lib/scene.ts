@@ -13,6 +13,7 @@ import {
   type AskAllOptions,
   type AskOptions,
   type AskSettings,
+  askAllSettings,
   askSettings,
   type ChooseOptions,
   checkChooseOptions,
@@ -142,9 +143,8 @@ export class Scene {
    * const [objects, plan] = await scene.askAll(['What is in front of us?', 'What should we do?'])
    */
   askAll(questions: readonly string[], options: AskAllOptions = {}): AnswerBatch {
-    const { onText, ...rest } = options
-    const settings = askSettings(rest)
-    if (onText !== undefined && typeof onText !== 'function') askSettings({ onText })
+    const settings = askAllSettings(options)
+    const { onText } = options
     if (!Array.isArray(questions)) throw new ModelError('BAD_ARGUMENT', 'Expected a list of strings as questions.')
     const list = Array.from(questions, (question) => this.#plain(question, settings))
     return new AnswerBatch(async (push, leave) => {

@@ -8,8 +8,9 @@ import { type AnsweredMoment, AnswerLog, jsonTimeOf, type MomentAnswer } from '.
 import { visible } from '../logs/files.ts'
 import { type Log, type Moment, openLog, planMoments } from '../logs/index.ts'
 import type { Model } from '../model.ts'
+import { loadOptions } from '../option-tables.ts'
 import type { Scene } from '../scene.ts'
-import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
+import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
 import { modelFolder } from './model-folder.ts'
 import { formatDuration, print, printable, withProgress } from './terminal.ts'
 
@@ -85,7 +86,7 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
   try {
     if (mine.some(({ index }) => !out.has(index))) {
       const folder = await modelFolder(flags.model, flags.yes)
-      const model = await withProgress(`Loading ${name}`, () => loadModel(folder, loadOptions(flags)))
+      const model = await withProgress(`Loading ${name}`, () => loadModel(folder, optionsFrom(loadOptions, flags)))
       try {
         noteCache(model)
         await answerAll(model, name, mine, moments.length, questions, cameras, out, flags, signal)

@@ -5,28 +5,18 @@ import type { Answer } from '../answer.ts'
 import { ModelError } from '../errors.ts'
 import { loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
+import { answerOptions, loadOptions, systemOptions, textOptions, viewOptions } from '../option-tables.ts'
 import type { ModelAskOptions } from '../options.ts'
 import { type Camera, cameras, camerasOfPath } from '../views/cameras.ts'
 import type { NamedViews, Views } from '../views/compose.ts'
-import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
+import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
 import { modelFolder } from './model-folder.ts'
 import { formatMs, print, printable, printJson, withProgress } from './terminal.ts'
 
-export interface AskFlags extends LoadFlags, Partial<Record<CameraKey, string>> {
+export interface AskFlags extends LoadFlags, ModelAskOptions, Partial<Record<CameraKey, string>> {
   model?: string
   views?: string
   image?: string[]
-  missingViews?: 'error' | 'black'
-  maxTiles?: number
-  tileBudget?: number
-  system?: string
-  maxNewTokens?: number
-  minNewTokens?: number
-  temperature?: number
-  topP?: number
-  seed?: number
-  stop?: string[]
-  text?: 'placeholders' | 'literal'
   timings?: boolean
   json?: boolean
 }
@@ -69,7 +59,7 @@ async function load(flags: AskFlags, signal: AbortSignal): Promise<Model> {
   return withProgress(`Loading ${name}`, (progress) => {
     const onProgress = ({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }) =>
       progress.update(doneBytes / totalBytes)
-    return loadModel(folder, { ...loadOptions(flags), signal, onProgress })
+    return loadModel(folder, { ...optionsFrom(loadOptions, flags), signal, onProgress })
   })
 }
 
@@ -105,32 +95,7 @@ function timingsLine({ timings, usage }: Answer): string {
 }
 
 function askOptions(flags: AskFlags): ModelAskOptions {
-  const {
-    missingViews,
-    maxTiles,
-    tileBudget,
-    system,
-    maxNewTokens,
-    minNewTokens,
-    temperature,
-    topP,
-    seed,
-    stop,
-    text,
-  } = flags
-  return {
-    missingViews,
-    maxTilesPerImage: maxTiles,
-    tileBudget,
-    systemMessage: system,
-    maxNewTokens,
-    minNewTokens,
-    temperature,
-    topP,
-    seed,
-    stop,
-    text,
-  }
+  return optionsFrom({ ...viewOptions, ...systemOptions, ...answerOptions, ...textOptions }, flags)
 }
 
 async function viewsOf(flags: AskFlags): Promise<Views> {

@@ -3,9 +3,11 @@ import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { bundledModel, loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
+import { loadOptions } from '../option-tables.ts'
+import type { LoadOptions } from '../options.ts'
 import type { Scene, SceneInfo } from '../scene.ts'
 import { viewsIn } from './ask.ts'
-import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
+import { noteCache, optionsFrom } from './flags.ts'
 import { formatCount, formatMs, print, printJson, styled, withProgress } from './terminal.ts'
 
 /** `models/street-tiny/moments/moments.json` */
@@ -26,13 +28,13 @@ interface Told extends Question {
   ms: number
 }
 
-export async function demo(flags: LoadFlags & { json?: boolean }): Promise<void> {
+export async function demo(flags: LoadOptions & { json?: boolean }): Promise<void> {
   const dir = path.join(bundledModel, 'moments')
   const { moments, heldOutAccuracyPercent } = JSON.parse(
     await readFile(path.join(dir, 'moments.json'), 'utf8'),
   ) as Moments
   const started = performance.now()
-  const model = await withProgress('Loading street-tiny', () => loadModel(loadOptions(flags)))
+  const model = await withProgress('Loading street-tiny', () => loadModel(optionsFrom(loadOptions, flags)))
   const loadMs = performance.now() - started
   noteCache(model)
   const results = []

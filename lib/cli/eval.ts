@@ -16,32 +16,30 @@ import { readJudgements, readPredictions } from '../evaluate/run/predictions.ts'
 import { type Conversion, resolveConversion } from '../grounding/conversion.ts'
 import { bundledModel, loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
+import { loadOptions } from '../option-tables.ts'
+import type { ModelAskOptions } from '../options.ts'
 import { cannotWrite } from '../whole-file.ts'
 import { boxReader, converters, modelIdentity } from './eval-model.ts'
 import { printSheet, sheetJson } from './eval-sheet.ts'
-import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
+import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
 import { judgeByCommand } from './judge-command.ts'
 import { modelFolder } from './model-folder.ts'
 import { errorText, formatDuration, Progress, printJson, withProgress } from './terminal.ts'
 
-export interface EvalFlags extends LoadFlags, Selection {
+type AskFlags = Pick<ModelAskOptions, 'maxNewTokens' | 'temperature' | 'topP' | 'seed' | 'missingViews' | 'text'>
+
+export interface EvalFlags extends LoadFlags, AskFlags, Selection {
   data: string
   images?: string
   model?: string
   predictions?: string
   out?: string
-  seed?: number
   keepGoing?: boolean
   judgeCommand?: string
   judgements?: string
   judgeJobs?: number
   conversion?: Conversion
-  maxNewTokens?: number
-  temperature?: number
-  topP?: number
-  missingViews?: 'error' | 'black'
   concurrency?: number
-  text?: 'placeholders' | 'literal'
   pictures?: 'embed' | 'link' | 'none'
   json?: boolean
 }
@@ -162,7 +160,7 @@ async function askModel(
       model: async () => {
         const loading = show(`Loading ${checkpoint.name}`)
         model = await loadModel(checkpoint.dir, {
-          ...loadOptions(flags),
+          ...optionsFrom(loadOptions, flags),
           signal,
           onProgress: ({ doneBytes, totalBytes }) => loading.update(doneBytes / totalBytes),
         })

@@ -1,10 +1,10 @@
 /** Flags that commands have in common, and the reading of their values. */
-import os from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { ModelError } from '../errors.ts'
 import { parseShard } from '../evaluate/questions/selection.ts'
 import type { Model } from '../model.ts'
-import type { LoadOptions } from '../options.ts'
+import { loadOptions, type OptionRow, type OptionTable } from '../option-tables.ts'
+import { type LoadOptions, type OptionsOf, pickOptions } from '../options.ts'
 import { printable } from './terminal.ts'
 
 /** A whole number of at least `low`. */
@@ -68,49 +68,56 @@ export function list(value: string, before: string[] | undefined): string[] {
   return [...(before ?? []), value]
 }
 
-export interface LoadFlags {
-  device?: string
-  precision?: 'bf16' | 'f32'
-  weights?: 'bf16' | 'int8' | 'int4'
-  activations?: 'bf16' | 'int8'
-  cache?: boolean
-  threads?: number
-  maxContext?: number
+/** A flag whose value stands under the name of its option: `--max-tiles` is `maxTilesPerImage`. */
+class OptionOf extends Option {
+  readonly option: string
+
+  constructor(option: string, { flag, kind, low = 0, of, default: usual }: OptionRow, preset?: string | number) {
+    const shown = preset ?? usual
+    super(flag!.name, kind === 'boolean' || shown === undefined ? flag!.help : `${flag!.help} (default: ${shown})`)
+    this.option = option
+    if (kind === 'integer') this.argParser(integer(low))
+    else if (kind === 'number') this.argParser(decimal)
+    else if (kind === 'stop') this.argParser(list)
+    else if (kind === 'choice') this.choices(of!.map(String))
+  }
+
+  override attributeName(): string {
+    return this.option
+  }
+}
+
+/**
+ * Adds the flags that the options of a table have on this command.
+ *
+ * @param presets - What this command takes in place of an option's own default.
+ */
+export function addFlags(
+  command: Command,
+  table: OptionTable,
+  presets: Readonly<Record<string, string | number>> = {},
+): Command {
+  for (const [name, row] of Object.entries(table)) {
+    if (row.flag?.on.includes(command.name())) command.addOption(new OptionOf(name, row, presets[name]))
+  }
+  return command
+}
+
+/** Flags of commands that load a model. */
+export interface LoadFlags extends LoadOptions {
   yes?: boolean
 }
 
 export function addLoadFlags(command: Command): Command {
-  return command
-    .option('--device <name>', 'auto, cpu, cuda or cuda:N (default: auto)')
-    .addOption(
-      new Option('--precision <type>', 'bf16 or f32; f32 is for the CPU (default: bf16)').choices(['bf16', 'f32']),
-    )
-    .addOption(
-      new Option('--weights <type>', 'bf16, int8 or int4, on the CPU (default: bf16)').choices([
-        'bf16',
-        'int8',
-        'int4',
-      ]),
-    )
-    .addOption(
-      new Option('--activations <type>', 'bf16, or int8 beside weights in 8 bits (default: bf16)').choices([
-        'bf16',
-        'int8',
-      ]),
-    )
-    .option('--cache', 'keep weights in 8 or 4 bits in the model folder, for later loads')
-    .option('--threads <n>', `threads on the CPU (default: ${os.availableParallelism()}, all)`, integer(1))
-    .option('--max-context <tokens>', 'longest sequence: views, question and answer', integer(16))
-    .option('--yes', 'fetch a model that is given by name without asking')
+  return addFlags(command, loadOptions).option('--yes', 'fetch a model that is given by name without asking')
+}
+
+/** The options of a table that have a flag, from the flags of a command. */
+export function optionsFrom<Table extends OptionTable>(table: Table, flags: OptionsOf<Table>): OptionsOf<Table> {
+  return pickOptions(flags, Object.fromEntries(Object.entries(table).filter(([, { flag }]) => flag)) as Table)
 }
 
 /** Says on stderr why the weights could not be kept, as `--cache` asked. */
 export function noteCache({ info: { cache } }: Pick<Model, 'info'>): void {
   if (cache?.state === 'none') process.stderr.write(`The weights could not be kept. ${printable(cache.reason ?? '')}\n`)
-}
-
-export function loadOptions(flags: LoadFlags): LoadOptions {
-  const { device, precision, weights, activations, cache, threads, maxContext } = flags
-  // loadModel checks the device's name and says what it may be.
-  return { device: device as LoadOptions['device'], precision, weights, activations, cache, threads, maxContext }
 }

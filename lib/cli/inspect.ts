@@ -13,15 +13,15 @@ import {
   toModelError,
   type VisionDescription,
 } from '../native.ts'
+import { loadOptions } from '../option-tables.ts'
 import { loadTokenizer } from '../text/load-tokenizer.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import { tileCount } from '../views/compose.ts'
-import { type LoadFlags, loadOptions } from './flags.ts'
+import { type LoadFlags, optionsFrom } from './flags.ts'
 import { modelFolder } from './model-folder.ts'
 import { formatBytes, formatCount, print, printable, printFields, printJson, styled, withProgress } from './terminal.ts'
 
 export interface InspectFlags extends LoadFlags {
-  maxBatch?: number
   json?: boolean
 }
 
@@ -129,10 +129,7 @@ interface MemoryReport extends NativeMemoryPlan {
 
 function planOf(checkpoint: Checkpoint, flags: InspectFlags): MemoryReport {
   const addon = loadAddon()
-  const options: NativeModelOptions = resolveOptions(addon, checkpoint, {
-    ...loadOptions(flags),
-    maxBatch: flags.maxBatch,
-  })
+  const options: NativeModelOptions = resolveOptions(addon, checkpoint, optionsFrom(loadOptions, flags))
   try {
     const plan = addon.memoryPlan(checkpoint.network, options, checkpoint.weightsDType)
     const { device, precision, maxContext, maxBatch } = options

@@ -9,8 +9,19 @@ import path from 'node:path'
 import { Command, CommanderError, Option } from 'commander'
 import { conversions } from '../grounding/conversion.ts'
 import { packageRoot } from '../native.ts'
+import { answerOptions, systemOptions, textOptions, viewOptions } from '../option-tables.ts'
 import { cameras } from '../views/cameras.ts'
-import { addLoadFlags, decimal, decimals, integer, integers, list, shard, shardOfEnvironment } from './flags.ts'
+import {
+  addFlags,
+  addLoadFlags,
+  decimal,
+  decimals,
+  integer,
+  integers,
+  list,
+  shard,
+  shardOfEnvironment,
+} from './flags.ts'
 import { errorText } from './terminal.ts'
 
 function version(): string {
@@ -47,24 +58,8 @@ function program(): Command {
   ask
     .option('--views <dir>', 'folder of pictures named after cameras, such as CAM_FRONT.jpg')
     .option('--image <file>', 'a picture without a camera; may be given several times', list)
-    .addOption(
-      new Option('--missing-views <what>', 'leave the cells of missing cameras black').choices(['error', 'black']),
-    )
-    .option('--max-tiles <n>', 'most tiles of one separate image', integer(1))
-    .option('--tile-budget <n>', 'tiles shared out among separate images', integer(1))
-    .option('--system <text>', "in place of the model's own system message")
-    .option('--max-new-tokens <n>', 'longest answer (default: 512)', integer(1))
-    .option('--min-new-tokens <n>', 'shortest answer (default: 0)', integer(0))
-    .option('--temperature <t>', '0 takes the likeliest token every time (default: 0)', decimal)
-    .option('--top-p <p>', 'draw from the likeliest tokens of this much probability (default: 1)', decimal)
-    .option('--seed <n>', 'fixes what is drawn', integer(0))
-    .option('--stop <text>', 'end the answer before this text; may be given several times', list)
-    .addOption(
-      new Option('--text <how>', '<image> in a question: a picture, or its letters (default: placeholders)').choices([
-        'placeholders',
-        'literal',
-      ]),
-    )
+  addFlags(ask, { ...viewOptions, ...systemOptions, ...answerOptions, ...textOptions })
+  ask
     .option('--timings', 'print the time of each stage on stderr')
     .option('--json', 'print one JSON object in place of streaming')
   addLoadFlags(ask).action(async (question, flags) => (await import('./ask.ts')).ask(question, flags))
@@ -72,7 +67,6 @@ function program(): Command {
   addLoadFlags(root.command('inspect'))
     .description('say what a model folder is, what it will need and what is missing')
     .argument('[dir]', 'model folder as downloaded, or org/name of the hub (default: the bundled street-tiny)')
-    .option('--max-batch <n>', 'questions decoded together (default: 8)', integer(1))
     .option('--json', 'print one JSON object')
     .action(async (dir, flags) => (await import('./inspect.ts')).inspect(dir, flags))
 
@@ -96,24 +90,12 @@ function program(): Command {
         conversions,
       ),
     )
-    .option('--max-new-tokens <n>', 'longest answer (default: 200)', integer(1))
-    .option('--temperature <t>', '0 takes the likeliest token every time (default: 0)', decimal)
-    .option('--top-p <p>', 'draw from the likeliest tokens of this much probability (default: 1)', decimal)
-    .option('--seed <n>', 'fixes what is drawn (default: 0)', integer(0))
-    .addOption(
-      new Option('--missing-views <what>', 'leave the cells of missing cameras black').choices(['error', 'black']),
-    )
-    .addOption(
-      new Option('--text <how>', '<image> in a question: a picture, or its letters (default: placeholders)').choices([
-        'placeholders',
-        'literal',
-      ]),
-    )
     .option('--concurrency <n>', 'questions of a moment decoded together (default: 1)', integer(1))
     .addOption(
       new Option('--pictures <how>', 'pictures in the report (default: embed)').choices(['embed', 'link', 'none']),
     )
     .option('--json', 'print one JSON object in place of the score sheet')
+  addFlags(evaluation, { ...viewOptions, ...answerOptions, ...textOptions }, { maxNewTokens: 200, seed: 0 })
   addLoadFlags(evaluation).action(async (flags) =>
     (await import('./eval.ts')).evaluate({
       ...flags,
@@ -183,11 +165,11 @@ function program(): Command {
     .option('--to <seconds>', 'only up to here', decimal)
     .option('--max-skew <seconds>', 'most that pictures of a moment are apart (default: 0.1)', decimal)
     .addOption(new Option('--missing <what>', 'moments that lack a camera (default: skip)').choices(['skip', 'black']))
-    .option('--max-new-tokens <n>', 'longest answer (default: 512)', integer(1))
     .option('--shard <i/n>', 'part i of n, for several machines; drivlm merge puts them together', shard)
     .option('--jsonl <file>', 'answers as JSON, a moment a line; - is stdout')
     .option('--strict', 'damage of the log is an error')
     .option('--resume', 'go on with a run that was stopped')
+  addFlags(annotate, answerOptions)
   addLoadFlags(annotate).action(async (logs, flags) =>
     (await import('./annotate.ts')).annotate(logs, { ...flags, shard: flags.shard ?? shardOfEnvironment() }),
   )

@@ -4,6 +4,7 @@ import type { CanvasLayout, ViewLayout } from '../checkpoint/layout.ts'
 import { ModelError } from '../errors.ts'
 import { describeValue, isRecord } from '../messages.ts'
 import { type NativeAddon, type NativeCell, type NativeGrid, toModelError } from '../native.ts'
+import type { ViewOptions } from '../options.ts'
 import { type Camera, cameras } from './cameras.ts'
 import { type DecodedPicture, decodePicture, type PictureSource, rawPicture } from './decode.ts'
 import { labelFor } from './labels.ts'
@@ -29,21 +30,6 @@ export type Views = PictureSource | readonly PictureSource[] | NamedViews
 
 /** Pictures by camera name. The order of the keys does not matter. */
 export type NamedViews = Readonly<Partial<Record<Camera, PictureSource>>>
-
-/** How views become pictures of a prompt. */
-export interface ViewOptions {
-  /** A camera of the canvas without a picture: an error (default), or a black cell. */
-  missingViews?: 'error' | 'black' | undefined
-  /** Most tiles of one separate image, the thumbnail not counted; in place of the layout's. */
-  maxTilesPerImage?: number | undefined
-  /** Tiles shared out among separate images; in place of the layout's. */
-  tileBudget?: number | undefined
-  /**
-   * Named separate images: these come last, in this order. Views that change from moment to moment belong there: what stands before the
-   * first change is not computed again. A canvas has its order.
-   */
-  lastViews?: readonly string[] | undefined
-}
 
 export interface ComposeOptions extends ViewOptions {
   tiling: TilingLimits

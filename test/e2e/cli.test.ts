@@ -3,6 +3,7 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, trunc
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import * as schema from '../../lib/option-tables.ts'
 import { drivlm } from './run.ts'
 
 const dusk = 'models/street-tiny/moments/dusk'
@@ -16,6 +17,21 @@ afterAll(() => rmSync(dir, { recursive: true }))
 
 const flagsOf = (...cameras: string[]) => cameras.flatMap((camera) => [`--${camera}`, `${dusk}/${fileOf(camera)}`])
 const fileOf = (camera: string) => `CAM_${camera.toUpperCase().replace('-', '_')}.png`
+
+describe('flags', () => {
+  it.each(['demo', 'ask', 'inspect', 'eval', 'annotate'])(
+    '%s has every flag that the schema of options gives it',
+    async (name) => {
+      const { expected: _, ...tables } = schema
+      const { stdout } = await drivlm([name, '--help'])
+      const shown = [...stdout.matchAll(/^ {2}(--.+?) {2}/gm)].map(([, flag]) => flag)
+      const rows = Object.values(tables).flatMap((table) => Object.values<schema.OptionRow>(table))
+      const wanted = rows.flatMap(({ flag }) => (flag?.on.includes(name) ? [flag.name] : []))
+      expect(wanted.length).toBeGreaterThan(6)
+      expect(wanted.filter((flag) => !shown.includes(flag))).toEqual([])
+    },
+  )
+})
 
 describe('drivlm demo', () => {
   it('answers every question with the truth, and says what each stage took', async () => {

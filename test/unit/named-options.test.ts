@@ -2,6 +2,8 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
+import type { OptionRow } from '../../lib/option-tables.ts'
+import * as schema from '../../lib/option-tables.ts'
 import { cameras } from '../../lib/views/cameras.ts'
 
 const root = path.resolve(import.meta.dirname, '..', '..')
@@ -24,18 +26,23 @@ const messages = [...lib, ...sources('native', /\.(cpp|h|cu|cuh)$/)].flatMap(({ 
   texts(text).map((message) => ({ file, message })),
 )
 
-/** Keys of every `interface …Options`. */
-const options = new Set(
-  lib.flatMap(({ text }) =>
+const { expected: _, ...tables } = schema
+const rows = Object.values(tables).flatMap((table) => Object.entries<OptionRow>(table))
+
+/** Names of the schema, and keys of every other `interface …Options`. */
+const options = new Set([
+  ...rows.map(([name]) => name),
+  ...lib.flatMap(({ text }) =>
     [...text.matchAll(/interface \w*Options\b[^{]*\{([\s\S]*?)\n\}/g)].flatMap(([, body]) =>
       [...body!.matchAll(/^ {2}(?:readonly )?(\w+)\??:/gm)].map(([, name]) => name!),
     ),
   ),
-)
+])
 
 /** Flags of the commands, from where they are defined. */
 const flags = new Set([
   ...cameras.map((camera) => camera.replace('CAM_', '').replace('_', '-').toLowerCase()),
+  ...rows.flatMap(([, { flag }]) => (flag ? [/^--([a-z-]+)/.exec(flag.name)![1]!] : [])),
   ...sources('lib/cli', /^(main|flags)\.ts$/).flatMap(({ text }) =>
     [...text.matchAll(/(?:ption\(\s*'(?:-\w, )?)--([a-z][a-z-]*)/g)].map(([, name]) => name!),
   ),
