@@ -17,9 +17,9 @@ export function integer(low: number): (text: string) => number {
 }
 
 export function decimal(text: string): number {
-  const value = /^\d*\.?\d+$/.test(text) ? Number(text) : Number.NaN
+  const value = /^\d*\.?\d+(e-?\d+)?$/.test(text) ? Number(text) : Number.NaN
   if (Number.isFinite(value)) return value
-  throw new InvalidArgumentError('Expected a number such as 0.7.')
+  throw new InvalidArgumentError('Expected a number such as 0.7 or 1e-5.')
 }
 
 /** `0,1`: whole numbers. */

@@ -112,6 +112,91 @@ function program(): Command {
     .action(async (runs, flags) => (await import('./merge.ts')).merge(runs, flags))
 
   root
+    .command('adapt')
+    .description('train a model on a domain, with its own questions and answers')
+    .requiredOption('-m, --model <dir>', 'model folder to start from')
+    .requiredOption(
+      '--data <file>',
+      'DriveLM file, a question a line, InternVL meta file or list; may be repeated',
+      list,
+    )
+    .option(
+      '--out <dir>',
+      'folder of the adapted model; its log and state go to <dir>.run, a run that was stopped goes on',
+    )
+    .option('--images <dir>', 'folder the pictures are looked for in (default: that of the data)')
+    .option('--general <file>', 'general data of the same forms, to forget less; may be repeated', list)
+    .option('--general-images <dir>', 'folder of their pictures (default: --images)')
+    .option('--general-ratio <r>', 'general samples for each domain sample (default: 0.25 with --general)', decimal)
+    .option('--passes <n>', 'how often the domain data are taken (default: 1)', integer(1))
+    .option('--steps <n>', 'updates, in place of --passes', integer(1))
+    .option('--packs-per-step <n>', 'packs of an update (default: 8)', integer(1))
+    .option(
+      '--questions-per-moment <n>',
+      'questions that share their pictures (default: 32, 1 for InternVL lists)',
+      integer(1),
+    )
+    .option('--max-length <tokens>', 'longest sample (default: 8192, or what the model takes)', integer(1))
+    .option('--max-pack-tokens <n>', 'tokens of a pack (default: 16384)', integer(1))
+    .option('--max-pack-tiles <n>', 'tiles of a pack (default: 48)', integer(1))
+    .addOption(
+      new Option('--loss-reduction <how>', 'what a long answer counts (default: square)').choices([
+        'token',
+        'sample',
+        'square',
+      ]),
+    )
+    .option('--augment', 'encode tiles as JPEG of random quality and decode them')
+    .option('--max-left-out <share>', 'samples of a list that may be unusable (default: 0.01)', decimal)
+    .addOption(
+      new Option('--check <how>', 'pictures before the first update (default: whole)').choices(['whole', 'headers']),
+    )
+    .addOption(
+      new Option('--train <part>', 'what is trained (default: all)').choices([
+        'all',
+        'projector',
+        'language+projector',
+        'head',
+      ]),
+    )
+    .option('--tower-layers <n>', 'last layers of the tower trained beside a part (default: 0)', integer(0))
+    .option('--learning-rate <x>', 'peak (default: 0.00001)', decimal)
+    .addOption(
+      new Option('--schedule <name>', 'course of the learning rate (default: cosine)').choices([
+        'cosine',
+        'linear',
+        'constant',
+      ]),
+    )
+    .option('--warmup-ratio <share>', 'updates in which it rises (default: 0.03)', decimal)
+    .option('--weight-decay <x>', 'default: 0.01', decimal)
+    .addOption(new Option('--decay <what>', 'parameters that decay (default: all)').choices(['all', 'standard']))
+    .option('--max-norm <x>', 'norm that gradients are clipped to (default: 1)', decimal)
+    .option('--drop-path <rate>', "of the tower's last layer (default: 0.1)", decimal)
+    .option('--ema-decay <x>', 'write a running mean of the weights (default: 0, none)', decimal)
+    .option('--seed <n>', 'of order, draws and drop path (default: 42)', integer(0))
+    .addOption(new Option('--precision <type>', 'of matrix products (default: f32)').choices(['f32', 'bf16']))
+    .option('--threads <n>', 'the result does not depend on it (default: all cores)', integer(1))
+    .option('--save-every <n>', 'updates between two saved states (default: 100)', integer(1))
+    .option('--validate <file>', 'questions of the domain to score the weights with; the best are kept in <out>.best')
+    .option('--validate-general <file>', 'general questions beside them')
+    .option('--validate-images <dir>', 'folder of their pictures (default: that of the questions)')
+    .option('--validate-every <n>', 'updates between two validations (default: a tenth of all)', integer(1))
+    .option('--validate-limit <n>', 'only the first n questions of each', integer(1))
+    .addOption(
+      new Option('--conversion <what>', 'object coordinates, to the canvas (default: auto)').choices(conversions),
+    )
+    .addOption(
+      new Option('--text <how>', '<image> in a question: a picture, or its letters (default: placeholders)').choices([
+        'placeholders',
+        'literal',
+      ]),
+    )
+    .option('--plan', 'say what the run would take, and train nothing')
+    .option('--json', 'print one JSON object')
+    .action(async (flags) => (await import('./adapt.ts')).adapt(flags))
+
+  root
     .command('street')
     .description('draw six-camera moments with questions whose answers are known')
     .requiredOption('--out <dir>', 'a new folder for pictures and drivelm.json')

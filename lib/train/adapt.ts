@@ -1,6 +1,6 @@
 /** A run of training, from a checkpoint's folder and packs to an adapted checkpoint's folder. Nothing is lost when it ends early. */
 import { createHash } from 'node:crypto'
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir, readFile, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
@@ -23,7 +23,7 @@ import {
   type TrainingPack,
 } from './types.ts'
 
-const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'signal']
+const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'checkpoints', 'signal']
 const usualSaveEvery = 100
 const namesShown = 6
 
@@ -114,12 +114,13 @@ interface Run {
   out: string
   threads: number
   saveEvery: number
+  checkpoints: AdaptOptions['checkpoints']
   signal: AbortSignal | undefined
 }
 
 async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptStep, string, undefined> {
   const settings = settingsOf(options)
-  const { data, out, threads, saveEvery, signal } = ownOptions(options)
+  const { data, out, threads, saveEvery, checkpoints, signal } = ownOptions(options)
   throwIfAborted(signal)
   const checkpoint = await readCheckpoint(dir)
   partsOf(settings, checkpoint.network) // throws
@@ -148,20 +149,22 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
       nativeOptions(settings, checkpoint.network, data.bounds, threads),
     )
     try {
-      const records = yield* steps(
-        { checkpoint, settings, data, out, threads, saveEvery, signal },
-        key,
-        folder,
-        trainer,
-      )
-      await writeCheckpointFolder(checkpoint, trainer, folder.checkpointDir, {
-        drivlm: loadAddon().version,
-        key,
-        start: { name: checkpoint.name, files: hashes },
-        data: { digest: data.digest, ...data.summary },
-        settings,
-        steps: records,
-      })
+      const write = (to: string, record: Record<string, unknown>) =>
+        writeCheckpointFolder(checkpoint, trainer, to, {
+          drivlm: loadAddon().version,
+          start: { name: checkpoint.name, files: hashes },
+          data: { digest: data.digest, ...data.summary },
+          settings,
+          ...record,
+        })
+      const look = async (updates: number): Promise<void> => {
+        if (checkpoints === undefined || (updates % checkpoints.every !== 0 && updates !== data.steps)) return
+        await write(folder.snapshotDir, { updates })
+        await checkpoints.use(folder.snapshotDir, updates)
+        await rm(folder.snapshotDir, { recursive: true, force: true })
+      }
+      const records = yield* steps({ checkpoint, settings, data, saveEvery, signal, look }, key, folder, trainer)
+      await write(folder.checkpointDir, { key, steps: records })
     } finally {
       await trainer.dispose()
     }
@@ -176,9 +179,14 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
   }
 }
 
+interface Steps extends Pick<Run, 'checkpoint' | 'settings' | 'data' | 'saveEvery' | 'signal'> {
+  /** Lets others look at the weights after so many updates, if they want to. */
+  look: (updates: number) => Promise<void>
+}
+
 /** The updates that are left to do. Whoever leaves between two of them, by whatever way, leaves a saved state. */
 async function* steps(
-  { checkpoint, settings, data, saveEvery, signal }: Run,
+  { checkpoint, settings, data, saveEvery, signal, look }: Steps,
   key: string,
   folder: RunFolder,
   trainer: NativeTrainer,
@@ -194,6 +202,7 @@ async function* steps(
     saved = done
   }
   const tileBytes = 3 * checkpoint.network.vision.tileSize ** 2
+  if (begun > 0) await look(begun)
   const since = performance.now()
   let whole = true // no update is half done
   try {
@@ -215,6 +224,7 @@ async function* steps(
       if (done % saveEvery === 0 || done === data.steps) await save()
       const now = performance.now()
       const seconds = (now - started) / 1000
+      await look(done)
       yield {
         ...record,
         steps: data.steps,
@@ -277,7 +287,7 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
   const unknown = Object.keys(options).find((key) => !known.includes(key))
   if (unknown !== undefined)
     throw new ModelError('BAD_ARGUMENT', `options.${unknown} is unknown; known are ${known.join(', ')}.`)
-  const { data, out, threads = os.availableParallelism(), saveEvery = usualSaveEvery, signal } = options
+  const { data, out, threads = os.availableParallelism(), saveEvery = usualSaveEvery, checkpoints, signal } = options
   const bad = (expected: string, key: string, value: unknown) =>
     new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${key}, received ${describeValue(value)}.`)
   if (typeof data?.packsOfStep !== 'function' || !Number.isSafeInteger(data.steps) || data.steps < 1)
@@ -287,7 +297,9 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
     throw bad('a whole number from 1 to 1024', 'threads', threads)
   if (!Number.isSafeInteger(saveEvery) || saveEvery < 1)
     throw bad('a whole number of at least 1', 'saveEvery', saveEvery)
-  return { data, out: path.resolve(out), threads, saveEvery, signal }
+  if (checkpoints !== undefined && !(Number.isSafeInteger(checkpoints.every) && checkpoints.every >= 1))
+    throw bad('a whole number of at least 1', 'checkpoints.every', checkpoints.every)
+  return { data, out: path.resolve(out), threads, saveEvery, checkpoints, signal }
 }
 
 /**

@@ -3,6 +3,7 @@
 //   run.json       what the run is of; must be the same to go on
 //   state          weights, moments, number of updates: train/state_file.h, replaced whole
 //   steps.jsonl    a line an update; lines past the state are cut when the run goes on
+//   snapshot/      a checkpoint of the weights between two updates, while somebody looks at it
 //   checkpoint/    the finished folder, until it is renamed to OUT
 
 import { mkdir, open, readFile, rm, stat } from 'node:fs/promises'
@@ -37,6 +38,7 @@ export class RunFolder {
   readonly stateFile: string
   readonly logFile: string
   readonly checkpointDir: string
+  readonly snapshotDir: string
   #log: Awaited<ReturnType<typeof open>> | undefined
 
   constructor(out: string) {
@@ -44,6 +46,7 @@ export class RunFolder {
     this.stateFile = path.join(this.dir, 'state')
     this.logFile = path.join(this.dir, 'steps.jsonl')
     this.checkpointDir = path.join(this.dir, 'checkpoint')
+    this.snapshotDir = path.join(this.dir, 'snapshot')
   }
 
   /**
@@ -143,6 +146,7 @@ export class RunFolder {
   /** The run is over: its log stays. */
   async finish(): Promise<void> {
     await this.close()
+    await rm(this.snapshotDir, { recursive: true, force: true })
     await rm(this.stateFile, { force: true })
     await rm(path.join(this.dir, 'run.json'), { force: true })
   }

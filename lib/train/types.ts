@@ -149,6 +149,11 @@ export interface AdaptOptions extends Partial<AdaptSettings> {
   threads?: number
   /** Updates between two saved states; default 100. */
   saveEvery?: number
+  /**
+   * Called with a checkpoint of the weights after every `every` updates and after the last, while training waits. The folder goes when `use`
+   * has returned. A run that was killed meanwhile calls it again for the same update.
+   */
+  checkpoints?: { every: number; use: (folder: string, updates: number) => unknown } | undefined
   /** Saves and ends: the iteration then throws `ABORTED`, and the same call goes on later. */
   signal?: AbortSignal
 }

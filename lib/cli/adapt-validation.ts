@@ -1,0 +1,126 @@
+/** `drivlm adapt --validate`: the scores of `drivlm eval`, of weights between two updates. */
+import { readFile, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
+import { scoreDrivelm } from '../evaluate/metrics/score.ts'
+import { questionFileForm, readMoments } from '../evaluate/questions/question-files.ts'
+import { selectQuestions } from '../evaluate/questions/selection.ts'
+import type { Moment } from '../evaluate/questions/types.ts'
+import { buildReport } from '../evaluate/report/index.ts'
+import { runEval } from '../evaluate/run/eval.ts'
+import { type Conversion, resolveConversion } from '../grounding/conversion.ts'
+import { loadModel } from '../load-model.ts'
+import { scoreOf, type Validation } from '../train/report/validation.ts'
+import { writeWhole } from '../whole-file.ts'
+import { converters, modelIdentity } from './eval-model.ts'
+
+/** A question file, and how it is asked. */
+export interface ValidationSet {
+  /** `domain` or `general`. */
+  set: string
+  data: string
+  images?: string | undefined
+  /** Only the first so many questions. */
+  limit?: number | undefined
+  conversion?: Conversion | undefined
+  text?: 'placeholders' | 'literal' | undefined
+}
+
+/** Validations of a run, kept in its folder. */
+export class Validations {
+  readonly all: Validation[] = []
+  readonly #file: string
+  readonly #folder: string
+
+  private constructor(folder: string) {
+    this.#folder = folder
+    this.#file = path.join(folder, 'validations.jsonl')
+  }
+
+  /** Those of a run that goes on; a new run begins without those of an earlier one. */
+  static async open(folder: string, goesOn: boolean): Promise<Validations> {
+    const own = new Validations(folder)
+    if (!goesOn) {
+      await rm(own.#file, { force: true })
+      await rm(path.join(folder, 'validation'), { recursive: true, force: true })
+      return own
+    }
+    const text = await readFile(own.#file, 'utf8').catch(() => '')
+    for (const line of text.split('\n').slice(0, -1)) own.all.push(JSON.parse(line) as Validation)
+    return own
+  }
+
+  has(updates: number, set: string): boolean {
+    return this.all.some((one) => one.updates === updates && one.set === set)
+  }
+
+  /** Asks the model in `dir` all questions of a set, and keeps the scores. */
+  async run(
+    dir: string,
+    updates: number,
+    validation: ValidationSet,
+    { threads, signal }: { threads: number | undefined; signal: AbortSignal },
+  ): Promise<Validation> {
+    const { set } = validation
+    const scores = await scoresOf(dir, path.join(this.#folder, 'validation', `${set}-${updates}`), validation, {
+      threads,
+      signal,
+    })
+    const before = this.all.filter((one) => one.set === set).map(scoreOf)
+    const found: Validation = { updates, set, ...scores, best: before.every((score) => score < scoreOf(scores)) }
+    this.all.push(found)
+    await writeWhole(this.#file, this.all.map((one) => `${JSON.stringify(one)}\n`).join(''))
+    return found
+  }
+}
+
+async function scoresOf(
+  dir: string,
+  out: string,
+  { data, images, limit, conversion: wanted = 'auto', text }: ValidationSet,
+  { threads, signal }: { threads: number | undefined; signal: AbortSignal },
+): Promise<Omit<Validation, 'updates' | 'set' | 'best'>> {
+  const checkpoint = await readCheckpoint(dir)
+  const conversion = resolveConversion(wanted, await questionFileForm(data), checkpoint)
+  const model = await loadModel(dir, { device: 'cpu', ...(threads === undefined ? {} : { threads }) })
+  try {
+    const { entries } = await runEval({
+      data,
+      images,
+      out,
+      limit,
+      text,
+      signal,
+      concurrency: 16,
+      model,
+      modelId: await modelIdentity({ ...checkpoint, name: 'weights' }),
+      settings: { conversion },
+      ...converters(conversion),
+    })
+    const answers = new Map(entries.map(({ id, answer }) => [id, answer]))
+    const moments: Moment[] = []
+    for await (const moment of readMoments(data, { text })) moments.push(moment)
+    const asked = new Set<string>()
+    for await (const { questions } of selectQuestions(each(moments), { limit }))
+      for (const { question } of questions) asked.add(question.id)
+    const own = moments
+      .map((moment) => ({ ...moment, questions: moment.questions.filter(({ id }) => asked.has(id)) }))
+      .filter(({ questions }) => questions.length > 0)
+    const tagged = own.some(({ questions }) => questions.some(({ tags }) => (tags?.length ?? 0) > 0))
+    const sheet = tagged ? await scoreDrivelm(own, answers, { keepGoing: true, partial: true }) : undefined
+    const { overall, byKind } = buildReport({ model: 'weights', data, moments: own, answers, sheet, entries })
+    return {
+      questions: asked.size,
+      exact: overall.exact.value,
+      lenient: overall.lenient.value,
+      final: sheet?.final ?? null,
+      kinds: byKind.map(({ name, exact }) => ({ name, exact: exact.value, count: exact.count })),
+    }
+  } finally {
+    await model.dispose()
+  }
+}
+
+async function* each<T>(items: Iterable<T>): AsyncGenerator<T> {
+  yield* items
+}

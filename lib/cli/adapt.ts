@@ -1,0 +1,244 @@
+/** `drivlm adapt`: trains a checkpoint on a domain, and keeps a log and a report of it. */
+import { existsSync } from 'node:fs'
+import { cp, mkdir, readFile, rename, rm } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
+import { ModelError } from '../errors.ts'
+import type { Conversion } from '../grounding/conversion.ts'
+import {
+  type AdaptSettings,
+  adapt as adaptCheckpoint,
+  openTrainingData,
+  publishedSettings,
+  settingsOf,
+  type TrainingData,
+  type TrainingDataOptions,
+} from '../train/index.ts'
+import { type ReportedList, type ReportedStep, trainingReportHtml } from '../train/report/html.ts'
+import type { Validation } from '../train/report/validation.ts'
+import { cannotWrite, writeWhole } from '../whole-file.ts'
+import { type Plan, planOf, printData, printPlan } from './adapt-plan.ts'
+import { type ValidationSet, Validations } from './adapt-validation.ts'
+import { errorText, formatDuration, Progress, print, printJson, withProgress } from './terminal.ts'
+
+export interface AdaptFlags
+  extends Partial<Omit<AdaptSettings, 'seed'>>,
+    Omit<TrainingDataOptions, 'data' | 'general' | 'pictures' | 'seed'> {
+  seed?: number
+  model: string
+  data: string[]
+  general?: string[]
+  out?: string
+  threads?: number
+  saveEvery?: number
+  validate?: string
+  validateImages?: string
+  validateGeneral?: string
+  validateEvery?: number
+  validateLimit?: number
+  check?: 'whole' | 'headers'
+  conversion?: Conversion
+  plan?: boolean
+  json?: boolean
+}
+
+export async function adapt(flags: AdaptFlags): Promise<void> {
+  const { out, plan = false, validate, validateGeneral, validateEvery } = flags
+  if (out === undefined && !plan) throw bad('Give --out with the folder that the adapted checkpoint is to be.')
+  if (validate === undefined && (validateGeneral ?? validateEvery ?? flags.validateLimit) !== undefined)
+    throw bad('Give --validate with a question file of the domain beside the other flags of validation.')
+  const interrupt = new AbortController()
+  let stoppedBy: NodeJS.Signals | undefined
+  // Once: whoever cannot wait for the state to be saved sends a second one.
+  const onSignal = (name: NodeJS.Signals) => {
+    stoppedBy ??= name
+    interrupt.abort()
+  }
+  process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
+  try {
+    await run(flags, interrupt.signal)
+  } catch (error) {
+    process.stderr.write(`${stoppedBy === undefined ? errorText(error) : 'Stopped.'}\n`)
+    if (stoppedBy !== undefined && out !== undefined)
+      process.stderr.write(`What was learned is kept in ${out}.run; the same command goes on from there.\n`)
+    process.exitCode = stoppedBy === undefined ? 1 : stoppedBy === 'SIGINT' ? 130 : 143
+  } finally {
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal)
+  }
+}
+
+function bad(message: string): ModelError {
+  return new ModelError('BAD_ARGUMENT', message)
+}
+
+async function run(flags: AdaptFlags, signal: AbortSignal): Promise<void> {
+  const settings = settingsOf(flags)
+  const { model, data: files, general, json = false } = flags
+  const threads = flags.threads ?? os.availableParallelism()
+  const data = await withProgress('Looking through the samples', (progress) =>
+    openTrainingData(model, {
+      ...flags,
+      data: files,
+      general,
+      pictures: flags.check,
+      signal,
+      onProgress: (done, total) => progress.update(done / total, `${done} of ${total}`),
+    }),
+  )
+  try {
+    if (!json) printData(data)
+    if (flags.plan) {
+      const plan = await planOf(model, data, settings, threads)
+      if (json) printJson(planJson(plan, data))
+      else printPlan(plan, settings)
+      return
+    }
+    await train(flags, settings, data, threads, signal)
+  } finally {
+    await data.close()
+  }
+}
+
+function planJson(plan: Plan, data: TrainingData): unknown {
+  return { ...plan, data: data.summary }
+}
+
+async function train(
+  flags: AdaptFlags,
+  settings: AdaptSettings,
+  data: TrainingData,
+  threads: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const { model, saveEvery, json = false } = flags
+  const out = path.resolve(flags.out!)
+  const runFolder = `${out}.run`
+  await mkdir(runFolder, { recursive: true }).catch((error) => {
+    throw cannotWrite(runFolder, error)
+  })
+  const goesOn = existsSync(path.join(runFolder, 'run.json')) || existsSync(path.join(out, 'adapt.json'))
+  const validations = await Validations.open(runFolder, goesOn)
+  const sets = validationSets(flags)
+  const started = performance.now()
+  const look = async (dir: string, updates: number): Promise<void> => {
+    for (const set of sets) {
+      if (validations.has(updates, set.set)) continue
+      const found = await withProgress(`Validating after ${updates} updates, ${set.set}`, () =>
+        validations.run(dir, updates, set, { threads, signal }),
+      )
+      if (!json) print(`  after ${updates}: ${set.set} ${described(found)}`)
+      if (found.best && found.set === 'domain' && updates > 0) await keepBest(dir, `${out}.best`)
+    }
+    await writeReport(flags, settings, data, validations.all, out)
+  }
+  if (sets.length > 0) await look(model, 0)
+  const every = flags.validateEvery ?? Math.max(1, Math.ceil(data.steps / 10))
+  const shown = new Progress('Adapting')
+  let losses = 0
+  try {
+    const steps = adaptCheckpoint(model, {
+      ...settings,
+      data,
+      out,
+      threads,
+      ...(saveEvery === undefined ? {} : { saveEvery }),
+      ...(sets.length > 0 ? { checkpoints: { every, use: look } } : {}),
+      signal,
+    })
+    for await (const { step, steps: all, loss, questionsPerSecond, secondsLeft } of steps) {
+      losses = losses === 0 ? loss : 0.9 * losses + 0.1 * loss
+      const rate = questionsPerSecond.toFixed(questionsPerSecond < 10 ? 1 : 0)
+      shown.update(
+        (step + 1) / all,
+        `${step + 1} of ${all}, loss ${losses.toFixed(3)}, ${rate} questions a second, ${formatDuration(secondsLeft)} left`,
+      )
+    }
+  } finally {
+    shown.end()
+    await writeReport(flags, settings, data, validations.all, out)
+  }
+  const last = (await readSteps(out)).at(-1)
+  const best = validations.all.findLast(({ best: isBest, set, updates }) => isBest && set === 'domain' && updates > 0)
+  if (json) {
+    printJson({ out, steps: data.steps, loss: last?.loss, validations: validations.all, report: reportFile(out) })
+    return
+  }
+  print(
+    `\n${data.steps} updates took ${formatDuration((performance.now() - started) / 1000)} in this call; the loss of the last is ${last?.loss.toFixed(3) ?? '–'}.`,
+  )
+  print('\nWritten')
+  for (const file of [out, ...(best ? [`${out}.best`] : []), reportFile(out)]) print(`  ${path.relative('', file)}`)
+  print(`\nAsk it:  drivlm ask --model ${path.relative('', out)} --views DIR "What is ahead?"`)
+}
+
+function validationSets(flags: AdaptFlags): ValidationSet[] {
+  const { validate, validateGeneral, validateImages, validateLimit: limit, conversion, text } = flags
+  const common = { limit, conversion, text, images: validateImages }
+  return [
+    ...(validate === undefined ? [] : [{ ...common, set: 'domain', data: validate }]),
+    ...(validateGeneral === undefined ? [] : [{ ...common, set: 'general', data: validateGeneral }]),
+  ]
+}
+
+function described({ exact, final, questions, best }: Validation): string {
+  const score = final === null ? '' : `, final score ${final.toFixed(4)}`
+  const right = exact === null ? 'no answer is known' : `${(100 * exact).toFixed(1)} % of ${questions} right`
+  return `${right}${score}${best ? ', the best so far' : ''}`
+}
+
+/** The weights that did best on the domain, beside the last ones. */
+async function keepBest(dir: string, best: string): Promise<void> {
+  const partial = `${best}.partial`
+  try {
+    await rm(partial, { recursive: true, force: true })
+    await cp(dir, partial, { recursive: true })
+    await rm(best, { recursive: true, force: true })
+    await rename(partial, best)
+  } catch (error) {
+    throw cannotWrite(best, error)
+  }
+}
+
+const reportFile = (out: string): string => path.join(`${out}.run`, 'report.html')
+
+async function readSteps(out: string): Promise<ReportedStep[]> {
+  const text = await readFile(path.join(`${out}.run`, 'steps.jsonl'), 'utf8').catch(() => '')
+  return text
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => JSON.parse(line) as ReportedStep)
+}
+
+/** `report.html` and `steps.csv` of the run so far. */
+async function writeReport(
+  flags: AdaptFlags,
+  settings: AdaptSettings,
+  data: TrainingData,
+  validations: readonly Validation[],
+  out: string,
+): Promise<void> {
+  const steps = await readSteps(out)
+  const { name } = await readCheckpoint(flags.model)
+  const changed = Object.entries(settings).filter(
+    ([key, value]) => value !== publishedSettings[key as keyof AdaptSettings],
+  )
+  const { shared, separate, samples } = data.operations
+  const html = trainingReportHtml({
+    title: `${name}, adapted`,
+    facts: {
+      start: name,
+      updates: `${steps.length} of ${data.steps}`,
+      'questions a pass': String(samples),
+      'operations saved': `${(separate / shared).toFixed(1)} times`,
+      ...Object.fromEntries(changed.map(([key, value]) => [key, String(value)])),
+    },
+    lists: (data.summary.lists as ReportedList[]).map((list) => ({ ...list })),
+    steps,
+    validations,
+  })
+  await writeWhole(reportFile(out), html)
+  const columns = Object.keys(steps[0] ?? {}) as (keyof ReportedStep)[]
+  const rows = steps.map((step) => columns.map((column) => String(step[column])).join(','))
+  await writeWhole(path.join(`${out}.run`, 'steps.csv'), `${[columns.join(','), ...rows].join('\n')}\n`)
+}
