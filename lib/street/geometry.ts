@@ -63,6 +63,21 @@ export class Camera {
 
   /** A polygon as it is seen, cut at the near plane; undefined if nothing of it is in front. */
   project(points: readonly Point[]): Place[] | undefined {
+    const count = points.length
+    let inFront = 0
+    for (let i = 0; i < count; i++) if (this.depth(points[i]![0], points[i]![1]) >= nearest) inFront++
+    if (inFront === 0) return undefined
+    if (inFront < count) return this.#projectCut(points)
+    const places: Place[] = []
+    for (let i = 0; i < count; i++) {
+      const [x, y, z] = points[i]!
+      const depth = this.depth(x, y)
+      places.push([this.u(depth, this.left(x, y)), this.v(depth, z - cameraHeight)])
+    }
+    return places
+  }
+
+  #projectCut(points: readonly Point[]): Place[] | undefined {
     const seen: Point[] = points.map(([x, y, z]) => [this.depth(x, y), this.left(x, y), z - cameraHeight])
     const inFront = clipNear(seen)
     return inFront.length < 3 ? undefined : inFront.map((q) => [this.u(q[0], q[1]), this.v(q[0], q[2])])

@@ -85,7 +85,7 @@ function canvasOf(size: number): Canvas {
 /** Samples as id, blue, green, red from the top byte down. */
 class Canvas {
   readonly size: number
-  readonly #samples: Uint32Array
+  readonly #samples: Int32Array
   /** Where something with an id was painted since the last count. */
   #x0: number
   #x1 = 0
@@ -101,7 +101,7 @@ class Canvas {
 
   constructor(size: number) {
     this.size = size
-    this.#samples = new Uint32Array(size * size)
+    this.#samples = new Int32Array(size * size)
     this.#x0 = size
     this.#y0 = size
     this.#firstLine = size
@@ -110,7 +110,7 @@ class Canvas {
   /** Fills a polygon, by the rule of odd crossings at the middle of each line of samples. */
   fill({ points, rgb, id }: Polygon): void {
     const { size } = this
-    const colour = ((id << 24) | (rgb[2] << 16) | (rgb[1] << 8) | rgb[0]) >>> 0
+    const colour = (id << 24) | (rgb[2] << 16) | (rgb[1] << 8) | rgb[0]
     const count = points.length
     const us = this.#us
     const ys = this.#ys
@@ -238,11 +238,12 @@ class Canvas {
         const c = all[i + width]!
         const d = all[i + width + 1]!
         const grain = (grains[n++]! - 1) * noise
-        out[o] = level(((a & 255) + (b & 255) + (c & 255) + (d & 255)) / 4 + grain)
-        out[o + 1] = level((((a >>> 8) & 255) + ((b >>> 8) & 255) + ((c >>> 8) & 255) + ((d >>> 8) & 255)) / 4 + grain)
-        out[o + 2] = level(
-          (((a >>> 16) & 255) + ((b >>> 16) & 255) + ((c >>> 16) & 255) + ((d >>> 16) & 255)) / 4 + grain,
-        )
+        // Red and blue are summed in one number, 16 bits each.
+        const redBlue = (a & 0xff00ff) + (b & 0xff00ff) + (c & 0xff00ff) + (d & 0xff00ff)
+        const green = ((a >>> 8) & 255) + ((b >>> 8) & 255) + ((c >>> 8) & 255) + ((d >>> 8) & 255)
+        out[o] = level((redBlue & 0xffff) * 0.25 + grain)
+        out[o + 1] = level(green * 0.25 + grain)
+        out[o + 2] = level((redBlue >>> 16) * 0.25 + grain)
       }
     }
     if (falling === 'rain') paintRain(out, size, random)
