@@ -97,7 +97,7 @@ void linear_row(Bench& bench, const std::string& name, int64_t rows, int64_t n, 
       rows <= cuda::kMatvecRows ? cuda::matvec(job, stream)
                                 : cuda::linear(job, cuda::choose_linear_tile(rows, n, limits), stream);
     };
-    cuda::Linear job{x->as<bf16>(), w->as<bf16>(), rows, n, k, stride};
+    cuda::Linear job{x->as<bf16>(), {w->as<bf16>(), stride}, rows, n, k};
     job.out = out->as<void>(), job.out_f32 = after == After::f32;
     run(job);
     check(cudaStreamSynchronize(bench.stream()), "benching");

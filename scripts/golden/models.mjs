@@ -467,7 +467,8 @@ export async function runModelGolden(dir, options = {}) {
  * every answer whose margin is over the gap that bf16 may close; any other that differs is fed, and the likelihood of each of its tokens is compared with
  * that of the CPU in f32.
  *
- * `every`: takes each N-th scene only. `errors`: in other formats of weights and activations, accuracy alone.
+ * `every`: takes each N-th scene only. `errors`: in other formats of weights and activations, accuracy alone; on a GPU it is held to the CPU's in the
+ * same format, and an answer that differs from the CPU's is fed to both.
  */
 export async function runStreetGolden(dir, options = {}) {
   const { loadModel, cameras } = await import('../../dist/index.js')
@@ -494,7 +495,12 @@ export async function runStreetGolden(dir, options = {}) {
   for (const precision of precisions(options)) {
     const { device = 'cpu', weights, activations, errors } = options
     const model = await loadModel(dir, { precision, device, weights, activations, layout })
+    const same =
+      errors && device !== 'cpu'
+        ? await loadModel(dir, { precision, device: 'cpu', weights, activations, layout })
+        : undefined
     let wrong = 0
+    let rightOnCpu = 0
     let right = 0
     let clear = 0
     let fed = 0
@@ -509,6 +515,16 @@ export async function runStreetGolden(dir, options = {}) {
       )
       for (const [i, { answer, truth, margin }] of questions.entries()) {
         if (answers[i].text === truth) right += 1
+        if (same) {
+          const { text } = await same.ask(views, question, { maxNewTokens: 64 })
+          if (text === truth) rightOnCpu += 1
+          if (text === answers[i].text) continue
+          fed += 1
+          const found = await feed(model, views, { question, answer: text })
+          const expected = await feed(same, views, { question, answer: text })
+          if (!expected.every((logprob, at) => Math.abs(found[at] - logprob) <= bounds.bf16.logprob)) wrong += 1
+          continue
+        }
         const free = precision === 'bf16' && margin <= bounds.bf16.gap
         if (!free) clear += 1
         if (errors || answers[i].text === answer) continue
@@ -525,11 +541,16 @@ export async function runStreetGolden(dir, options = {}) {
       seen.dispose()
     }
     await model.dispose()
+    await same?.dispose()
     await reference32?.dispose()
     reference32 = undefined
     const stage = `answers (${clear} exact, ${fed} fed) ${precision}`
     if (!errors) rows.push({ name, stage, error: wrong, bound: 0, ok: wrong === 0 && clear > 0 })
-    const error = (100 * (reference - right)) / total
+    if (same) {
+      const what = `answers as on the CPU (${fed} fed) ${weights}`
+      rows.push({ name, stage: what, error: wrong, bound: 0, ok: wrong === 0 })
+    }
+    const error = (100 * ((same ? rightOnCpu : reference) - right)) / total
     const accuracy = (100 * right) / total
     rows.push({ name, stage: `accuracy loss, points, ${precision}`, error, bound: 1, accuracy, ok: error <= 1 })
   }

@@ -1,7 +1,9 @@
 // linear.cu and matvec.cu against f64.
 #include <cmath>
+#include <cstring>
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/weight_packing.h"
 #include "testing.h"
 #if defined(DRIVLM_EMULATED)
 #include "control.h"
@@ -9,6 +11,7 @@
 
 using namespace drivlm::cuda;
 using namespace drivlm::cuda::testing;
+using drivlm::Encoding;
 using drivlm::Epilogue;
 
 namespace {
@@ -28,17 +31,81 @@ F silu_of(F x) {
   return x / (F(1) + std::exp(-x));
 }
 
+// A matrix on the device in one of the formats, and what its kernels make of it.
+struct TestWeights {
+  TestWeights(int64_t n, int64_t k, Encoding encoding) : layout{encoding, n, k}, bytes(size_t(layout.bytes())) {
+    std::vector<int8_t> q(layout.stride());
+    std::vector<float> row(k);
+    for (int64_t i = 0; i < n; ++i) {
+      for (float& w : row) w = uniform(-1, 1) / std::sqrt(float(k));
+      if (i % 5 == 4) std::fill(row.begin(), row.end(), 0.f);
+      unsigned char* to = bytes.host.data() + i * layout.row_bytes();
+      unsigned char* scales = bytes.host.data() + layout.scales_at() + i * layout.row_scale_bytes();
+      if (encoding == Encoding::bf16) {
+        for (int64_t j = 0; j < layout.stride(); ++j) {
+          const bf16 value = __float2bfloat16(j < k ? row[j] : 0.f);
+          std::memcpy(to + 2 * j, &value, 2);
+          if (j < k) values.push_back(__bfloat162float(value)), scale.push_back(1);
+        }
+        continue;
+      }
+      pack_row(layout, to, scales, row.data(), q.data());
+      std::vector<drivlm::bf16> groups(drivlm::s4_groups(k));
+      std::vector<int8_t> plain(groups.size() * drivlm::kS4Group);
+      float of_row = 0;
+      if (encoding == Encoding::s8) of_row = drivlm::quantize_s8(plain.data(), row.data(), k);
+      if (encoding == Encoding::s4) drivlm::quantize_s4(plain.data(), groups.data(), row.data(), k);
+      for (int64_t j = 0; j < k; ++j) {
+        values.push_back(plain[j]);
+        scale.push_back(encoding == Encoding::s8 ? of_row : drivlm::to_float(groups[j / drivlm::kS4Group]));
+      }
+    }
+    bytes.upload();
+  }
+
+  // x * row `i` as a plain program would have it: in F, by the format's rule. Tiles widen 4-bit weights to bf16, matvec multiplies group sums.
+  template <class F>
+  F dot(const float* x, int64_t i, bool widened) const {
+    const int64_t k = layout.cols;
+    const float *v = values.data() + i * k, *s = scale.data() + i * k;
+    F sum = 0;
+    if (layout.encoding == Encoding::s8) {
+      for (int64_t j = 0; j < k; ++j) sum += F(x[j]) * F(v[j]);
+      return sum * F(s[0]);
+    }
+    if (layout.encoding == Encoding::bf16 || std::is_same_v<F, double>) {
+      for (int64_t j = 0; j < k; ++j) sum += F(x[j]) * (F(v[j]) * F(s[j]));
+      return sum;
+    }
+    for (int64_t first = 0; first < k; first += drivlm::kS4Group) {
+      const int64_t last = std::min(k, first + drivlm::kS4Group);
+      F group = 0;
+      if (widened) {
+        for (int64_t j = first; j < last; ++j) group += F(x[j]) * F(to_bf16(v[j] * s[j]));
+        sum += group;
+      } else {
+        for (int64_t j = first; j < last; ++j) group -= F(x[j]) * F(136);
+        for (int64_t j = first; j < last; ++j) group += F(x[j]) * F(v[j] + 136);
+        sum += group * F(s[first]);
+      }
+    }
+    return sum;
+  }
+
+  const WeightLayout layout;
+  Buffer<unsigned char> bytes;
+  std::vector<float> values, scale;  // [n, k]
+};
+
 // One element in precision F; rounds where the network does if `plain`.
 template <class F>
-F element(const std::vector<float>& x, const std::vector<float>& w, const std::vector<float>& bias,
-          const std::vector<float>& scale, const std::vector<float>& before, int64_t m, int64_t i, int64_t n, int64_t k,
-          int64_t stride, Kind kind, bool plain) {
+F element(const std::vector<float>& x, const TestWeights& w, const std::vector<float>& bias,
+          const std::vector<float>& scale, const std::vector<float>& before, int64_t m, int64_t i, Kind kind,
+          bool widened) {
+  const bool plain = std::is_same_v<F, float>;
+  const int64_t n = w.layout.rows, k = w.layout.cols;
   const auto round = [&](F value) { return plain ? F(to_bf16(float(value))) : value; };
-  const auto dot = [&](int64_t row) {
-    F sum = 0;
-    for (int64_t j = 0; j < k; ++j) sum += F(x[m * k + j]) * F(w[row * stride + j]);
-    return sum;
-  };
+  const auto dot = [&](int64_t row) { return w.dot<F>(x.data() + m * k, row, widened); };
   const F b = kind == Kind::store || kind == Kind::gated ? 0 : F(bias[i]);
   switch (kind) {
     case Kind::store:
@@ -52,17 +119,15 @@ F element(const std::vector<float>& x, const std::vector<float>& w, const std::v
   return 0;
 }
 
-void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile) {  // tile -1: matvec
-  const int64_t stride = round_up(k, 8), out_n = kind == Kind::gated ? n / 2 : n;
-  Halves x(rows * k, 1), w(n * stride, 1.f / std::sqrt(float(k))), out(kind == Kind::f32 ? 1 : rows * out_n, 1);
-  for (int64_t row = 0; row < n; ++row) {
-    for (int64_t j = k; j < stride; ++j) w.host[row * stride + j] = __float2bfloat16(0);
-  }
-  w.upload();
+void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile,  // tile -1: matvec
+                  Encoding encoding = Encoding::bf16) {
+  const int64_t out_n = kind == Kind::gated ? n / 2 : n;
+  Halves x(rows * k, 1), out(kind == Kind::f32 ? 1 : rows * out_n, 1);
+  const TestWeights w(n, k, encoding);
   Floats bias(n, 1), scale(n, 0.5f), out_f32(kind == Kind::f32 ? rows * n : 1, 0);
   const std::vector<float> before = out.values;
 
-  Linear job{x.data, w.data, rows, n, k, stride};
+  Linear job{x.data, w.layout.at(w.bytes.data), rows, n, k};
   if (kind != Kind::store && kind != Kind::gated) job.bias = bias.data;
   if (kind == Kind::scale_add) job.scale = scale.data;
   if (kind == Kind::gelu) job.after = Epilogue::gelu;
@@ -76,15 +141,14 @@ void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile) {  //
   std::vector<float> plain(rows * out_n);
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t i = 0; i < out_n; ++i) {
-      exact[m * out_n + i] =
-          element<double>(x.values, w.values, bias.host, scale.host, before, m, i, n, k, stride, kind, false);
-      plain[m * out_n + i] =
-          element<float>(x.values, w.values, bias.host, scale.host, before, m, i, n, k, stride, kind, true);
+      exact[m * out_n + i] = element<double>(x.values, w, bias.host, scale.host, before, m, i, kind, tile >= 0);
+      plain[m * out_n + i] = element<float>(x.values, w, bias.host, scale.host, before, m, i, kind, tile >= 0);
     }
   }
-  const std::string what =
-      drivlm::text("%s %lldx%lldx%lld %s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)), (long long)rows,
-                   (long long)n, (long long)k, kind_name(kind));
+  constexpr const char* kEncodings[] = {"", " int8", " int4"};
+  const std::string what = drivlm::text(
+      "%s %lldx%lldx%lld %s%s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)), (long long)rows, (long long)n,
+      (long long)k, kind_name(kind), kEncodings[int(encoding)]);
   if (job.out_f32) {
     out_f32.download();
     expect_close(what.c_str(), out_f32.host, exact, plain, true);
@@ -93,6 +157,8 @@ void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile) {  //
     expect_close(what.c_str(), out.values, exact, plain);
   }
 }
+
+constexpr Kind kKinds[] = {Kind::store, Kind::bias, Kind::gelu, Kind::add, Kind::scale_add, Kind::gated, Kind::f32};
 
 }  // namespace
 
@@ -106,7 +172,7 @@ TEST(linear_edges) {
 }
 TEST(linear_epilogues) {
   for (int tile = 0; tile < 5; ++tile) {
-    for (Kind kind : {Kind::store, Kind::bias, Kind::gelu, Kind::add, Kind::scale_add, Kind::gated, Kind::f32}) {
+    for (Kind kind : kKinds) {
       check_linear(21, 136, 96, kind, tile);
     }
     for (Kind kind : {Kind::bias, Kind::gelu, Kind::scale_add, Kind::f32}) check_linear(5, 33, 72, kind, tile);
@@ -150,7 +216,7 @@ TEST(matvec_rows) {
   for (int64_t rows : {1, 2, 7, 8}) check_linear(rows, 40, 96, Kind::bias, -1);
 }
 TEST(matvec_epilogues) {
-  for (Kind kind : {Kind::store, Kind::bias, Kind::gelu, Kind::add, Kind::scale_add, Kind::gated, Kind::f32}) {
+  for (Kind kind : kKinds) {
     check_linear(3, 72, 200, kind, -1);
     check_linear(8, 50, 1032, kind, -1);  // eight warps share k
   }
@@ -158,3 +224,28 @@ TEST(matvec_epilogues) {
 }
 TEST(matvec_long_k) { check_linear(1, 24, 4864, Kind::add, -1); }
 TEST(matvec_empty) { check_linear(0, 64, 64, Kind::bias, -1); }
+TEST(matvec_quantised) {
+  for (Encoding encoding : {Encoding::s8, Encoding::s4}) {
+    for (int64_t rows : {1, 2, 7, 8}) check_linear(rows, 40, 96, Kind::bias, -1, encoding);
+    for (Kind kind : kKinds) {
+      check_linear(3, 72, 200, kind, -1, encoding);   // a last group of 8 weights
+      check_linear(8, 50, 1032, kind, -1, encoding);  // eight warps share k
+    }
+    for (int64_t k : {8, 16, 24, 32, 64, 128, 136}) check_linear(2, 24, k, Kind::store, -1, encoding);
+    check_linear(1, 24, 4864, Kind::add, -1, encoding);
+    check_linear(0, 64, 64, Kind::bias, -1, encoding);
+  }
+}
+TEST(linear_quantised) {
+  constexpr LinearTile kTiles[] = {LinearTile::t64x128, LinearTile::t64x64, LinearTile::t16x64};
+  constexpr int kBm[] = {64, 64, 16}, kBn[] = {128, 64, 64};
+  for (Encoding encoding : {Encoding::s8, Encoding::s4}) {
+    for (int i = 0; i < 3; ++i) {
+      for (int64_t rows : {1, kBm[i], kBm[i] + 1}) check_linear(rows, 72, 40, Kind::bias, int(kTiles[i]), encoding);
+      check_linear(kBm[i] + 3, kBn[i] + 8, 328, Kind::scale_add, int(kTiles[i]), encoding);
+      check_linear(3, kBn[i] - 1, 64, Kind::store, int(kTiles[i]), encoding);
+      check_linear(0, 64, 64, Kind::bias, int(kTiles[i]), encoding);
+    }
+    for (Kind kind : kKinds) check_linear(21, 136, 96, kind, int(LinearTile::t64x64), encoding);
+  }
+}

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The emulator's own test: eighteen bugs of the kind that a GPU forgives on most days, each planted in a copy of a kernel
+// The emulator's own test: two dozen bugs of the kind that a GPU forgives on most days, each planted in a copy of a kernel
 // file. Every one must be caught by the checked tests, for the reason given here.
 //
 //   node test/emulator/planted.mjs BUILD_DIR [number ...]     BUILD_DIR holds cuda_test_checked and compile_commands.json
@@ -17,7 +17,8 @@ const kernels = 'native/kernels/cuda'
 const bugs = [
   {
     what: 'missing __syncthreads in the main loop',
-    file: `${kernels}/linear.cu`,
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
     from: '    __syncthreads();  // stage',
     to: '    // stage',
     test: 'linear_edges',
@@ -25,7 +26,8 @@ const bugs = [
   },
   {
     what: 'row guard > for >=',
-    file: `${kernels}/linear.cu`,
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
     from: 'if (m >= p.rows) continue;',
     to: 'if (m > p.rows) continue;',
     test: 'linear_edges',
@@ -33,7 +35,8 @@ const bugs = [
   },
   {
     what: 'missing cp.async wait',
-    file: `${kernels}/linear.cu`,
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
     from: '    cp_async_wait<kStages - 2>();\n',
     to: '',
     test: 'linear_edges',
@@ -66,7 +69,8 @@ const bugs = [
   },
   {
     what: 'no row guard on cp.async',
-    file: `${kernels}/linear.cu`,
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
     from: 'cp_async16(s_x + Rows::at(r, c), from, m < p.rows && k < p.k);',
     to: 'cp_async16(s_x + Rows::at(r, c), from, k < p.k);',
     test: 'linear_edges',
@@ -98,15 +102,17 @@ const bugs = [
   },
   {
     what: 'prefetch overwrites the stage in use',
-    file: `${kernels}/linear.cu`,
-    from: 'if (step + kStages - 1 < steps) load(step + kStages - 1);',
-    to: 'if (step + kStages < steps) load(step + kStages);',
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
+    from: 'const int next = step + kStages - 1;',
+    to: 'const int next = step + kStages;',
     test: 'linear_edges',
     caught: /race|before cp\.async completed|uninitialised shared/,
   },
   {
     what: 'neighbouring blocks write overlapping tiles (the values are right)',
-    file: `${kernels}/linear.cu`,
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
     from: 'n0 = in_group / group_rows * kBn;',
     to: 'n0 = in_group / group_rows * (kBn - 8);',
     test: 'linear_edges',
@@ -155,11 +161,66 @@ const bugs = [
   },
   {
     what: 'wait_group<S - 1> for <S - 2>',
-    file: `${kernels}/linear.cu`,
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
     from: 'cp_async_wait<kStages - 2>();',
     to: 'cp_async_wait<kStages - 1>();',
     test: 'linear_edges',
     caught: /before cp\.async completed/,
+  },
+  {
+    what: 'scale of the group before',
+    file: `${kernels}/weight_formats.cuh`,
+    unit: `${kernels}/matvec.cu`,
+    from: 'const float low_scale = scale(piece.low_scales, j)',
+    to: 'const float low_scale = scale(piece.low_scales, j ^ 1)',
+    test: 'matvec_quantised',
+    caught: /times the bound/,
+  },
+  {
+    what: 'two nibbles exchanged',
+    file: `${kernels}/weight_formats.cuh`,
+    unit: `${kernels}/matvec.cu`,
+    from: '((word >> 4) & 0x000f000fu) | 0x43004300u,\n                      ((word >> 8)',
+    to: '((word >> 8) & 0x000f000fu) | 0x43004300u,\n                      ((word >> 4)',
+    test: 'matvec_quantised',
+    caught: /times the bound/,
+  },
+  {
+    what: 'zero point of a group forgotten',
+    file: `${kernels}/weight_formats.cuh`,
+    unit: `${kernels}/matvec.cu`,
+    from: '      multiply_eight(group, minus, minus, x);\n',
+    to: '',
+    test: 'matvec_quantised',
+    caught: /times the bound/,
+  },
+  {
+    what: 'sign of a byte dropped',
+    file: `${kernels}/weight_formats.cuh`,
+    unit: `${kernels}/matvec.cu`,
+    from: '(halves & 0x00800080u) | 0xc300c300u',
+    to: '0xc300c300u',
+    test: 'matvec_quantised',
+    caught: /times the bound/,
+  },
+  {
+    what: 'row scale of the neighbour',
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear_quantised.cu`,
+    from: 'row_scale1 = second ? Format::row_scale(p.w, n + 1) : 1.f',
+    to: 'row_scale1 = row_scale0',
+    test: 'linear_quantised',
+    caught: /times the bound/,
+  },
+  {
+    what: 'widened weights stored a stage too early',
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear_quantised.cu`,
+    from: 'if (next < steps) store_pieces(next);',
+    to: 'if (next < steps) store_pieces(next + 1);',
+    test: 'linear_quantised',
+    caught: /race|uninitialised shared|times the bound/,
   },
 ]
 

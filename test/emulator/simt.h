@@ -212,4 +212,13 @@ __forceinline__ void mma_bf16_tile(float (&d)[kMi][kNi][4], const uint32_t (&a)[
   emu::mma_bf16_tile(kMi, kNi, &d[0][0][0], &a[0][0], &b[0][0], EMU_AT);
 }
 __forceinline__ float exp2_approx(float x) { return exp2f(x); }
+// The product of two bf16 is exact in f32; adding in f64 and rounding to f32 first may round twice, which no sum of ours is near.
+__forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+  const auto one = [](uint32_t x, uint32_t y, uint32_t z) {
+    const auto wide = [](uint32_t bits) { return __builtin_bit_cast(float, bits << 16); };
+    const __nv_bfloat16 sum = __float2bfloat16(float(double(wide(x)) * wide(y) + wide(z)));
+    return uint32_t(__builtin_bit_cast(uint16_t, sum));
+  };
+  return one(a & 0xffff, b & 0xffff, c & 0xffff) | one(a >> 16, b >> 16, c >> 16) << 16;
+}
 __forceinline__ uint4 load_streaming16(const void* p, EMU_SITE) { return emu::load16(p, EMU_AT); }

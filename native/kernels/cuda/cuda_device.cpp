@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/driver.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/weight_packing.h"
 
 namespace drivlm::cuda {
 
@@ -47,9 +49,37 @@ struct Stream {
   cudaStream_t stream = nullptr;
 };
 
+// Converts rows for one thread; what it needs is there from the start, so that packing does not throw.
+class RowPacker {
+ public:
+  RowPacker(const WeightLayout& layout, const std::vector<HostTensor>& sources)
+      : layout_(layout), readers_(sources.begin(), sources.end()) {
+    if (layout.encoding != Encoding::bf16) wide_.resize(size_t(layout.cols)), q_.resize(size_t(layout.stride()));
+  }
+
+  void pack(int64_t row, char* bytes, char* scales) {
+    RowReader& reader = readers_[size_t(row) % readers_.size()];
+    const int64_t from = row / int64_t(readers_.size());
+    if (layout_.encoding == Encoding::bf16) {
+      uint16_t* to = reinterpret_cast<uint16_t*>(bytes);
+      reader.read_bf16(from, to);
+      std::fill(to + layout_.cols, to + layout_.stride(), uint16_t(0));
+    } else {
+      reader.read_f32(from, wide_.data());
+      pack_row(layout_, bytes, scales, wide_.data(), q_.data());
+    }
+  }
+
+ private:
+  const WeightLayout layout_;
+  std::vector<RowReader> readers_;
+  std::vector<float> wide_;
+  std::vector<int8_t> q_;
+};
+
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int index) : index_(index) {
+  CudaDevice(int index, WeightFormat format) : index_(index), format_(format) {
     check(cudaSetDevice(index), "choosing the GPU");
     check(cudaGetDeviceProperties(&properties_, index), "asking what the GPU can do");
     stream_ = std::make_unique<Stream>();
@@ -75,23 +105,21 @@ class CudaDevice final : public Device {
   }
 
   std::unique_ptr<Matrix> load_matrix(const HostTensor& source) override {
-    auto out = std::make_unique<CudaMatrix>();
-    out->rows = source.rows, out->cols = source.cols, out->stride = round_up(source.cols, 8);
-    if (bf16* in_place = find_in_place(source)) {
-      out->data = in_place, out->in_place = true;
-      return out;
-    }
-    out->data = load_rows(*out, source.name, {source});
-    return out;
+    return load(source, encoding_of(format_, source.use));
   }
 
-  std::unique_ptr<Matrix> load_table(const HostTensor& source) override { return load_matrix(source); }
+  std::unique_ptr<Matrix> load_table(const HostTensor& source) override { return load(source, Encoding::bf16); }
 
-  // Kept once: both are rows in bf16.
+  // Kept once where both are rows in bf16.
   TiedMatrices load_tied(HostTensor source) override {
     TiedMatrices out;
     out.table = load_table(source);
-    out.head = std::make_unique<CudaMatrix>(static_cast<const CudaMatrix&>(*out.table));
+    source.use = Use::head;
+    if (encoding_of(format_, Use::head) == Encoding::bf16) {
+      out.head = std::make_unique<CudaMatrix>(static_cast<const CudaMatrix&>(*out.table));
+    } else {
+      out.head = load_matrix(source);
+    }
     return out;
   }
 
@@ -99,10 +127,7 @@ class CudaDevice final : public Device {
     if (gate.rows != up.rows || gate.cols != up.cols) {
       throw Error(Code::bad_weights, gate.name + " and " + up.name + ": expected the same shape.");
     }
-    auto out = std::make_unique<CudaMatrix>();
-    out->rows = 2 * gate.rows, out->cols = gate.cols, out->stride = round_up(gate.cols, 8), out->gated = true;
-    out->data = load_rows(*out, gate.name, {gate, up});
-    return out;
+    return load_rows({encoding_of(format_, gate.use), 2 * gate.rows, gate.cols}, gate.name, {gate, up});
   }
 
   Tensor load_vector(const HostTensor& source) override {
@@ -128,13 +153,16 @@ class CudaDevice final : public Device {
     return memory;
   }
 
-  size_t matrix_bytes(int64_t rows, int64_t cols, Use, DType) const override {
-    return size_t(round_up(rows * round_up(cols, 8) * int64_t(sizeof(bf16)), WeightBlock::kAlign));
+  size_t matrix_bytes(int64_t rows, int64_t cols, Use use, DType) const override {
+    return size_t(WeightLayout{encoding_of(format_, use), rows, cols}.bytes());
   }
   size_t vector_bytes(int64_t count) const override {
     return size_t(round_up(count * int64_t(sizeof(float)), WeightBlock::kAlign));
   }
-  size_t tied_bytes(int64_t rows, int64_t cols, DType stored) const override { return table_bytes(rows, cols, stored); }
+  size_t tied_bytes(int64_t rows, int64_t cols, DType stored) const override {
+    const bool once = encoding_of(format_, Use::head) == Encoding::bf16;
+    return table_bytes(rows, cols, stored) + (once ? 0 : matrix_bytes(rows, cols, Use::head, stored));
+  }
   void reserve_weights(size_t bytes) override {
     use();
     weights_.reserve(bytes);
@@ -146,8 +174,8 @@ class CudaDevice final : public Device {
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     return properties_.integrated ? std::max(free, system_available_bytes()) : free;
   }
-  size_t table_bytes(int64_t rows, int64_t cols, DType stored) const override {
-    return matrix_bytes(rows, cols, Use::embedding, stored);
+  size_t table_bytes(int64_t rows, int64_t cols, DType) const override {
+    return size_t(WeightLayout{Encoding::bf16, rows, cols}.bytes());
   }
 
   // All 13 tiles of a scene where the scratch memory for them does not matter.
@@ -221,7 +249,7 @@ class CudaDevice final : public Device {
     const auto best_ms = [&](const void* weights) {
       double best = 0;
       for (int i = 0; i < 4; ++i) {  // the first warms up
-        Linear job{static_cast<const bf16*>(x.data), static_cast<const bf16*>(weights), 1, rows, kCols, kCols};
+        Linear job{static_cast<const bf16*>(x.data), {weights, kCols}, 1, rows, kCols};
         job.out = y.data;
         job.out_f32 = true;
         begin_stage();
@@ -234,29 +262,57 @@ class CudaDevice final : public Device {
     return best_ms(memory.data) <= kAllowance * best_ms(copy.data);
   }
 
-  // Rows of the sources in turn (gate 0, up 0, gate 1, ...), converted in pinned memory while earlier ones are copied.
-  bf16* load_rows(const CudaMatrix& matrix, const std::string& name, std::vector<HostTensor> sources) {
-    use();
-    if (matrix.cols % 4 != 0) {
-      throw Error(Code::bad_weights, text("%s: expected rows of a multiple of 4 values on CUDA, found %lld.",
-                                          name.c_str(), static_cast<long long>(matrix.cols)));
-    }
-    const int64_t row_bytes = matrix.stride * int64_t(sizeof(bf16)), per_piece = int64_t(Staging::kBytes) / row_bytes;
-    if (per_piece == 0) throw Error(Code::bad_weights, name + ": rows are too long.");
-    bf16* data = static_cast<bf16*>(weights_.take(size_t(matrix.rows * row_bytes), name));
-    std::vector<RowReader> readers(sources.begin(), sources.end());
-    for (int64_t first = 0; first < matrix.rows; first += per_piece) {
-      const int64_t rows = std::min(per_piece, matrix.rows - first);
-      uint16_t* piece = static_cast<uint16_t*>(staging_->next());
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t from = first + row, count = int64_t(readers.size());
-        uint16_t* to = piece + row * matrix.stride;
-        readers[from % count].read_bf16(from / count, to);
-        std::fill(to + matrix.cols, to + matrix.stride, uint16_t(0));
+  std::unique_ptr<Matrix> load(const HostTensor& source, Encoding encoding) {
+    if (encoding == Encoding::bf16) {
+      if (bf16* found = find_in_place(source)) {
+        auto out = std::make_unique<CudaMatrix>();
+        out->rows = source.rows, out->cols = source.cols, out->in_place = true;
+        out->weights = {found, source.cols};
+        return out;
       }
-      staging_->send(data + first * matrix.stride, size_t(rows * row_bytes));
     }
-    return data;
+    return load_rows({encoding, source.rows, source.cols}, source.name, {source});
+  }
+
+  // Rows of the sources in turn (gate 0, up 0, gate 1, ...), converted in pinned memory by all cores while earlier ones are copied.
+  std::unique_ptr<Matrix> load_rows(const WeightLayout& layout, const std::string& name,
+                                    const std::vector<HostTensor>& sources) {
+    use();
+    const bool quantised = layout.encoding != Encoding::bf16;
+    if (layout.cols % (quantised ? 8 : 4) != 0) {
+      throw Error(Code::bad_weights,
+                  text("%s: expected rows of a multiple of %d values on CUDA%s, found %lld.", name.c_str(),
+                       quantised ? 8 : 4, quantised ? " in 8 or 4 bits" : "", static_cast<long long>(layout.cols)));
+    }
+    const int64_t row_bytes = layout.row_bytes(), per_piece = int64_t(Staging::kBytes) / row_bytes;
+    if (per_piece == 0) throw Error(Code::bad_weights, name + ": rows are too long.");
+    char* const data = static_cast<char*>(weights_.take(size_t(layout.bytes()), name));
+    std::vector<char> scales(size_t(layout.rows * layout.row_scale_bytes()));
+    std::vector<RowPacker> packers;
+    const int64_t most = quantised ? int64_t(std::thread::hardware_concurrency()) : 1;
+    for (int64_t i = 0; i < std::max<int64_t>(1, most); ++i) packers.emplace_back(layout, sources);
+
+    for (int64_t first = 0; first < layout.rows; first += per_piece) {
+      const int64_t rows = std::min(per_piece, layout.rows - first), workers = int64_t(packers.size());
+      char* piece = static_cast<char*>(staging_->next());
+      const auto work = [&](int64_t worker) {
+        for (int64_t i = rows * worker / workers; i < rows * (worker + 1) / workers; ++i) {
+          packers[worker].pack(first + i, piece + i * row_bytes,
+                               scales.data() + (first + i) * layout.row_scale_bytes());
+        }
+      };
+      std::vector<std::jthread> threads;
+      for (int64_t worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
+      work(0);
+      threads.clear();  // waits
+      staging_->send(data + first * row_bytes, size_t(rows * row_bytes));
+    }
+    if (quantised) staging_->copy(data + layout.scales_at(), scales.data(), scales.size());
+
+    auto out = std::make_unique<CudaMatrix>();
+    out->rows = layout.rows, out->cols = layout.cols, out->gated = sources.size() == 2;
+    out->weights = layout.at(data);
+    return out;
   }
 
   struct InPlace {
@@ -266,6 +322,7 @@ class CudaDevice final : public Device {
   };
 
   const int index_;
+  const WeightFormat format_;
   cudaDeviceProp properties_{};
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Event> stage_begin_, stage_end_;
@@ -277,7 +334,7 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_device(int index, DType precision) {
+std::unique_ptr<Device> make_device(int index, DType precision, WeightFormat weights) {
   if (precision != DType::bf16) {
     throw Error(Code::bad_argument,
                 text("Expected 'bf16' for options.precision on CUDA, received '%s'.", dtype_name(precision)));
@@ -290,7 +347,7 @@ std::unique_ptr<Device> make_device(int index, DType precision) {
                 text("this machine has %d, cuda:0%s", count, count > 1 ? text(" to cuda:%d", count - 1).c_str() : ""));
   }
   if (const std::string why = device_problem(index); !why.empty()) unavailable(index, why);
-  return std::make_unique<CudaDevice>(index);
+  return std::make_unique<CudaDevice>(index, weights);
 }
 
 void describe_system(SystemInfo& info) {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "device/device.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/kernels.h"
 
 namespace drivlm::cuda {
 
@@ -69,11 +69,9 @@ class WeightBlock {
   std::vector<std::unique_ptr<DeviceMemory>> pieces_;
 };
 
-// bf16 rows of `stride` values, zero past cols.
 class CudaMatrix : public Matrix {
  public:
-  bf16* data = nullptr;
-  int64_t stride = 0;
+  Weights weights{};
   bool gated = false;
   bool in_place = false;  // data lies in host memory that was registered
 };

@@ -9,16 +9,25 @@
 
 #include "device/epilogue.h"
 #include "kernels/cuda/launch.h"
+#include "packed/formats.h"
 
 namespace drivlm::cuda {
 
 // ---- linear.cu ----
 
-// x [rows, k] * w [n, k]^T with what follows it fused. w's rows are `w_stride` long, zero past k.
+// A matrix's rows on the device, laid out as weight_formats.cuh says.
+struct Weights {
+  const void* data;
+  int64_t stride;  // weights a row, those that fill it up included
+  Encoding encoding = Encoding::bf16;
+  const void* scales = nullptr;  // s8: f32 [n]; s4: bf16 [n, stride / 32]
+};
+
+// x [rows, k] * w [n, k]^T with what follows it fused.
 struct Linear {
   const bf16* x;
-  const bf16* w;
-  int64_t rows, n, k, w_stride;
+  Weights w;
+  int64_t rows, n, k;
   const float* bias = nullptr;       // [n]
   const float* scale = nullptr;      // [n], of Epilogue::add
   void* out = nullptr;               // [rows, n], [rows, n / 2] if gated
@@ -29,9 +38,14 @@ struct Linear {
 enum class LinearTile { t128x128x4, t128x128x3, t64x128, t64x64, t16x64 };
 const char* linear_tile_name(LinearTile tile);
 // The tile that should finish first: whole waves of blocks times the cost of one, see linear.cu.
-LinearTile choose_linear_tile(int64_t rows, int64_t n, const DeviceLimits& limits);
+LinearTile choose_linear_tile(int64_t rows, int64_t n, const DeviceLimits& limits, Encoding encoding = Encoding::bf16);
 
 void linear(const Linear& job, LinearTile tile, cudaStream_t stream);
+
+// ---- linear_quantised.cu ----
+
+// The same job over weights in 8 or 4 bits, which become bf16 on their way into shared memory. Tiles of 128 rows are not among them.
+void linear_quantised(const Linear& job, LinearTile tile, cudaStream_t stream);
 
 // ---- matvec.cu ----
 

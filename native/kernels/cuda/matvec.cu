@@ -2,17 +2,20 @@
 //
 //   out = x * W^T with the epilogues of linear.cu, for 1 to 8 rows of x
 //
-//   x    [rows, k]       bf16   rows <= 8, stays in L1
-//   W    [n, w_stride]   bf16   rows zero past k
+//   x    [rows, k]   bf16   rows <= 8, stays in L1
+//   W    [n, k]      bf16, int8 or int4, as weight_formats.cuh lays them out
 //
 // Tiling    out^T = W x^T on tensor cores: 16 rows of W are the A operand, the rows of x the 8 columns of B, so nothing is
 //           padded but the columns without a row. No shared memory in the loop: the order of k does not matter as long as
-//           A and B agree, so lane (g, t) loads 16 bytes of rows g and g + 8 at k = 32 i + 8 t and the same 16 bytes of
-//           row g of x; their words 0..1 are one k16 step, words 2..3 the next. The warps of a block split k and add up
-//           in shared memory.
-// Traffic   W once: 0.49 G weights of a 0.5B decoder are 0.99 GB a step: 0.30 ms at 3.35 TB/s, 4.8 ms at 205 GB/s (bounds).
-// Numerics  f32 sums, split by warp and added in warp order: the same result every time.
-// Needs     k and w_stride multiples of 8; 16-byte aligned rows.
+//           A and B agree, so in every format lane (g, t) loads 16 bytes of rows g and g + 8 at byte 64 step + 16 t, and x for the
+//           weights that these are. The warps of a block split k and add up in shared memory.
+// Traffic   W once, bytes a weight: 2 in bf16, 1 in int8 with 4 a row, 0.5625 in int4. 0.49 G weights of a 0.5B decoder are 0.99 GB a
+//           step in bf16: 0.30 ms at 3.35 TB/s, 4.8 ms at 205 GB/s; in int8 half of that, in int4 0.28 (bounds).
+// Work      Integer and conversion instructions for two weights: none in bf16; int8 2.5 (an AND-OR each for value and sign, half a shift)
+//           and one fused multiply-add; int4 1.75 (an AND-OR, three quarters of a shift).
+// Numerics  f32 sums, split by warp and added in warp order: the same result every time. int8: the row's scale is applied to the sum;
+//           int4: each group's sum by its scale.
+// Needs     k a multiple of 8; 16-byte aligned rows of x.
 // Checked   test/emulator/linear_test.cpp, matvec_.
 
 #include "kernels/cuda/kernels.h"
@@ -35,32 +38,32 @@ struct Args {
 };
 
 template <class Format, Epilogue kEpilogue, class Out, int kWarps>
-__global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, typename Format::View weights) {
-  constexpr int kUnroll = 4;  // loads in flight: 8 x 16 bytes a lane
+__global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, WeightView weights) {
+  constexpr int kUnroll = 4;  // pieces in flight: 8 x 16 bytes a lane
   SHARED_ARRAY(float, s_part, [kWarps][kRowsPerBlock][kMatvecRows]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const int row0 = blockIdx.x * kRowsPerBlock;
+  const int row0 = blockIdx.x * kRowsPerBlock, steps = (weights.row_bytes + 63) / 64;
   const uint4 zero = make_uint4(0, 0, 0, 0);
 
   float r_sum[4] = {};
-  const auto multiply = [&](uint4 low, uint4 high, uint4 x) {
-    const uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
-    mma_bf16(r_sum, first, x.x, x.y);
-    mma_bf16(r_sum, second, x.z, x.w);
+  const auto load_w = [&](int row, int step) {
+    const int byte = step * 64 + t * 16;
+    const bool inside = row < p.n && byte < weights.row_bytes;
+    return inside ? load_streaming16(weights.data + size_t(row) * weights.row_bytes + byte) : zero;
   };
-  const auto load_w = [&](int row, int k) { return row < p.n && k < p.k ? Format::load8(weights, row, k) : zero; };
   const auto load_x = [&](int k) { return g < p.rows && k < p.k ? load16(p.x + size_t(g) * p.k + k) : zero; };
 
-  for (int k0 = warp * 32; k0 < p.k; k0 += kWarps * 32 * kUnroll) {
-    uint4 r_low[kUnroll], r_high[kUnroll];
+  for (int step0 = warp; step0 < steps; step0 += kWarps * kUnroll) {
+    typename Format::Piece r_piece[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int k = k0 + u * kWarps * 32 + t * 8;
-      r_low[u] = load_w(row0 + g, k);
-      r_high[u] = load_w(row0 + g + 8, k);
+      const int step = step0 + u * kWarps;
+      r_piece[u].low = load_w(row0 + g, step);
+      r_piece[u].high = load_w(row0 + g + 8, step);
+      Format::load_scales(r_piece[u], weights, step, row0 + g, row0 + g + 8, p.n);
     }
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) multiply(r_low[u], r_high[u], load_x(k0 + u * kWarps * 32 + t * 8));
+    for (int u = 0; u < kUnroll; ++u) Format::multiply(r_sum, r_piece[u], step0 + u * kWarps, t, load_x);
   }
 
   // r_sum holds rows g and g + 8 of W against rows 2t and 2t + 1 of x
@@ -71,7 +74,7 @@ __global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, typename Fo
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) sum += s_part[i][row][column];
-    return sum + (p.bias ? p.bias[row0 + row] : 0.f);
+    return sum * Format::row_scale(weights, row0 + row) + (p.bias ? p.bias[row0 + row] : 0.f);
   };
 
   constexpr int kOut = kEpilogue == Epilogue::gated ? kRowsPerBlock / 2 : kRowsPerBlock;
@@ -101,7 +104,7 @@ __global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, typename Fo
 template <class Format, Epilogue kEpilogue, class Out>
 void run(const Linear& job, cudaStream_t stream) {
   const Args args{job.x, job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k)};
-  const auto weights = Format::view(job.w, job.w_stride);
+  const WeightView weights = view_of(job.w);
   const dim3 grid(unsigned(ceil_div(job.n, kRowsPerBlock)));
   // Few rows of W make few blocks: then more warps share each, as long as there is enough k for them.
   if (job.k >= 1024 && job.n <= 16384) {
@@ -128,7 +131,11 @@ void run(const Linear& job, cudaStream_t stream) {
 void matvec(const Linear& job, cudaStream_t stream) {
   if (job.rows == 0) return;
   if (job.rows > kMatvecRows || job.k % 8 != 0) throw Error(Code::internal, "matvec: 1 to 8 rows, k a multiple of 8");
-  run<Bf16>(job, stream);
+  switch (job.w.encoding) {
+    case Encoding::bf16: return run<Bf16>(job, stream);
+    case Encoding::s8: return run<S8Rows>(job, stream);
+    case Encoding::s4: return run<S4Groups>(job, stream);
+  }
 }
 
 }  // namespace drivlm::cuda

@@ -33,6 +33,13 @@ __device__ __forceinline__ uint4 load_streaming16(const void* p) {
   return v;
 }
 
+// a * b + c of bf16 pairs, rounded once.
+__device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
 #else
 #include "simt.h"
 #endif

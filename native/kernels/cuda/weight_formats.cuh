@@ -1,32 +1,177 @@
-// How the weights of a matrix lie on the device, each format a type that linear.cu and matvec.cu are written over. A format has
+// How the weights of a matrix lie on the device, each format a type that matvec.cu and linear_kernel.cuh are written over.
 //
-//   View      what a kernel is given: where the rows are
-//   load8     eight neighbouring weights of a row as four bf16 pairs in registers
-//   fill8     the same eight, as 16 bytes of bf16, on their way into shared memory
+//   Bf16      [n, stride] bf16, stride a multiple of 8
+//   S8Rows    [n, stride] int8, stride a multiple of 16; f32 scales [n]. Of four bytes that follow each other the second and third are
+//             exchanged, so that two neighbours are the low bytes of a word's halves.
+//   S4Groups  [n, stride] nibbles q + 8, stride a multiple of 128; bf16 scales [n, stride / 32]. 128 weights are 64 bytes: lane t of four
+//             has 16 bytes, whose word j holds weights 32 j + 8 t + (0 ... 7), those of even number in the low half, from the lowest
+//             nibble up, their neighbours in the high half.
 //
-// k is a multiple of 8. What lies past the last weight of a row is zero.
+// What lies past the last weight of a row is zero (s4: of a scale that is zero, or beside an x that is).
+//
+// A format has
+//
+//   Piece      what a lane of matvec.cu loads of rows g and g + 8 at a time: 16 bytes each, and scales if they vary along a row
+//   multiply   adds the products of a piece; the lane's x are asked for by k
+//   row_scale  what the sums of a row are multiplied with at the end
+//   Eight      eight neighbouring weights of a row on their way into shared memory as bf16; kDirect: copied there without registers
 #pragma once
 
 #include "kernels/cuda/async_copy.cuh"
-#include "kernels/cuda/cuda_memory.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace drivlm::cuda {
 
-// [n, stride] bf16, rows on 16 bytes.
-struct Bf16 {
-  struct View {
-    const bf16* data;
-    int stride;
-  };
-  static View view(const bf16* data, int64_t stride) { return {data, int(stride)}; }
+struct WeightView {
+  const unsigned char* data;
+  const void* scales;
+  int row_bytes;   // a multiple of 16
+  int row_scales;  // of s4
+};
 
-  __device__ __forceinline__ static uint4 load8(const View& w, int row, int k) {
-    return load_streaming16(w.data + size_t(row) * w.stride + k);
+inline WeightView view_of(const Weights& w) {
+  const int bits = w.encoding == Encoding::bf16 ? 16 : w.encoding == Encoding::s8 ? 8 : 4;
+  return {static_cast<const unsigned char*>(w.data), w.scales, int(w.stride * bits / 8), int(w.stride / kS4Group)};
+}
+
+// Rows g and g + 8 of 16 as the A operand of two products of depth 16, against x [8 columns] of the same k.
+__device__ __forceinline__ void multiply_eight(float (&sum)[4], uint4 low, uint4 high, uint4 x) {
+  const uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
+  mma_bf16(sum, first, x.x, x.y);
+  mma_bf16(sum, second, x.z, x.w);
+}
+
+struct Bf16 {
+  static constexpr int kWeights = 8;  // in 16 bytes
+  static constexpr bool kDirect = true;
+
+  struct Piece {
+    uint4 low, high;
+  };
+  __device__ __forceinline__ static void load_scales(Piece&, const WeightView&, int, int, int, int) {}
+  template <class LoadX>
+  __device__ __forceinline__ static void multiply(float (&sum)[4], const Piece& piece, int step, int t, LoadX load_x) {
+    multiply_eight(sum, piece.low, piece.high, load_x(step * 32 + t * 8));
   }
+  __device__ __forceinline__ static float row_scale(const WeightView&, int) { return 1.f; }
+
   // `valid` false, or k past the row: zeros.
-  __device__ __forceinline__ static void fill8(uint32_t to, const View& w, int row, int k, bool valid) {
-    cp_async16(to, w.data + size_t(row) * w.stride + k, valid && k < w.stride);
+  __device__ __forceinline__ static void copy8(uint32_t to, const WeightView& w, int row, int k, bool valid) {
+    cp_async16(to, w.data + size_t(row) * w.row_bytes + k * 2, valid && k * 2 < w.row_bytes);
+  }
+};
+
+struct S8Rows {
+  static constexpr int kWeights = 16;
+  static constexpr bool kDirect = false;
+
+  struct Piece {
+    uint4 low, high;
+  };
+  __device__ __forceinline__ static void load_scales(Piece&, const WeightView&, int, int, int, int) {}
+
+  // The low bytes of a word's halves as a bf16 pair. bf16 has seven bits of mantissa: 128 + the lower seven bits are taken as they are, and
+  // 128, or 256 for a negative value, is taken away, which is exact.
+  __device__ __forceinline__ static uint32_t pair(uint32_t halves) {
+    return fma_bf16x2((halves & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (halves & 0x00800080u) | 0xc300c300u);
+  }
+  __device__ __forceinline__ static uint4 widen(uint32_t first, uint32_t second) {
+    return make_uint4(pair(first), pair(first >> 8), pair(second), pair(second >> 8));
+  }
+
+  template <class LoadX>
+  __device__ __forceinline__ static void multiply(float (&sum)[4], const Piece& piece, int step, int t, LoadX load_x) {
+    const int k = step * 64 + t * 16;
+    multiply_eight(sum, widen(piece.low.x, piece.low.y), widen(piece.high.x, piece.high.y), load_x(k));
+    multiply_eight(sum, widen(piece.low.z, piece.low.w), widen(piece.high.z, piece.high.w), load_x(k + 8));
+  }
+  __device__ __forceinline__ static float row_scale(const WeightView& w, int row) {
+    return static_cast<const float*>(w.scales)[row];
+  }
+
+  // Without their row's scale.
+  struct Eight {
+    uint2 bytes;
+  };
+  __device__ __forceinline__ static Eight load8(const WeightView& w, int row, int k, bool valid) {
+    Eight eight{make_uint2(0, 0)};
+    if (valid && k < w.row_bytes) eight.bytes = *reinterpret_cast<const uint2*>(w.data + size_t(row) * w.row_bytes + k);
+    return eight;
+  }
+  __device__ __forceinline__ static uint4 widen8(Eight eight) { return widen(eight.bytes.x, eight.bytes.y); }
+};
+
+struct S4Groups {
+  static constexpr int kWeights = 32;
+  static constexpr bool kDirect = false;
+
+  struct Piece {
+    uint4 low, high;
+    uint2 low_scales, high_scales;  // four bf16 of each row
+  };
+  __device__ __forceinline__ static void load_scales(Piece& piece, const WeightView& w, int step, int row, int other,
+                                                     int rows) {
+    const bf16* scales = static_cast<const bf16*>(w.scales);
+    const bool inside = step * 4 < w.row_scales;
+    piece.low_scales = piece.high_scales = make_uint2(0, 0);
+    if (inside && row < rows)
+      piece.low_scales = *reinterpret_cast<const uint2*>(scales + size_t(row) * w.row_scales + step * 4);
+    if (inside && other < rows)
+      piece.high_scales = *reinterpret_cast<const uint2*>(scales + size_t(other) * w.row_scales + step * 4);
+  }
+
+  // Pairs 136 + q: a nibble in the mantissa of 128.
+  __device__ __forceinline__ static uint4 widen(uint32_t word) {
+    return make_uint4((word & 0x000f000fu) | 0x43004300u, ((word >> 4) & 0x000f000fu) | 0x43004300u,
+                      ((word >> 8) & 0x000f000fu) | 0x43004300u, ((word >> 12) & 0x000f000fu) | 0x43004300u);
+  }
+  __device__ __forceinline__ static float scale(uint2 scales, int j) {
+    const uint32_t pair = j < 2 ? scales.x : scales.y;
+    return j % 2 == 0 ? bf16_low(pair) : bf16_high(pair);
+  }
+
+  // A group of 32 is one word of each lane. The products' operand is q + 136, and what 136 adds is taken away by a product of -136, so that no
+  // instruction is spent on it for each weight. Sums are of f32: what the detour costs is 136 / 8 of their last place.
+  template <class LoadX>
+  __device__ __forceinline__ static void multiply(float (&sum)[4], const Piece& piece, int step, int t, LoadX load_x) {
+    constexpr uint32_t kMinus136 = 0xc308c308u;
+    const uint4 minus = make_uint4(kMinus136, kMinus136, kMinus136, kMinus136);
+    const uint32_t low[4] = {piece.low.x, piece.low.y, piece.low.z, piece.low.w};
+    const uint32_t high[4] = {piece.high.x, piece.high.y, piece.high.z, piece.high.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint4 x = load_x(step * 128 + j * 32 + t * 8);
+      float group[4] = {};
+      multiply_eight(group, minus, minus, x);
+      multiply_eight(group, widen(low[j]), widen(high[j]), x);
+      const float low_scale = scale(piece.low_scales, j), high_scale = scale(piece.high_scales, j);
+      sum[0] += low_scale * group[0], sum[1] += low_scale * group[1];
+      sum[2] += high_scale * group[2], sum[3] += high_scale * group[3];
+    }
+  }
+  __device__ __forceinline__ static float row_scale(const WeightView&, int) { return 1.f; }
+
+  struct Eight {
+    uint32_t nibbles, scale;  // the scale twice, as a pair
+  };
+  __device__ __forceinline__ static Eight load8(const WeightView& w, int row, int k, bool valid) {
+    Eight eight{0, 0};
+    const int byte = k / 128 * 64 + k % 32 / 8 * 16 + k % 128 / 32 * 4;
+    if (!valid || byte >= w.row_bytes) return eight;
+    eight.nibbles = *reinterpret_cast<const uint32_t*>(w.data + size_t(row) * w.row_bytes + byte);
+    const uint16_t* scales = static_cast<const uint16_t*>(w.scales);
+    eight.scale = uint32_t(scales[size_t(row) * w.row_scales + k / int(kS4Group)]) * 0x00010001u;
+    return eight;
+  }
+  // Rounded to bf16 once: q, which is exact, by the scale.
+  __device__ __forceinline__ static uint4 widen8(Eight eight) {
+    const uint4 raised = widen(eight.nibbles);
+    const auto weight = [&](uint32_t pair) {
+      return fma_bf16x2(fma_bf16x2(pair, 0x3f803f80u, 0xc308c308u), eight.scale, 0x80008000u);
+    };
+    return make_uint4(weight(raised.x), weight(raised.y), weight(raised.z), weight(raised.w));
   }
 };
 
