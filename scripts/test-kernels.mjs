@@ -77,7 +77,13 @@ for (const flavour of flavours) {
   golden(every === 1 ? 'street-tiny' : `street-tiny, one scene in ${every}`, flavour, street, ['--every', `${every}`])
 }
 for (const weights of ['int8', 'int4']) {
-  golden(`street-tiny in ${weights}, one scene in 10`, 'fast', street, ['--every', '10', '--weights', weights, '--errors'])
+  golden(`street-tiny in ${weights}, one scene in 10`, 'fast', street, [
+    '--every',
+    '10',
+    '--weights',
+    weights,
+    '--errors',
+  ])
 }
 if (!quick) phase('planted bugs', process.execPath, [path.join(root, 'test', 'emulator', 'planted.mjs'), out])
 for (const flavour of [...flavours].reverse()) {

@@ -516,6 +516,7 @@ export async function runStreetGolden(dir, options = {}) {
       for (const [i, { answer, truth, margin }] of questions.entries()) {
         if (answers[i].text === truth) right += 1
         if (same) {
+          const { question } = questions[i]
           const { text } = await same.ask(views, question, { maxNewTokens: 64 })
           if (text === truth) rightOnCpu += 1
           if (text === answers[i].text) continue

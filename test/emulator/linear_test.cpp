@@ -146,9 +146,9 @@ void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile,  // t
     }
   }
   constexpr const char* kEncodings[] = {"", " int8", " int4"};
-  const std::string what = drivlm::text(
-      "%s %lldx%lldx%lld %s%s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)), (long long)rows, (long long)n,
-      (long long)k, kind_name(kind), kEncodings[int(encoding)]);
+  const std::string what =
+      drivlm::text("%s %lldx%lldx%lld %s%s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)), (long long)rows,
+                   (long long)n, (long long)k, kind_name(kind), kEncodings[int(encoding)]);
   if (job.out_f32) {
     out_f32.download();
     expect_close(what.c_str(), out_f32.host, exact, plain, true);

@@ -47,8 +47,8 @@ void CudaOps::gather(Tensor out, const int32_t* ids, int64_t count, const Matrix
   id_lists_.clear();
   id_lists_.add(ids, size_t(count));
   send(id_lists_);
-  cuda::gather(out.as<bf16>(), id_lists_.at<int32_t>(0), count,
-               static_cast<const bf16*>(ours(table).weights.data), ours(table).weights.stride, table.cols, on);
+  cuda::gather(out.as<bf16>(), id_lists_.at<int32_t>(0), count, static_cast<const bf16*>(ours(table).weights.data),
+               ours(table).weights.stride, table.cols, on);
 }
 
 }  // namespace drivlm::cuda

@@ -208,8 +208,7 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
 
 template <class T, class Format, Epilogue kEpilogue, class Out, bool kNarrow = false>
 void run_linear(const Linear& job, cudaStream_t stream) {
-  const LinearArgs args{job.x,   view_of(job.w), job.bias,     job.scale,
-                        job.out, int(job.rows),  int(job.n), int(job.k)};
+  const LinearArgs args{job.x, view_of(job.w), job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k)};
   const int64_t blocks = ceil_div(args.rows, T::kBm) * ceil_div(args.n, T::kBn);
   launch(linear_kernel<T, Format, kEpilogue, Out, kNarrow>, dim3(unsigned(blocks)), T::kThreads, T::kSharedBytes,
          stream, args);
