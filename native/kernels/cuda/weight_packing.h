@@ -1,6 +1,6 @@
 // Rows of weights on their way to the GPU: quantised by packed/formats.h and laid out as weight_formats.cuh says, on the host.
 //
-// Checked   test/emulator/linear_test.cpp, _quantised.
+// Checked   test/emulator/linear_test.cpp, matvec_quantised.
 #pragma once
 
 #include <cstdint>
