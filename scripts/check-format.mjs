@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { format } from '@wasm-fmt/clang-format'
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
-const folders = ['native', 'test/native', 'test/network', 'test/emulator', 'bench']
+const folders = ['native', 'test', 'bench']
 const style = readFileSync(path.join(root, '.clang-format'), 'utf8')
 const write = process.argv.includes('--write')
 const named = process.argv.slice(2).filter((argument) => !argument.startsWith('--'))

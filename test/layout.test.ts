@@ -125,6 +125,15 @@ describe('comments of native sources', () => {
   })
 })
 
+describe('C++ tests', () => {
+  test('what they check with stands in test/check.h alone', () => {
+    const texts = sources('test', /\.(cpp|h|cu)$/)
+    const found = texts.filter(({ text }) => /^\s*#\s*define (TEST|CHECK|EXPECT)|\bmt19937\b/m.test(text))
+    expect(texts.length).toBeGreaterThan(30)
+    expect(found.map(({ file }) => file)).toEqual(['test/check.h'])
+  })
+})
+
 describe('CONTRIBUTING.md', () => {
   test('its table of what to touch names files that are there', () => {
     const table = readFileSync(path.join(root, 'CONTRIBUTING.md'), 'utf8')

@@ -13,13 +13,13 @@ namespace drivlm::gpu {
 namespace {
 
 // An outcome as text: seconds, lost, failures, each ended by a zero byte, the whole by two.
-std::string packed(const Outcome& outcome) {
+std::string packed(const test::CaseOutcome& outcome) {
   std::string out = text("%.6f", outcome.seconds) + '\0' + (outcome.lost ? "1" : "0") + '\0';
   for (const std::string& failure : outcome.failures) out += (failure.empty() ? "?" : failure) + '\0';
   return out + '\0';
 }
 
-Outcome unpacked(const std::string& name, const std::string& message) {
+test::CaseOutcome unpacked(const std::string& name, const std::string& message) {
   std::vector<std::string> parts;
   for (size_t at = 0; at < message.size();) {
     parts.emplace_back(message.c_str() + at);
@@ -28,9 +28,9 @@ Outcome unpacked(const std::string& name, const std::string& message) {
   return {name, std::stod(parts.at(0)), {parts.begin() + 2, parts.end()}, parts.at(1) == "1"};
 }
 
-[[noreturn]] void child(const std::vector<std::string>& names, size_t from, int to) {
-  for (size_t i = from; i < names.size(); ++i) {
-    const Outcome outcome = cuda::testing::run_case(names[i]);
+[[noreturn]] void child(const std::vector<test::Case>& cases, size_t from, int to) {
+  for (size_t i = from; i < cases.size(); ++i) {
+    const test::CaseOutcome outcome = cuda::testing::run_case(cases[i]);
     const std::string message = packed(outcome);
     for (size_t at = 0; at < message.size();) {
       const ssize_t count = write(to, message.data() + at, message.size() - at);
@@ -50,21 +50,21 @@ std::string ending(int status) {
 
 }  // namespace
 
-void run_isolated(const std::vector<std::string>& names, double most_seconds,
-                  const std::function<void(Outcome)>& told) {
-  for (size_t next = 0; next < names.size();) {
+void run_isolated(const std::vector<test::Case>& cases, double most_seconds,
+                  const std::function<void(test::CaseOutcome)>& told) {
+  for (size_t next = 0; next < cases.size();) {
     int ends[2];
     if (pipe(ends) != 0) throw Error(Code::internal, "No pipe for the cases.");
     const pid_t pid = fork();
     if (pid < 0) throw Error(Code::internal, "No process for the cases.");
     if (pid == 0) {
       close(ends[0]);
-      child(names, next, ends[1]);
+      child(cases, next, ends[1]);
     }
     close(ends[1]);
     std::string got;
     bool late = false;
-    while (next < names.size()) {
+    while (next < cases.size()) {
       pollfd wait{ends[0], POLLIN, 0};
       const int ready = poll(&wait, 1, static_cast<int>(most_seconds * 1e3));
       if (ready < 0 && errno == EINTR) continue;
@@ -76,7 +76,7 @@ void run_isolated(const std::vector<std::string>& names, double most_seconds,
       }
       got.append(bytes, static_cast<size_t>(count));
       for (size_t end; (end = got.find(std::string(2, '\0'))) != std::string::npos; got.erase(0, end + 2)) {
-        told(unpacked(names[next++], got.substr(0, end + 1)));
+        told(unpacked(cases[next++].name, got.substr(0, end + 1)));
       }
     }
     if (late) kill(pid, SIGKILL);
@@ -85,9 +85,9 @@ void run_isolated(const std::vector<std::string>& names, double most_seconds,
     }
     close(ends[0]);
     const bool well = !late && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    if (next < names.size() && !well) {
+    if (next < cases.size() && !well) {
       const std::string why = late ? text("no answer within %.0f s", most_seconds) : ending(status);
-      told({names[next++], late ? most_seconds : 0, {why}, true});
+      told({cases[next++].name, late ? most_seconds : 0, {why}, true});
     }
   }
 }

@@ -9,10 +9,9 @@
 
 namespace drivlm::gpu {
 
-using cuda::testing::Outcome;
-
 // `told` hears of each outcome as it comes. A case that takes longer than `most_seconds` is ended.
 // The caller has not touched CUDA: a driver does not survive a fork.
-void run_isolated(const std::vector<std::string>& names, double most_seconds, const std::function<void(Outcome)>& told);
+void run_isolated(const std::vector<test::Case>& cases, double most_seconds,
+                  const std::function<void(test::CaseOutcome)>& told);
 
 }  // namespace drivlm::gpu

@@ -134,13 +134,14 @@ bool is_quick(const std::string& name) {
 }
 
 void run_cases(const Arguments& arguments, Report& report, const std::function<void(const Report&)>& save) {
-  std::vector<std::string> names;
-  for (const std::string& name : cuda::testing::case_names()) {
+  std::vector<test::Case> cases;
+  for (const test::Case& one : test::cases()) {
+    const std::string name = one.name;
     if (name.find(arguments.filter) == std::string::npos || (arguments.small && !is_quick(name))) continue;
-    names.push_back(name);
+    cases.push_back(one);
   }
   const Clock::time_point begin = Clock::now();
-  const auto told = [&](Outcome outcome) {
+  const auto told = [&](test::CaseOutcome outcome) {
     std::printf("  %-4s %s (%.2f s)\n", outcome.failures.empty() ? "ok" : "FAIL", outcome.name.c_str(),
                 outcome.seconds);
     for (const std::string& failure : outcome.failures) std::printf("       %s\n", failure.c_str());
@@ -149,17 +150,17 @@ void run_cases(const Arguments& arguments, Report& report, const std::function<v
     report.cases.push_back(std::move(outcome));
     save(report);
   };
-  std::printf("%zu cases\n", names.size());
+  std::printf("%zu cases\n", cases.size());
   std::fflush(stdout);
   if (!arguments.in_process) {
-    run_isolated(names, kCaseSeconds, told);
+    run_isolated(cases, kCaseSeconds, told);
   } else {
-    for (size_t i = 0; i < names.size(); ++i) {
+    for (size_t i = 0; i < cases.size(); ++i) {
       if (seconds_since(begin) > arguments.seconds) {
-        report.skipped.push_back(text("%zu cases: out of time", names.size() - i));
+        report.skipped.push_back(text("%zu cases: out of time", cases.size() - i));
         break;
       }
-      told(cuda::testing::run_case(names[i]));
+      told(cuda::testing::run_case(cases[i]));
     }
   }
 }

@@ -244,7 +244,7 @@ void rope_row(Bench& bench, const LanguageConfig& l, int64_t rows) {
 void sample_row(Bench& bench, const LanguageConfig& l) {
   bench.row("decode_sample", 0, 4.0 * l.vocab, [&]() -> std::function<void()> {
     const AreaPtr logits = floats(l.vocab, 1), results = zeros(sizeof(cuda::SampleResult));
-    const AreaPtr jobs = values(std::vector<cuda::SampleJob>{{0, 1, 0, static_cast<int32_t>(l.vocab), -1, -1, 0}});
+    const AreaPtr jobs = values(std::vector<cuda::SampleJob>{{0, 1, 0, 0, static_cast<int32_t>(l.vocab), -1, -1, 0}});
     return [=, stream = bench.stream(), vocab = l.vocab] {
       cuda::sample(results->as<cuda::SampleResult>(), logits->as<float>(), jobs->as<cuda::SampleJob>(), nullptr, 1,
                    vocab, stream);

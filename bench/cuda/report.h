@@ -30,7 +30,7 @@ struct Report {
   bool small = false;
   std::string device_json;  // what `describe` found, an object
   Peaks peaks;
-  std::vector<cuda::testing::Outcome> cases;
+  std::vector<test::CaseOutcome> cases;
   std::vector<Row> rows;
   std::vector<std::string> failed, skipped;  // sentences
 

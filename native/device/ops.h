@@ -52,6 +52,7 @@ struct PassLimits {
 };
 
 struct SampleParams {
+  int64_t row = 0;        // of the logits, to choose from
   float temperature = 0;  // 0 is greedy: the lowest id among the largest logits
   float top_p = 1;
   double uniform = 0;               // [0, 1), drawn by the caller
@@ -171,9 +172,9 @@ class Ops {
   // Debug: the cached keys and values of one layer as f32 [kv_heads, tokens, head_dim] on the host.
   virtual void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) = 0;
 
-  // logits f32 [rows, vocab], a SampleParams and a Sample a row. Blocks until the samples are on the host.
+  // `count` choices from logits f32 [rows, vocab], any number of them from one row. Blocks until the samples are on the host.
   // The default downloads the logits and runs device/sampling.
-  virtual void sample(Sample* samples, Tensor logits, const SampleParams* params);
+  virtual void sample(Sample* samples, Tensor logits, const SampleParams* params, int64_t count);
 
  protected:
   [[noreturn]] static void refuse_to_train() {

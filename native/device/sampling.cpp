@@ -81,12 +81,11 @@ Sample sample_row(const float* logits, int64_t vocab, const SampleParams& params
   return out;
 }
 
-void Ops::sample(Sample* samples, Tensor logits, const SampleParams* params) {
+void Ops::sample(Sample* samples, Tensor logits, const SampleParams* params, int64_t count) {
   std::vector<float> host(logits.count());
   device_.download(host.data(), logits);
-  for (int64_t row = 0; row < logits.shape[0]; ++row) {
-    samples[row] = sample_row(host.data() + row * logits.shape[1], logits.shape[1], params[row]);
-  }
+  const int64_t vocab = logits.shape[1];
+  for (int64_t i = 0; i < count; ++i) samples[i] = sample_row(host.data() + params[i].row * vocab, vocab, params[i]);
 }
 
 }  // namespace drivlm

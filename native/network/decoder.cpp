@@ -1,6 +1,8 @@
 #include "network/decoder.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace drivlm {
 
@@ -128,14 +130,20 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
   }
   if (on_block_) on_block_(config_.layers, x);
 
-  // logits = head(norm(x)) of the rows that are asked for
+  // logits = head(norm(x)) of the rows that are asked for. Neighbours are normed where they stand; others are brought together first.
   int64_t wanted = 0;
+  std::vector<std::pair<int64_t, int64_t>> runs;  // first row, rows
   for (size_t c = 0; c < chunks.size(); ++c) {
     const Segment& segment = batch_.segments[c];
     const int64_t count = chunks[c].logits == Logits::none ? 0 : chunks[c].logits == Logits::last ? 1 : segment.rows;
     if (wanted + count > max_logits_) throw Error(Code::internal, "forward: more logits than planned");
-    if (count > 0) ops_.copy_rows(last_.rows(wanted, count), x_.rows(segment.row + segment.rows - count, count));
     wanted += count;
+    const int64_t first = segment.row + segment.rows - count;
+    if (count > 0 && !runs.empty() && runs.back().first + runs.back().second == first) {
+      runs.back().second += count;
+    } else if (count > 0) {
+      runs.push_back({first, count});
+    }
   }
   if (probe && (probe->wants("llm.final_norm") || probe->wants("logits"))) {
     ops_.norm(h, x, weights_.norm);
@@ -147,8 +155,15 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
     }
   }
   if (wanted == 0) return {};
-  Tensor last = last_.rows(0, wanted);
-  ops_.norm(last, last, weights_.norm);
+  const Tensor last = last_.rows(0, wanted);
+  if (runs.size() > 1) {
+    int64_t row = 0;
+    for (const auto& [first, count] : runs) {
+      ops_.copy_rows(last.rows(row, count), x_.rows(first, count));
+      row += count;
+    }
+  }
+  ops_.norm(last, runs.size() > 1 ? last : x_.rows(runs.front().first, wanted), weights_.norm);
   ops_.linear(logits_.rows(0, wanted), last, *weights_.head, {}, Epilogue::store);
   if (step) ops_.end_step();
   return logits_.rows(0, wanted);

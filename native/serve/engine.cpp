@@ -198,7 +198,7 @@ void EngineImpl::submit(GenerateRequest request) {
         waiting_.push_back(std::move(job));
       },
       [&](const Error& error) {
-        cache_.release(job->sequence);
+        job->sequence.release();
         job->request.on_error(error);
       });
   publish_stats();
@@ -232,7 +232,7 @@ void EngineImpl::submit(ScoreRequest request) {
         scoring_.push_back(std::move(job));
       },
       [&](const Error& error) {
-        cache_.release(job->sequence);
+        job->sequence.release();
         job->request.on_error(error);
       });
   publish_stats();
@@ -278,7 +278,7 @@ bool EngineImpl::reserve(Question& question, int64_t extra_tokens, const char* w
   const int64_t total = question.sequence.length + question.prompt.left();
   const int64_t regime = space_.language.rope().regime(total);
   if (question.sequence.length > 0 && regime != question.prompt.rope_regime) {
-    cache_.release(question.sequence);
+    question.sequence.release();
     question.prompt.ids.insert(question.prompt.ids.begin(), question.ids.begin(), question.ids.end());
     question.ids.clear();
   }
@@ -297,7 +297,6 @@ bool EngineImpl::reserve(Question& question, int64_t extra_tokens, const char* w
 void EngineImpl::release(int64_t id) {
   const auto found = scenes_.find(id);
   if (found == scenes_.end()) return;
-  cache_.release(found->second.sequence);
   scenes_.erase(found);
   publish_stats();
 }
@@ -354,7 +353,7 @@ bool EngineImpl::drop_cancelled() {
     }
   };
   sweep(seeing_, [&](SceneJob& job) {
-    cache_.release(job.sequence);
+    job.sequence.release();
     publish_stats();
     job.request.on_error(aborted());
   });
@@ -372,7 +371,7 @@ bool EngineImpl::drop_cancelled() {
 
 void EngineImpl::fail_all(const Error& error) {
   for (auto& job : seeing_) {
-    cache_.release(job->sequence);
+    job->sequence.release();
     job->request.on_error(error);
   }
   seeing_.clear();

@@ -97,6 +97,7 @@ class EngineImpl final : public Engine {
   // engine_scores.cpp
   Progressed score_unit();
   Progressed advance(ScoreJob& job);
+  SampleParams scored(const ScoreRequest& request, int64_t row, int32_t id) const;
   Progressed score_prompt(ScoreJob& job);
   Progressed score_pass(ScoreJob& job, bool others_hold_pages);
   void end(ScoreJob& job);

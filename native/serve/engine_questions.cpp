@@ -195,7 +195,7 @@ void EngineImpl::finish_prefill(GenerateJobPtr job, Tensor logits_row) {
         if (more && job->uncached.empty()) {
           const SampleParams params = sample_params(*job);
           Sample sample;
-          device_->ops().sample(&sample, logits_row, &params);
+          device_->ops().sample(&sample, logits_row, &params, 1);
           more = take(*job, sample, logits_row);
         }
         if (more) {
@@ -254,21 +254,18 @@ bool EngineImpl::decode_unit() {
       [&] {
         device_->begin_stage();
         Tensor logits = space_.language.forward(chunks, cache_.kv(), nullptr, [] {});
-        // The next token of every question in one call, unless rows of drafts stand between them.
-        std::vector<SampleParams> params(count);
-        std::vector<Sample> samples(count);
+        // The next token of every question in one call; rows of drafts may stand between theirs.
+        std::vector<SampleParams> params;
+        std::vector<int64_t> whose;
         for (int64_t i = 0; i < count; ++i) {
-          if (chunks[i].logits != Logits::none) params[i] = sample_params(*jobs[i]);
+          if (chunks[i].logits == Logits::none) continue;
+          params.push_back(sample_params(*jobs[i]));
+          params.back().row = logits_at[i];
+          whose.push_back(i);
         }
-        if (logits_rows == count &&
-            std::all_of(chunks.begin(), chunks.end(), [](const Chunk& c) { return c.logits == Logits::last; })) {
-          device_->ops().sample(samples.data(), logits, params.data());
-        } else {
-          for (int64_t i = 0; i < count; ++i) {
-            if (chunks[i].logits != Logits::none)
-              device_->ops().sample(&samples[i], logits.rows(logits_at[i], 1), &params[i]);
-          }
-        }
+        std::vector<Sample> chosen(params.size()), samples(count);
+        device_->ops().sample(chosen.data(), logits, params.data(), static_cast<int64_t>(params.size()));
+        for (size_t i = 0; i < whose.size(); ++i) samples[whose[i]] = chosen[i];
         counters_.decode_ms += device_->end_stage();
         for (int64_t i = 0; i < count; ++i) {
           const Sample& first = samples[i];
@@ -313,7 +310,7 @@ void EngineImpl::finish_step(GenerateJobPtr job, const Chunk& chunk, int64_t dra
             job->uncached.clear();
             ++row;
             const SampleParams params = sample_params(*job);
-            device_->ops().sample(&sample, logits.rows(row, 1), &params);
+            device_->ops().sample(&sample, logits.rows(row, 1), &params, 1);
             more = take(*job, sample, logits.rows(row, 1));
           }
         }
@@ -410,19 +407,18 @@ void EngineImpl::complete(GenerateJob& job) {
     scene.ids = std::move(job.ids);
     scene.tiles = std::move(job.tiles);
     scene.image_tokens = job.image_tokens;
-    cache_.trim(job.sequence, job.sequence.length);
+    job.sequence.trim(job.sequence.length);
     scene.sequence = std::move(job.sequence);
-    job.sequence = {};
     job.result.scene = next_scene_++;
     scenes_.emplace(job.result.scene, std::move(scene));
   }
-  cache_.release(job.sequence);
+  job.sequence.release();
   publish_stats();  // whoever hears of the answer finds its pages free
   job.request.on_done(std::move(job.result));
 }
 
 void EngineImpl::fail(GenerateJob& job, const Error& error) {
-  cache_.release(job.sequence);
+  job.sequence.release();
   publish_stats();
   job.request.on_error(error);
 }

@@ -46,7 +46,7 @@ Progressed EngineImpl::scene_unit() {
   SceneJobPtr finished = std::move(seeing_.front());
   seeing_.pop_front();
   if (failure) {
-    cache_.release(finished->sequence);
+    finished->sequence.release();
     publish_stats();
     finished->request.on_error(*failure);
   } else {
@@ -116,7 +116,6 @@ Progressed EngineImpl::advance(SceneJob& job) {
     scene.image_tokens = std::move(copy);
   }
   scene.sequence = std::move(job.sequence);
-  job.sequence = {};
   job.result.scene = next_scene_++;
   scenes_.emplace(job.result.scene, std::move(scene));
   return Progressed::done;

@@ -36,9 +36,10 @@ Progressed EngineImpl::score_unit() {
   return Progressed::done;
 }
 
+// Gives its pages back: whoever hears of the scores finds them free.
 void EngineImpl::end(ScoreJob& job) {
-  for (Sequence& fork : job.forks) cache_.release(fork);
-  cache_.release(job.sequence);
+  job.forks.clear();
+  job.sequence.release();
 }
 
 // One pass of the prompt, or of the continuations. It waits for pages of whoever will give some back: a scene that has none of its
@@ -55,6 +56,16 @@ Progressed EngineImpl::advance(ScoreJob& job) {
   return progressed;
 }
 
+// What reads the log-probability of `id` from a row of logits.
+SampleParams EngineImpl::scored(const ScoreRequest& request, int64_t row, int32_t id) const {
+  SampleParams params;
+  params.row = row;
+  params.forced = id;
+  params.vocab_limit = std::min(request.vocab_limit, network_.language.vocab);
+  params.want_logprob = true;
+  return params;
+}
+
 Progressed EngineImpl::score_prompt(ScoreJob& job) {
   const int64_t rows = std::min(space_.language.max_rows(), job.prompt.left());
   Tensor logits = space_.language.forward({prompt_chunk(job, rows, Logits::last)}, cache_.kv(), nullptr, [&] {
@@ -64,16 +75,14 @@ Progressed EngineImpl::score_prompt(ScoreJob& job) {
   counters_.prefill_tokens += rows;
   if (!job.prompt.done()) return Progressed::worked;
   // The first token of every continuation is chosen by the question's last row.
+  std::vector<SampleParams> params;
   for (const std::vector<int32_t>& continuation : job.request.continuations) {
-    SampleParams params;
-    params.forced = continuation.front();
-    params.vocab_limit = std::min(job.request.vocab_limit, network_.language.vocab);
-    params.want_logprob = true;
-    Sample sample;
-    device_->ops().sample(&sample, logits, &params);
-    job.logprobs.push_back({checked_logprob(sample)});
+    params.push_back(scored(job.request, 0, continuation.front()));
     job.forks.push_back(cache_.fork(job.sequence));
   }
+  std::vector<Sample> samples(params.size());
+  device_->ops().sample(samples.data(), logits, params.data(), static_cast<int64_t>(params.size()));
+  for (const Sample& sample : samples) job.logprobs.push_back({checked_logprob(sample)});
   job.fed.assign(job.request.continuations.size(), 0);
   return Progressed::worked;
 }
@@ -89,7 +98,7 @@ Progressed EngineImpl::score_pass(ScoreJob& job, bool others_hold_pages) {
     const int64_t rows =
         std::min<int64_t>(left, static_cast<int64_t>(continuations[i].size()) - 1 - static_cast<int64_t>(job.fed[i]));
     if (rows <= 0) continue;
-    Sequence& fork = job.forks[i];
+    KvSequence& fork = job.forks[i];
     if (!cache_.reserve(fork, fork.length + rows)) {
       short_of_pages = true;
       break;
@@ -113,21 +122,19 @@ Progressed EngineImpl::score_pass(ScoreJob& job, bool others_hold_pages) {
   std::vector<SampleParams> params;
   for (size_t c = 0; c < chunks.size(); ++c) {
     for (int64_t row = 0; row < chunks[c].rows; ++row) {
-      params.emplace_back();
-      params.back().forced = continuations[which[c]][job.fed[which[c]] + row + 1];
-      params.back().vocab_limit = std::min(job.request.vocab_limit, network_.language.vocab);
-      params.back().want_logprob = true;
+      const int64_t at = static_cast<int64_t>(params.size());
+      params.push_back(scored(job.request, at, continuations[which[c]][job.fed[which[c]] + row + 1]));
     }
   }
   std::vector<Sample> samples(params.size());
-  device_->ops().sample(samples.data(), logits, params.data());
+  device_->ops().sample(samples.data(), logits, params.data(), static_cast<int64_t>(params.size()));
   size_t n = 0;
   for (size_t c = 0; c < chunks.size(); ++c) {
     const size_t i = which[c];
     for (int64_t row = 0; row < chunks[c].rows; ++row) job.logprobs[i].push_back(checked_logprob(samples[n++]));
     job.forks[i].length += chunks[c].rows;
     job.fed[i] += chunks[c].rows;
-    if (job.fed[i] + 1 == continuations[i].size()) cache_.release(job.forks[i]);
+    if (job.fed[i] + 1 == continuations[i].size()) job.forks[i].release();
   }
   return Progressed::worked;
 }

@@ -33,7 +33,7 @@ struct Prompt {
 
 // An encoded moment: its tokens stand in the cache and are never changed.
 struct Scene {
-  Sequence sequence;
+  KvSequence sequence;
   int64_t rope_regime = 0;
   std::vector<int32_t> ids;      // of every cached token; -1 at image slots
   std::vector<Hash128> tiles;    // what the slots show, tile_tokens slots each
@@ -53,13 +53,13 @@ struct SceneJob {
   std::vector<Hash128> hashes;        // [tiles]
   std::vector<int64_t> to_encode;     // tiles that are in no cache, in order
   size_t encoded = 0;                 // of to_encode
-  Sequence sequence;
+  KvSequence sequence;
   Prompt prompt;
 };
 
 // What questions and scores have in common: a scene's fork and a prompt after it.
 struct Question {
-  Sequence sequence;
+  KvSequence sequence;
   Prompt prompt;
   std::vector<int32_t> ids;                               // of every cached token
   std::vector<Hash128> tiles;                             // of the scene
@@ -82,8 +82,8 @@ struct ScoreJob : Question {
   std::vector<std::vector<float>> logprobs;
   bool reserved = false;  // pages of the prompt
   bool waits_for_pages = false;
-  std::vector<Sequence> forks;  // of the question, one a continuation
-  std::vector<size_t> fed;      // ids of each continuation that are cached
+  std::vector<KvSequence> forks;  // of the question, one a continuation
+  std::vector<size_t> fed;        // ids of each continuation that are cached
 };
 
 }  // namespace drivlm

@@ -2,6 +2,7 @@
 // all its questions; a partly filled last page is copied when a fork writes to it.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "device/ops.h"
@@ -9,7 +10,27 @@
 
 namespace drivlm {
 
-// Copying a sequence is not sharing it: use fork.
+class KvCache;
+
+// A sequence that owns its references to pages, and gives them back when it goes. The cache outlives it.
+class KvSequence : public Sequence {
+ public:
+  KvSequence() = default;
+  KvSequence(KvSequence&& other) noexcept { *this = std::move(other); }
+  KvSequence& operator=(KvSequence&& other) noexcept;
+  ~KvSequence() { release(); }
+
+  // Gives back the pages past `tokens` tokens (never below the length).
+  void trim(int64_t tokens);
+
+  // Gives all pages back.
+  void release();
+
+ private:
+  friend class KvCache;
+  KvCache* cache_ = nullptr;  // where pages are
+};
+
 class KvCache {
  public:
   KvCache(Ops& ops, Kv kv);
@@ -20,25 +41,20 @@ class KvCache {
   const Kv& kv() const { return kv_; }
 
   // A second sequence of the same tokens, without copying.
-  Sequence fork(const Sequence& sequence);
+  KvSequence fork(const Sequence& sequence);
 
   // The first `length` tokens of a sequence, shared.
-  Sequence fork_prefix(const Sequence& sequence, int64_t length);
+  KvSequence fork_prefix(const Sequence& sequence, int64_t length);
 
   // Pages that reserve(sequence, tokens) would take from the pool.
   int64_t pages_needed(const Sequence& sequence, int64_t tokens) const;
 
   // Makes room for the sequence to grow to `tokens` in all, and its last page writable. False, and nothing changed, if the
   // pool has too few pages.
-  bool reserve(Sequence& sequence, int64_t tokens);
-
-  // Gives back the pages past `tokens` tokens (never below the length).
-  void trim(Sequence& sequence, int64_t tokens);
-
-  // Gives all pages back.
-  void release(Sequence& sequence);
+  bool reserve(KvSequence& sequence, int64_t tokens);
 
  private:
+  friend class KvSequence;
   void unref(int32_t page);
   bool must_copy_last(const Sequence& sequence, int64_t tokens) const;
 

@@ -69,8 +69,7 @@ void check_full(int groups, int positions, int heads, int dim) {
       }
     }
   }
-  expect_close(drivlm::text("attention %d x %d, %d heads of %d", groups, positions, heads, dim).c_str(), got, exact,
-               plain);
+  check_close(drivlm::text("attention %d x %d, %d heads of %d", groups, positions, heads, dim), got, exact, plain);
 }
 
 }  // namespace
@@ -86,7 +85,7 @@ TEST(attention_full_conflicts) {
 #if defined(DRIVLM_EMULATED)
   for (int dim : {16, 32, 64, 96, 128}) check_full(1, 70, 1, dim);
   cudaDeviceSynchronize();
-  EXPECT(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
+  CHECK(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
 #endif
 }
 
@@ -160,7 +159,7 @@ class CacheTest {
         }
       }
     }
-    expect_close(what, out.values, exact, plain);
+    check_close(what, out.values, exact, plain);
     check_cache(*parts.back().sequence);
   }
 
@@ -269,7 +268,7 @@ TEST(attention_cached_conflicts) {
     t.pass({{&s, 1}}, "step");
   }
   cudaDeviceSynchronize();
-  EXPECT(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
+  CHECK(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
 #endif
 }
 
@@ -293,12 +292,12 @@ TEST(attention_plan) {  // every token meets every key it may see exactly once, 
     const int64_t max_slots = generator()() % 2 ? 100000 : generator()() % 20;
     const AttentionPlan plan =
         plan_attention(batch, kv_heads * group, kv_heads, 1 + int(generator()() % 100), max_slots);
-    EXPECT(plan.slots <= max_slots);
+    CHECK(plan.slots <= max_slots);
     std::map<int, std::map<int64_t, int>> seen;  // row -> key -> times
     std::map<int, std::vector<int>> splits;
     const auto walk = [&](const std::vector<AttentionItem>& items, int most) {
       for (const AttentionItem& item : items) {
-        EXPECT(item.tokens > 0 && item.tokens * group <= most && item.key_begin % kPageTokens == 0);
+        CHECK(item.tokens > 0 && item.tokens * group <= most && item.key_begin % kPageTokens == 0);
         for (int i = 0; i < item.tokens; ++i) {
           const AttentionToken& token = plan.tokens[item.token + i];
           splits[token.row].push_back(item.split);
@@ -306,10 +305,10 @@ TEST(attention_plan) {  // every token meets every key it may see exactly once, 
           for (const auto& s : batch.segments) {
             if (token.row >= s.row && token.row < s.row + s.rows) owner = &s;
           }
-          EXPECT(owner && owner->past + token.row - owner->row == token.position);
+          CHECK(owner && owner->past + token.row - owner->row == token.position);
           for (int key = item.key_begin; key < item.key_end && key <= token.position; ++key) {
             const int64_t at = batch.pages[item.page + (key - item.key_begin) / kPageTokens];
-            EXPECT(at == batch.pages[owner->first_page + key / kPageTokens]);
+            CHECK(at == batch.pages[owner->first_page + key / kPageTokens]);
             ++seen[token.row][key];
           }
         }
@@ -323,16 +322,16 @@ TEST(attention_plan) {  // every token meets every key it may see exactly once, 
       ++tokens;
       auto& own = splits[token.row];
       std::sort(own.begin(), own.end());
-      EXPECT(int(own.size()) == token.splits);
-      for (int i = 0; i < int(own.size()); ++i) EXPECT(own[i] == i);
+      CHECK(int(own.size()) == token.splits);
+      for (int i = 0; i < int(own.size()); ++i) CHECK(own[i] == i);
       if (token.splits > 1) {
         for (int i = 0; i < token.splits; ++i) ++slot_users[token.slot + i];
       }
-      EXPECT(int64_t(seen[token.row].size()) == token.position + 1);
-      for (const auto& [key, times] : seen[token.row]) EXPECT(times == 1);
+      CHECK(int64_t(seen[token.row].size()) == token.position + 1);
+      for (const auto& [key, times] : seen[token.row]) CHECK(times == 1);
     }
-    EXPECT(int64_t(tokens) == batch.rows);
-    for (int users : slot_users) EXPECT(users == 1);
+    CHECK(int64_t(tokens) == batch.rows);
+    for (int users : slot_users) CHECK(users == 1);
   }
 }
 
@@ -382,10 +381,10 @@ TEST(rope_append) {
           got.insert(got.end(), from, from + dim);
         }
         for (int i = 0; i < dim; ++i) {
-          EXPECT(values.values[size_t(slots.host[r]) * dim + i] == before[(r * all + heads + kv_heads) * dim + i]);
+          CHECK(values.values[size_t(slots.host[r]) * dim + i] == before[(r * all + heads + kv_heads) * dim + i]);
         }
       }
-      expect_close(drivlm::text("rope head_dim %d%s", dim, normed ? " with norms" : "").c_str(), got, exact, plain);
+      check_close(drivlm::text("rope head_dim %d%s", dim, normed ? " with norms" : ""), got, exact, plain);
     }
   }
 }
@@ -438,10 +437,10 @@ TEST(replay_step) {  // a recording gives what the calls give, over growing cont
         for (StepTest* t : {&direct, &recorded}) cudaMemset(t->memory->data, 0x3c, t->memory->bytes);
       }
       Halves qkv(rows * 4 * 64, 2);
-      EXPECT(direct.step(batch, qkv, false) == recorded.step(batch, qkv, true));
+      CHECK(direct.step(batch, qkv, false) == recorded.step(batch, qkv, true));
     }
   }
-  EXPECT(recorded.made < direct.made / 2);
+  CHECK(recorded.made < direct.made / 2);
 }
 TEST(replay_step_abandoned) {  // an error between the calls leaves nothing behind
   StepTest t;
@@ -452,14 +451,14 @@ TEST(replay_step_abandoned) {  // an error between the calls leaves nothing behi
   cudaMemset(t.memory->data, 0, t.memory->bytes);
   const auto leave = [&] {
     t.device->ops().begin_batch(batch);
-    EXPECT(!t.device->ops().replay_step({t.memory->data, t.shape}, 2, batch));
+    CHECK(!t.device->ops().replay_step({t.memory->data, t.shape}, 2, batch));
     t.device->synchronize();
   };
   Halves qkv(4 * 64, 1);
   leave(), leave();  // plain ones
   const std::vector<float> first = t.step(batch, qkv, true);
   leave();  // a recording
-  EXPECT(t.step(batch, qkv, true) == first && t.step(batch, qkv, true) == first && t.made == 2);
+  CHECK(t.step(batch, qkv, true) == first && t.step(batch, qkv, true) == first && t.made == 2);
 }
 TEST(replay_step_second) {  // the first step of a shape runs plainly, the second is recorded, the others are replayed
   StepTest t;
@@ -476,9 +475,9 @@ TEST(replay_step_second) {  // the first step of a shape runs plainly, the secon
 #endif
     got.push_back(t.step(batch, qkv, true));
 #if defined(DRIVLM_EMULATED)
-    EXPECT(emu::stats.graphs - before == (i == 1));
+    CHECK(emu::stats.graphs - before == (i == 1));
 #endif
-    EXPECT(t.made == std::min(i + 1, 2) && got[i] == got[0]);
+    CHECK(t.made == std::min(i + 1, 2) && got[i] == got[0]);
   }
 }
 TEST(replay_step_lists) {  // lists that could not grow leave the ones that were there
@@ -499,10 +498,10 @@ TEST(replay_step_lists) {  // lists that could not grow leave the ones that were
     t.device->ops().begin_batch(long_one);
     fail("a list that does not fit was taken");
   } catch (const drivlm::Error& error) {
-    EXPECT(error.code == drivlm::Code::out_of_memory);
+    CHECK(error.code == drivlm::Code::out_of_memory);
   }
 #endif
-  for (int i = 0; i < 3; ++i) EXPECT(t.step(batch, qkv, true) == first);
+  for (int i = 0; i < 3; ++i) CHECK(t.step(batch, qkv, true) == first);
 }
 TEST(replay_step_reserved) {  // what was reserved for a pass is enough for it
 #if defined(DRIVLM_EMULATED)
@@ -510,7 +509,7 @@ TEST(replay_step_reserved) {  // what was reserved for a pass is enough for it
   drivlm::Ops& ops = t.device->ops();
   const size_t small = t.device->own_bytes();
   ops.reserve({.rows = 40, .sequences = 40, .context = 1 << 20, .vocab = 151655});
-  EXPECT(t.device->own_bytes() > small);
+  CHECK(t.device->own_bytes() > small);
   Batch batch;
   for (int i = 0; i < 8; ++i) {
     batch.segments.push_back({i, 1, 64 * 1000, int64_t(batch.pages.size())});
@@ -527,7 +526,7 @@ TEST(replay_step_reserved) {  // what was reserved for a pass is enough for it
   logits.upload();
   const unsigned long long before = emu::stats.allocations;
   t.step(batch, qkv, true);
-  ops.sample(samples.data(), Tensor(logits.data, DType::f32, {40, 151655}), params.data());
-  EXPECT(emu::stats.allocations == before);
+  ops.sample(samples.data(), Tensor(logits.data, DType::f32, {40, 151655}), params.data(), 40);
+  CHECK(emu::stats.allocations == before);
 #endif
 }

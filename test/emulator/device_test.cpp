@@ -21,16 +21,6 @@ using drivlm::Tensor;
 
 namespace {
 
-std::string message_of(Code code, const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const drivlm::Error& error) {
-    if (error.code != code) fail(std::string("wrong code: ") + drivlm::code_name(error.code) + ": " + error.what());
-    return error.what();
-  }
-  fail("nothing was thrown");
-  return "";
-}
 bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 std::vector<uint16_t> random_bits(size_t count) {
@@ -68,29 +58,28 @@ TEST(device_matrices) {
   halves[24] = 0xc500;                            // -5
   const HostTensor half{"w", DType::f16, 40, 24, {{halves.data(), 40}}};
   const auto a = device->load_matrix(whole), b = device->load_matrix(wide), c = device->load_matrix(half);
-  EXPECT(device->matrix_bytes(40, 24, drivlm::Use::tower, DType::bf16) >= 40 * 24 * 2 && !device->keeps_mapping(*a));
+  CHECK(device->matrix_bytes(40, 24, drivlm::Use::tower, DType::bf16) >= 40 * 24 * 2 && !device->keeps_mapping(*a));
   for (int64_t k : {0, 7, 23}) {
     const std::vector<float> got_a = column(*device, *a, k), got_b = column(*device, *b, k),
                              got_c = column(*device, *c, k);
     for (int64_t row = 0; row < 40; ++row) {
-      EXPECT(got_a[row] == value_of(bits[row * 24 + k]));
-      EXPECT(got_b[row] == got_a[row]);
-      EXPECT(got_c[row] == (row == 1 && k == 0 ? -5.f : 1.f));
+      CHECK(got_a[row] == value_of(bits[row * 24 + k]));
+      CHECK(got_b[row] == got_a[row]);
+      CHECK(got_c[row] == (row == 1 && k == 0 ? -5.f : 1.f));
     }
   }
   // The same first rows and other last ones are another matrix.
   const std::vector<uint16_t> others = random_bits(24);
   const HostTensor other{"other", DType::bf16, 40, 24, {{bits.data(), 3}, {bits.data() + 72, 36}, {others.data(), 1}}};
   const auto d = device->load_matrix(other);
-  EXPECT(column(*device, *d, 5)[39] == value_of(others[5]) &&
-         column(*device, *d, 5)[38] == value_of(bits[38 * 24 + 5]));
+  CHECK(column(*device, *d, 5)[39] == value_of(others[5]) && column(*device, *d, 5)[38] == value_of(bits[38 * 24 + 5]));
   // A tied head is the table once more: no second copy.
 #if defined(DRIVLM_EMULATED)
   const size_t before = emu::device_bytes_in_use();
   const auto tied = device->load_tied(whole);
   const size_t taken = emu::device_bytes_in_use() - before;
-  EXPECT(taken > 0 && taken <= device->tied_bytes(40, 24, DType::bf16));
-  EXPECT(column(*device, *tied.head, 7) == column(*device, *a, 7));
+  CHECK(taken > 0 && taken <= device->tied_bytes(40, 24, DType::bf16));
+  CHECK(column(*device, *tied.head, 7) == column(*device, *a, 7));
 #endif
 }
 
@@ -111,7 +100,7 @@ TEST(device_gated) {  // silu(gate x) * (up x), for few and for many rows
         u += double(x.values[i / 16 * 8 + k]) * value_of(up[i % 16 * 8 + k]);
       }
       const double want = g / (1 + std::exp(-g)) * u;
-      EXPECT(std::fabs(out.values[i] - want) <= std::fabs(want) / 256 + 1e-5);
+      CHECK(std::fabs(out.values[i] - want) <= std::fabs(want) / 256 + 1e-5);
     }
   }
 }
@@ -139,24 +128,22 @@ TEST(device_weight_block) {  // every weight in the one block that was reserved,
   const std::vector<uint16_t> bits = random_bits(40 * 24);
   const std::vector<float> bias(20, 1.f);
   const size_t planned = device->matrix_bytes(40, 24, drivlm::Use::tower, DType::bf16) + device->vector_bytes(20);
-  EXPECT(device->own_bytes() > 0);
+  CHECK(device->own_bytes() > 0);
   const size_t free = device->free_bytes();
   const unsigned long long before = emu::stats.allocations;
   device->reserve_weights(planned);
-  EXPECT(device->free_bytes() == free - planned);
+  CHECK(device->free_bytes() == free - planned);
   const auto w = device->load_matrix({"w", DType::bf16, 40, 24, {{bits.data(), 40}}});
   const Tensor b = device->load_vector({"b", DType::f32, 1, 20, {{bias.data(), 1}}});
-  EXPECT(emu::stats.allocations == before + 1);
-  EXPECT(column(*device, *w, 19)[39] == value_of(bits[39 * 24 + 19]));
+  CHECK(emu::stats.allocations == before + 1);
+  CHECK(column(*device, *w, 19)[39] == value_of(bits[39 * 24 + 19]));
   float back[20];
   device->download(back, b);
-  EXPECT(back[19] == 1.f);
-  EXPECT(
-      contains(message_of(Code::internal, [&] { device->load_vector({"c", DType::f32, 1, 20, {{bias.data(), 1}}}); }),
-               "c: the plan"));
-  EXPECT(
-      contains(message_of(Code::out_of_memory, [&] { make_device(0, DType::bf16)->reserve_weights(size_t(1) << 40); }),
-               "The weights"));
+  CHECK(back[19] == 1.f);
+  CHECK(contains(CHECK_ERROR(Code::internal, device->load_vector({"c", DType::f32, 1, 20, {{bias.data(), 1}}})),
+                 "c: the plan"));
+  CHECK(contains(CHECK_ERROR(Code::out_of_memory, make_device(0, DType::bf16)->reserve_weights(size_t(1) << 40)),
+                 "The weights"));
 #endif
 }
 
@@ -168,25 +155,25 @@ TEST(device_shared_weights) {  // an integrated GPU reads weights where they are
   const size_t bytes = size_t(kRows * kCols) * 2;
   const HostTensor whole{"w", DType::bf16, kRows, kCols, {{stored, kRows}}},
       odd{"odd", DType::bf16, 2, 20, {{stored, 2}}}, crooked{"crooked", DType::bf16, 2, 24, {{stored + 1, 2}}};
-  EXPECT(!make_device(0, DType::bf16)->share(stored, bytes));  // a GPU with memory of its own
+  CHECK(!make_device(0, DType::bf16)->share(stored, bytes));  // a GPU with memory of its own
   emu::options.integrated = true;
   {
     auto device = make_device(0, DType::bf16);
     const auto shared = device->share(stored, bytes);
-    EXPECT(shared != nullptr);
+    CHECK(shared != nullptr);
     const size_t before = emu::device_bytes_in_use();
     const auto w = device->load_matrix(whole);
-    EXPECT(device->keeps_mapping(*w) && emu::device_bytes_in_use() == before);
-    EXPECT(column(*device, *w, 5)[300] == value_of(stored[300 * kCols + 5]));
-    EXPECT(!device->keeps_mapping(*device->load_matrix(odd)) && !device->keeps_mapping(*device->load_matrix(crooked)));
+    CHECK(device->keeps_mapping(*w) && emu::device_bytes_in_use() == before);
+    CHECK(column(*device, *w, 5)[300] == value_of(stored[300 * kCols + 5]));
+    CHECK(!device->keeps_mapping(*device->load_matrix(odd)) && !device->keeps_mapping(*device->load_matrix(crooked)));
     const auto gated = device->load_gated(whole, whole);
-    EXPECT(!device->keeps_mapping(*gated));
+    CHECK(!device->keeps_mapping(*gated));
   }
   emu::options.mapped_cost = 1;
-  EXPECT(!make_device(0, DType::bf16)->share(stored, bytes));
+  CHECK(!make_device(0, DType::bf16)->share(stored, bytes));
   emu::options.mapped_cost = 0;
   emu::fail_next("cudaHostRegister", cudaErrorNotSupported);
-  EXPECT(!make_device(0, DType::bf16)->share(stored, bytes));
+  CHECK(!make_device(0, DType::bf16)->share(stored, bytes));
   emu::options.integrated = false;
 #endif
 }
@@ -201,60 +188,59 @@ TEST(device_stages) {  // timed by events on the stream, around what was enqueue
   device->begin_stage();
   device->begin_stage();  // the one before was cut short
   const double empty = device->end_stage();
-  EXPECT(empty >= 0);
+  CHECK(empty >= 0);
 #if defined(DRIVLM_EMULATED)
-  EXPECT(emu::stats.events == before + 3);
+  CHECK(emu::stats.events == before + 3);
   device->begin_stage();
   emu::fail_next("cudaEventRecord", cudaErrorLaunchFailure);
-  message_of(Code::device_lost, [&] { device->end_stage(); });
+  CHECK_ERROR(Code::device_lost, device->end_stage());
 #endif
   device->begin_stage();
   device->upload(Tensor(memory->data, DType::f32, {16}), values);
-  EXPECT(device->end_stage() >= 0);
+  CHECK(device->end_stage() >= 0);
 }
 
 TEST(device_code) {  // which GPUs the code of a build runs on
-  EXPECT(has_code("80-real;86-real;90-virtual", 8, 6) && has_code("80-real", 8, 7) && !has_code("87-real", 8, 6));
-  EXPECT(!has_code("80-real,87-real", 9, 0) && has_code("80-real,87-virtual", 9, 0) && !has_code("90-virtual", 8, 9));
-  EXPECT(has_code("87", 8, 7) && has_code("87", 12, 0) && !has_code("90a", 10, 0) && has_code("90a-real", 9, 0));
-  EXPECT(has_code("native", 7, 0) && has_code("100-real;110-real", 11, 0) && !has_code("", 8, 0));
+  CHECK(has_code("80-real;86-real;90-virtual", 8, 6) && has_code("80-real", 8, 7) && !has_code("87-real", 8, 6));
+  CHECK(!has_code("80-real,87-real", 9, 0) && has_code("80-real,87-virtual", 9, 0) && !has_code("90-virtual", 8, 9));
+  CHECK(has_code("87", 8, 7) && has_code("87", 12, 0) && !has_code("90a", 10, 0) && has_code("90a-real", 9, 0));
+  CHECK(has_code("native", 7, 0) && has_code("100-real;110-real", 11, 0) && !has_code("", 8, 0));
 }
 
 TEST(device_errors) {
-  EXPECT(contains(message_of(Code::bad_argument, [] { make_device(0, DType::f32); }), "bf16"));
-  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(99, DType::bf16); }), "{ device: 'cpu' }"));
+  CHECK(contains(CHECK_ERROR(Code::bad_argument, make_device(0, DType::f32)), "bf16"));
+  CHECK(contains(CHECK_ERROR(Code::device_unavailable, make_device(99, DType::bf16)), "{ device: 'cpu' }"));
   auto device = make_device(0, DType::bf16);
   const std::vector<uint16_t> odd = random_bits(3 * 6);
   const HostTensor tensor{"some.weight", DType::bf16, 3, 6, {{odd.data(), 3}}};
-  EXPECT(contains(message_of(Code::bad_weights, [&] { device->load_matrix(tensor); }), "some.weight"));
+  CHECK(contains(CHECK_ERROR(Code::bad_weights, device->load_matrix(tensor)), "some.weight"));
 #if defined(DRIVLM_EMULATED)
-  const std::string full = message_of(Code::out_of_memory, [&] { device->allocate(size_t(1) << 40, "The KV cache"); });
-  EXPECT(contains(full, "The KV cache: 1024.00 GiB") && contains(full, "are missing") &&
-         contains(full, "Lower kvMemory, maxContext"));
+  const std::string full = CHECK_ERROR(Code::out_of_memory, device->allocate(size_t(1) << 40, "The KV cache"));
+  CHECK(contains(full, "The KV cache: 1024.00 GiB") && contains(full, "are missing") &&
+        contains(full, "Lower kvMemory, maxContext"));
   // A failure in use is DEVICE_LOST, and a new device works again once the GPU does.
   emu::fail_next("cudaStreamSynchronize", cudaErrorLaunchFailure);
-  EXPECT(contains(message_of(Code::device_lost, [&] { device->synchronize(); }), "can no longer be used"));
+  CHECK(contains(CHECK_ERROR(Code::device_lost, device->synchronize()), "can no longer be used"));
   device->synchronize();
   emu::fail_next("cudaGetDeviceCount", cudaErrorNoDevice);
-  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "no CUDA-capable device"));
+  CHECK(contains(CHECK_ERROR(Code::device_unavailable, make_device(0, DType::bf16)), "no CUDA-capable device"));
   drivlm::SystemInfo info;
   describe_system(info);
-  EXPECT(info.cuda_built && info.cuda_devices.size() == 1 && info.cuda_devices[0].usable && info.cuda_reason.empty());
+  CHECK(info.cuda_built && info.cuda_devices.size() == 1 && info.cuda_devices[0].usable && info.cuda_reason.empty());
   emu::options.devices = 0;
   info = {};
   describe_system(info);
   emu::options.devices = 1;
-  EXPECT(info.cuda_devices.empty() && info.cuda_reason.back() == '.');
+  CHECK(info.cuda_devices.empty() && info.cuda_reason.back() == '.');
   // A GPU too old for the kernels, and a driver too old for the runtime.
   emu::options.capability = 75;
-  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }),
-                  "compute capability 7.5; 8.0 or newer"));
+  CHECK(contains(CHECK_ERROR(Code::device_unavailable, make_device(0, DType::bf16)),
+                 "compute capability 7.5; 8.0 or newer"));
   emu::options.capability = 87;
   emu::options.driver = 11080;
-  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }),
-                  "too old: it supports CUDA 11.8"));
+  CHECK(contains(CHECK_ERROR(Code::device_unavailable, make_device(0, DType::bf16)), "too old: it supports CUDA 11.8"));
   emu::options.driver = 0;
-  EXPECT(contains(message_of(Code::device_unavailable, [] { make_device(0, DType::bf16); }), "not running"));
+  CHECK(contains(CHECK_ERROR(Code::device_unavailable, make_device(0, DType::bf16)), "not running"));
   emu::options.driver = CUDART_VERSION;
 #endif
 }

@@ -25,13 +25,13 @@ TEST(runtime_waits) {  // work is done when somebody waits, not before
   Stream s;
   Buffer<int> data(std::vector<int>(10, 1));
   int* pinned = nullptr;
-  EXPECT(cudaMallocHost(reinterpret_cast<void**>(&pinned), 40) == cudaSuccess);
+  CHECK(cudaMallocHost(reinterpret_cast<void**>(&pinned), 40) == cudaSuccess);
   pinned[0] = -1;
   run_increment(data.data, 10, s.stream);
   cudaMemcpyAsync(pinned, data.data, 40, cudaMemcpyDeviceToHost, s.stream);
-  EXPECT(pinned[0] == -1);
-  EXPECT(cudaStreamSynchronize(s.stream) == cudaSuccess);
-  EXPECT(pinned[0] == 2);
+  CHECK(pinned[0] == -1);
+  CHECK(cudaStreamSynchronize(s.stream) == cudaSuccess);
+  CHECK(pinned[0] == 2);
   // A pinned source is read late, a pageable one at once.
   int pageable[10] = {7};
   pinned[0] = 5;
@@ -39,13 +39,13 @@ TEST(runtime_waits) {  // work is done when somebody waits, not before
   pageable[0] = 8;
   cudaStreamSynchronize(s.stream);
   data.download();
-  EXPECT(data.host[0] == 7);
+  CHECK(data.host[0] == 7);
   cudaMemcpyAsync(data.data, pinned, 40, cudaMemcpyHostToDevice, s.stream);
   pinned[0] = 6;
   cudaStreamSynchronize(s.stream);
   data.download();
-  EXPECT(data.host[0] == 6);
-  EXPECT(cudaFreeHost(pinned) == cudaSuccess);
+  CHECK(data.host[0] == 6);
+  CHECK(cudaFreeHost(pinned) == cudaSuccess);
 }
 
 TEST(runtime_events) {
@@ -57,9 +57,9 @@ TEST(runtime_events) {
   run_increment(data.data, 100, s.stream);
   cudaEventRecord(end, s.stream);
   float ms = -1;
-  EXPECT(cudaEventElapsedTime(&ms, start, end) == cudaErrorNotReady);
-  EXPECT(cudaEventSynchronize(end) == cudaSuccess);
-  EXPECT(cudaEventElapsedTime(&ms, start, end) == cudaSuccess && ms >= 0);
+  CHECK(cudaEventElapsedTime(&ms, start, end) == cudaErrorNotReady);
+  CHECK(cudaEventSynchronize(end) == cudaSuccess);
+  CHECK(cudaEventElapsedTime(&ms, start, end) == cudaSuccess && ms >= 0);
   cudaEventDestroy(start), cudaEventDestroy(end);
   cudaGetLastError();
 }
@@ -69,35 +69,35 @@ TEST(runtime_graphs) {
   Buffer<int> data(std::vector<int>(10, 0));
   cudaGraph_t graph;
   cudaGraphExec_t executable;
-  EXPECT(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  CHECK(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
   run_increment(data.data, 10, s.stream);
   run_increment(data.data, 10, s.stream);
-  EXPECT(cudaStreamSynchronize(s.stream) == cudaErrorStreamCaptureUnsupported);
-  EXPECT(cudaStreamEndCapture(s.stream, &graph) == cudaSuccess);
-  EXPECT(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+  CHECK(cudaStreamSynchronize(s.stream) == cudaErrorStreamCaptureUnsupported);
+  CHECK(cudaStreamEndCapture(s.stream, &graph) == cudaSuccess);
+  CHECK(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
   data.download();
-  EXPECT(data.host[0] == 0);  // capturing runs nothing
-  for (int i = 0; i < 3; ++i) EXPECT(cudaGraphLaunch(executable, s.stream) == cudaSuccess);
+  CHECK(data.host[0] == 0);  // capturing runs nothing
+  for (int i = 0; i < 3; ++i) CHECK(cudaGraphLaunch(executable, s.stream) == cudaSuccess);
   cudaStreamSynchronize(s.stream);
   data.download();
-  EXPECT(data.host[9] == 6);
+  CHECK(data.host[9] == 6);
   cudaGraphExecDestroy(executable), cudaGraphDestroy(graph);
   cudaGetLastError();
 }
 
 TEST(runtime_memory) {
   void* p = nullptr;
-  EXPECT(cudaMalloc(&p, emu::options.device_bytes + 1) == cudaErrorMemoryAllocation);
+  CHECK(cudaMalloc(&p, emu::options.device_bytes + 1) == cudaErrorMemoryAllocation);
   cudaGetLastError();
   const size_t before = emu::device_bytes_in_use();
-  EXPECT(cudaMalloc(&p, 1000) == cudaSuccess && uintptr_t(p) % 256 == 0);
-  EXPECT(emu::device_bytes_in_use() == before + 1000);
-  EXPECT(cudaMemset(p, 0, 1001) != cudaSuccess);
+  CHECK(cudaMalloc(&p, 1000) == cudaSuccess && uintptr_t(p) % 256 == 0);
+  CHECK(emu::device_bytes_in_use() == before + 1000);
+  CHECK(cudaMemset(p, 0, 1001) != cudaSuccess);
   emu::revive();
-  EXPECT(cudaFree(p) == cudaSuccess);
-  EXPECT(cudaFree(p) == cudaErrorInvalidValue);
-  EXPECT(emu::device_bytes_in_use() == before);
-  EXPECT(cudaFree(nullptr) == cudaSuccess);
+  CHECK(cudaFree(p) == cudaSuccess);
+  CHECK(cudaFree(p) == cudaErrorInvalidValue);
+  CHECK(emu::device_bytes_in_use() == before);
+  CHECK(cudaFree(nullptr) == cudaSuccess);
   cudaGetLastError();
   take_reports();
 }
@@ -107,28 +107,28 @@ TEST(runtime_sticky_errors) {   // a failed kernel makes every later call fail
   emu::options.quiet = true;
   Buffer<int> data(std::vector<int>(1500, 1));
   run_overrun(data.data, 1500);
-  EXPECT(cudaDeviceSynchronize() == cudaErrorLaunchFailure);
-  EXPECT(take_reports() == "global out of bounds;");
+  CHECK(cudaDeviceSynchronize() == cudaErrorLaunchFailure);
+  CHECK(take_reports() == "global out of bounds;");
   void* p;
-  EXPECT(cudaMalloc(&p, 16) == cudaErrorLaunchFailure);
+  CHECK(cudaMalloc(&p, 16) == cudaErrorLaunchFailure);
   int* ints = static_cast<int*>(data.data);
   try {
     run_increment(ints, 10, nullptr);
     fail("a launch after a failed one went through");
   } catch (const drivlm::Error& error) {
-    EXPECT(error.code == drivlm::Code::device_lost);
+    CHECK(error.code == drivlm::Code::device_lost);
   }
   emu::revive();
   run_increment(ints, 10, nullptr);
-  EXPECT(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(cudaDeviceSynchronize() == cudaSuccess);
   emu::options.quiet = false;
 }
 
 TEST(runtime_failures_by_name) {
   emu::fail_next("cudaMalloc", cudaErrorMemoryAllocation);
   void* p;
-  EXPECT(cudaMalloc(&p, 16) == cudaErrorMemoryAllocation);
-  EXPECT(cudaMalloc(&p, 16) == cudaSuccess);
-  EXPECT(cudaFree(p) == cudaSuccess);
+  CHECK(cudaMalloc(&p, 16) == cudaErrorMemoryAllocation);
+  CHECK(cudaMalloc(&p, 16) == cudaSuccess);
+  CHECK(cudaFree(p) == cudaSuccess);
   cudaGetLastError();
 }

@@ -16,20 +16,22 @@ using drivlm::Tensor;
 namespace {
 
 struct Rows {
-  Rows(int64_t rows, int64_t vocab) : logits(size_t(rows * vocab)), rows(rows), vocab(vocab), params(rows) {}
+  Rows(int64_t rows, int64_t vocab) : logits(size_t(rows * vocab)), rows(rows), vocab(vocab), params(rows) {
+    for (int64_t r = 0; r < rows; ++r) params[r].row = r;
+  }
 
   // The device's choices; checks them against the host's unless a choice is a close call.
   std::vector<Sample> run(bool compare = true) {
     logits.upload();
     auto device = make_device(0, DType::bf16);
-    std::vector<Sample> out(rows);
-    device->ops().sample(out.data(), Tensor(logits.data, DType::f32, {rows, vocab}), params.data());
-    for (int64_t r = 0; r < rows && compare; ++r) {
-      const Sample want = drivlm::sample_row(&logits.host[r * vocab], vocab, params[r]);
-      if (out[r].id != want.id)
-        fail(drivlm::text("row %lld: id %d, the host chose %d", (long long)r, out[r].id, want.id));
+    std::vector<Sample> out(params.size());
+    device->ops().sample(out.data(), Tensor(logits.data, DType::f32, {rows, vocab}), params.data(),
+                         int64_t(params.size()));
+    for (size_t r = 0; r < params.size() && compare; ++r) {
+      const Sample want = drivlm::sample_row(&logits.host[params[r].row * vocab], vocab, params[r]);
+      if (out[r].id != want.id) fail(drivlm::text("choice %zu: id %d, the host chose %d", r, out[r].id, want.id));
       if (params[r].want_logprob)
-        EXPECT(std::fabs(out[r].logprob - want.logprob) < 1e-4f * (1 + std::fabs(want.logprob)));
+        CHECK(std::fabs(out[r].logprob - want.logprob) < 1e-4f * (1 + std::fabs(want.logprob)));
     }
     return out;
   }
@@ -55,7 +57,7 @@ TEST(sample_greedy) {
   for (float& v : ties.logits.host) v = -1;
   for (int id : {650, 300, 77}) ties.logits.host[id] = 4;
   ties.logits.host[700 + 5] = 0.f, ties.logits.host[700 + 3] = -0.f;
-  EXPECT(ties.run()[0].id == 77);
+  CHECK(ties.run()[0].id == 77);
 }
 TEST(sample_limits) {
   Rows t(5, 1000);
@@ -71,7 +73,17 @@ TEST(sample_limits) {
   t.params[3].allowed = allowed.data();
   t.params[4].forced = 12, t.params[4].want_logprob = true;
   const auto out = t.run();
-  EXPECT(out[0].id == 990 && out[1].id == 40 && out[2].id == 7 && out[3].id == 7 && out[4].id == 12);
+  CHECK(out[0].id == 990 && out[1].id == 40 && out[2].id == 7 && out[3].id == 7 && out[4].id == 12);
+}
+TEST(sample_many_of_a_row) {  // more choices than a round trip takes, in no order of rows
+  Rows t(3, 200);
+  t.fill(3);
+  t.params.resize(600);
+  for (size_t i = 0; i < t.params.size(); ++i) {
+    t.params[i].row = i % 7 % 3, t.params[i].want_logprob = true;
+    t.params[i].forced = i % 5 ? int32_t(i * 13 % 200) : -1;
+  }
+  t.run();
 }
 TEST(sample_hostile) {  // NaN and infinity
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
@@ -83,11 +95,11 @@ TEST(sample_hostile) {  // NaN and infinity
   t.params[2].temperature = 1, t.params[2].uniform = 0.5;
   for (int i = 200; i < 300; ++i) t.logits.host[i] = i == 250 ? infinity : nan;
   const auto out = t.run(false);
-  EXPECT(out[0].id % 2 == 1 && std::isfinite(out[0].logprob) && out[1].id == 33 && out[2].id == 50);
+  CHECK(out[0].id % 2 == 1 && std::isfinite(out[0].logprob) && out[1].id == 33 && out[2].id == 50);
   Rows none(1, 50);
   for (float& v : none.logits.host) v = nan;
   none.params[0].want_logprob = true;
-  EXPECT(none.run(false)[0].id == -1);
+  CHECK(none.run(false)[0].id == -1);
 }
 TEST(sample_nucleus) {
   for (int64_t vocab : {2, 97, 3000}) {

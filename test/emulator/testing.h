@@ -1,46 +1,25 @@
-// Small test harness for kernels: cases by name, device buffers, and the error rule.
-//
-// A result is held to the same computation in f64 (`exact`) on the same bf16 inputs. It may miss that by twice what the
-// plain computation misses it by (f32 sums, bf16 where the network rounds), plus one last-place unit of the result.
+// What tests of kernels need beside check.h: device buffers, and cases that leave the device as they found it.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <functional>
-#include <random>
-#include <string>
 #include <vector>
 
+#include "../check.h"
 #include "kernels/cuda/launch.h"
 
 namespace drivlm::cuda::testing {
 
-// TEST(linear) { ... } is a case; run_case runs it.
-struct Registration {
-  Registration(const char* name, void (*body)());
-};
-#define TEST(name)                                                                            \
-  static void test_##name();                                                                  \
-  static const ::drivlm::cuda::testing::Registration registration_##name(#name, test_##name); \
-  static void test_##name()
+using test::check_close;
+using test::fail;
 
-void fail(const std::string& message);
-#define EXPECT(condition) \
-  if (!(condition))       \
-  ::drivlm::cuda::testing::fail(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition)
+// A case as test::run_case has it, beside what the device and the emulator have to say.
+test::CaseOutcome run_case(const test::Case& test);
 
-struct Outcome {
-  std::string name;
-  double seconds = 0;
-  std::vector<std::string> failures;
-  bool lost = false;  // the device answers no more calls of this process
-};
-std::vector<std::string> case_names();
-Outcome run_case(const std::string& name);
-
-std::mt19937& generator();
+// Of the case that runs; seeded anew by each.
+test::Random& generator();
 float uniform(float low, float high);
 float to_bf16(float value);
 
@@ -80,9 +59,5 @@ class Floats : public Buffer<float> {
  public:
   Floats(size_t count, float size, float center = 0);
 };
-
-// The rule above, over a whole tensor. Reports the worst element.
-void expect_close(const char* what, const std::vector<float>& got, const std::vector<double>& exact,
-                  const std::vector<float>& plain, bool f32 = false);
 
 }  // namespace drivlm::cuda::testing

@@ -40,7 +40,7 @@ TEST(assemble_tiles) {
     for (size_t i = 0; i < out.values.size(); ++i) {
       const int64_t c = i % dim, p = i / dim % (1 + per_tile), t = i / dim / (1 + per_tile);
       const float base = p == 0 ? class_embedding.host[c] : patches.values[(t * per_tile + p - 1) * dim + c];
-      EXPECT(out.values[i] == to_bf16(base + positions.host[p * dim + c]));
+      CHECK(out.values[i] == to_bf16(base + positions.host[p * dim + c]));
     }
   }
 }
@@ -56,7 +56,7 @@ TEST(pixel_shuffle) {
         const int64_t q = at % (4 * dim), cell = at / (4 * dim) % (half * half), t = at / (4 * dim) / (half * half);
         const int64_t i = cell / half, j = cell % half, dr = q / (2 * dim), dc = q / dim % 2;
         const int64_t r = 2 * (version == 1 ? j : i) + dr, c = 2 * (version == 1 ? i : j) + dc;
-        EXPECT(out.values[at] == x.values[(t * (1 + grid * grid) + 1 + r * grid + c) * dim + q % dim]);
+        CHECK(out.values[at] == x.values[(t * (1 + grid * grid) + 1 + r * grid + c) * dim + q % dim]);
       }
     }
   }
@@ -68,6 +68,6 @@ TEST(gather) {
     Buffer<int32_t> ids(std::vector<int32_t>{0, 49, 3, 3, 7, 48, 1});
     gather(out.data, ids.data, 7, table.data, dim, dim, nullptr);
     out.download();
-    for (int64_t i = 0; i < 7 * dim; ++i) EXPECT(out.values[i] == table.values[ids.host[i / dim] * dim + i % dim]);
+    for (int64_t i = 0; i < 7 * dim; ++i) CHECK(out.values[i] == table.values[ids.host[i / dim] * dim + i % dim]);
   }
 }

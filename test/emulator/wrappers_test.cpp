@@ -40,7 +40,7 @@ TEST(wrapper_mma) {
         const int m = lane / 4 + (i >> 1) * 8, n = lane % 4 * 2 + (i & 1);
         double sum = c.host[m * 8 + n];
         for (int k = 0; k < 16; ++k) sum += double(a.values[m * 16 + k]) * b.values[k * 8 + n];
-        EXPECT(std::fabs(r_d.host[lane * 4 + i] - sum) < 1e-5);
+        CHECK(std::fabs(r_d.host[lane * 4 + i] - sum) < 1e-5);
       }
     }
   }
@@ -63,7 +63,7 @@ TEST(wrapper_ldmatrix) {
         for (int half = 0; half < 2; ++half) {
           const int i = lane / 4, j = lane % 4 * 2 + half;
           const uint16_t want = trans ? words[m * 8 + j][i] : words[m * 8 + i][j];
-          EXPECT(uint16_t(registers.host[lane * 4 + m] >> (16 * half)) == want);
+          CHECK(uint16_t(registers.host[lane * 4 + m] >> (16 * half)) == want);
         }
       }
     }
@@ -81,8 +81,8 @@ TEST(wrapper_copy) {
       for (int i = 0; i < 64; ++i) {
         const uint4 got = out.host[63 - i];
         const bool zero = i >= valid;
-        EXPECT(got.x == (zero ? 0u : i) && got.y == (zero ? 0u : i + 100u));
-        EXPECT(got.z == (zero ? 0u : i + 200u) && got.w == (zero ? 0u : i + 300u));
+        CHECK(got.x == (zero ? 0u : i) && got.y == (zero ? 0u : i + 100u));
+        CHECK(got.z == (zero ? 0u : i + 200u) && got.w == (zero ? 0u : i + 300u));
       }
     }
   }
@@ -99,12 +99,12 @@ TEST(wrapper_shuffles) {
   run_shuffles(in.data, out.data);
   out.download();
   for (int i = 0; i < 32; ++i) {
-    EXPECT(out.host[i] == in.host[5]);
-    EXPECT(out.host[32 + i] == in.host[i ^ 3]);
-    EXPECT(out.host[64 + i] == in.host[i + 2 < 32 ? i + 2 : i]);
-    EXPECT(out.host[96 + i] == in.host[i >= 1 ? i - 1 : i]);
-    EXPECT(unsigned(out.host[128 + i]) == votes);
-    EXPECT(out.host[160 + i] == in.host[31 - i]);
+    CHECK(out.host[i] == in.host[5]);
+    CHECK(out.host[32 + i] == in.host[i ^ 3]);
+    CHECK(out.host[64 + i] == in.host[i + 2 < 32 ? i + 2 : i]);
+    CHECK(out.host[96 + i] == in.host[i >= 1 ? i - 1 : i]);
+    CHECK(unsigned(out.host[128 + i]) == votes);
+    CHECK(out.host[160 + i] == in.host[31 - i]);
   }
 }
 
@@ -117,9 +117,9 @@ TEST(wrapper_activations) {
   out.download();
   for (int i = 0; i < n; ++i) {
     const double x = points[i];
-    EXPECT(std::fabs(out.host[i] - 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)))) < 1e-6 * (1 + std::fabs(x)));
-    EXPECT(std::fabs(out.host[n + i] - x / (1 + std::exp(-x))) < 1e-5 * (1 + std::fabs(x)));
-    EXPECT(std::fabs(out.host[2 * n + i] / std::exp2(x) - 1) < 1e-5);
+    CHECK(std::fabs(out.host[i] - 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)))) < 1e-6 * (1 + std::fabs(x)));
+    CHECK(std::fabs(out.host[n + i] - x / (1 + std::exp(-x))) < 1e-5 * (1 + std::fabs(x)));
+    CHECK(std::fabs(out.host[2 * n + i] / std::exp2(x) - 1) < 1e-5);
   }
 }
 
@@ -131,6 +131,6 @@ TEST(wrapper_shared_memory) {  // more after less, less after more, and what the
     run_shared(out.data, bytes);
     check(cudaDeviceSynchronize(), "test");
     out.download();
-    EXPECT(out.host[0] == 3);
+    CHECK(out.host[0] == 3);
   }
 }

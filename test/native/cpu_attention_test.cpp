@@ -78,7 +78,7 @@ void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t
       }
     }
   }
-  check_close(name.str(), expected, plain, found);
+  check_close(name.str(), found, expected, plain);
 }
 
 struct Sequence {
@@ -207,7 +207,7 @@ void run_paged(const Target& target, const std::string& what, const std::vector<
     }
     of_sequence += s.rows * shape.heads * shape.dim;
   }
-  check_close(std::string(target.name) + " paged " + what, expected, plain, found);
+  check_close(std::string(target.name) + " paged " + what, found, expected, plain);
 }
 
 // Every row of a sequence gets the same, bit for bit, alone, with some of its own, with all, and beside others.

@@ -128,10 +128,7 @@ void run_gemm(const Target& target, WeightKind kind, const GemmCase& c, int thre
       found.push_back(value);
     }
   }
-  check_close(name.str(), expected, plain, found,
-              c.out_f32 && kind == WeightKind::f32 ? 0x1p-21
-              : c.out_f32                          ? 0x1p-14
-                                                   : 0x1p-8);
+  check_close(name.str(), found, expected, plain, c.out_f32 && kind == WeightKind::f32 ? 21 : c.out_f32 ? 14 : 8);
 }
 
 }  // namespace
@@ -289,7 +286,7 @@ void run_quantized(const Target& target, WeightKind kind, int64_t m, int64_t n, 
       found.push_back(widen(out[r * n + c]));
     }
   }
-  check_close(name.str(), expected, plain, found);
+  check_close(name.str(), found, expected, plain);
 }
 
 // x in 8 bits: no value further off than half a step a product allows, and the mean square at most twice that of even

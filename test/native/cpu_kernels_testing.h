@@ -1,13 +1,10 @@
-// What the tests of the CPU's fast kernels have in common: threads, numbers, the bound, the targets that this CPU has.
+// What the tests of the CPU's fast kernels have in common: threads, memory, the targets that this CPU has.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <sstream>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -37,27 +34,8 @@ class TestWorkers : public Workers {
   int threads_;
 };
 
-class Random {
- public:
-  explicit Random(uint32_t seed) : state_(seed) {}
-  float next() {  // [-1, 1)
-    state_ = state_ * 1664525u + 1013904223u;
-    return static_cast<float>(static_cast<int32_t>(state_)) / 2147483648.0f;
-  }
-  std::vector<uint16_t> halves(int64_t count, float size) {
-    std::vector<uint16_t> values(count);
-    for (uint16_t& v : values) v = from_float<bf16>(next() * size).bits;
-    return values;
-  }
-  std::vector<float> floats(int64_t count, float size) {
-    std::vector<float> values(count);
-    for (float& v : values) v = next() * size;
-    return values;
-  }
-
- private:
-  uint32_t state_;
-};
+using test::check_close;
+using test::Random;
 
 inline float widen(uint16_t bits) { return to_float(bf16{bits}); }
 
@@ -77,20 +55,6 @@ struct Aligned {
   Aligned(const Aligned&) = delete;
   void* data;
 };
-
-inline void check_close(const std::string& what, const std::vector<double>& exact_values,
-                        const std::vector<float>& plain, const std::vector<float>& found, double unit = 0x1p-8) {
-  double worst = 0;
-  for (size_t i = 0; i < exact_values.size(); ++i) worst = std::max(worst, std::fabs(plain[i] - exact_values[i]));
-  for (size_t i = 0; i < exact_values.size(); ++i) {
-    const double bound = 2 * worst + unit * std::fabs(exact_values[i]) + 1e-30;
-    if (std::fabs(found[i] - exact_values[i]) <= bound) continue;
-    std::ostringstream message;
-    message << what << ": at " << i << " expected " << exact_values[i] << ", found " << found[i] << ", allowed "
-            << bound;
-    return test::fail(__FILE__, __LINE__, message.str());
-  }
-}
 
 template <class Body>
 void for_each_target(Body body) {

@@ -11,27 +11,13 @@
 using namespace drivlm;
 using namespace drivlm::cpu;
 
-namespace {
-
-std::vector<float> logits_of(int64_t count, float size) {
-  std::vector<float> values(count);
-  uint32_t state = 7;
-  for (float& v : values) {
-    state = state * 1664525u + 1013904223u;
-    v = size * static_cast<float>(static_cast<int32_t>(state)) / 2147483648.0f;
-  }
-  return values;
-}
-
-}  // namespace
-
 TEST(cpu_log_sum_exp) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
   for (const Target& target : targets()) {
     if (!target.supported) continue;
     for (int64_t count : {1, 3, 15, 16, 17, 31, 513, 1000, 151655}) {
       for (float size : {0.001f, 5.0f, 80.0f, 30000.0f}) {
-        std::vector<float> logits = logits_of(count, size);
+        std::vector<float> logits = test::Random(7).floats(count, size);
         const auto same = [&] {
           const double got = target.kernels->log_sum_exp(logits.data(), count),
                        want = log_sum_exp(logits.data(), count);

@@ -62,16 +62,7 @@ class Bench {
   std::vector<std::unique_ptr<Memory>> memory_;
 };
 
-// Values that bf16 holds exactly, so that every device starts from the same numbers.
-std::vector<float> noise(int64_t count, float size, uint32_t seed) {
-  std::vector<float> out(count);
-  uint32_t state = seed * 747796405u + 2891336453u;
-  for (float& v : out) {
-    state = state * 1664525u + 1013904223u;
-    v = to_float(from_float<bf16>(static_cast<float>(static_cast<int32_t>(state)) / 2147483648.0f * size));
-  }
-  return out;
-}
+std::vector<float> noise(int64_t count, float size, uint32_t seed) { return test::Random(seed).narrow(count, size); }
 
 struct Weights {
   std::vector<bf16> values;
@@ -96,22 +87,10 @@ void compare(const std::string& name, const Body& body) {
   Bench oracle(std::make_unique<CpuDevice>(DType::f32, kThreads)),
       plain(std::make_unique<CpuDevice>(DType::bf16, kThreads));
   const std::vector<float> expected = body(oracle), rounded = body(plain);
-  double worst = 0;
-  for (size_t i = 0; i < expected.size(); ++i) worst = std::max<double>(worst, std::fabs(rounded[i] - expected[i]));
   for (const cpu::Target& target : cpu::targets()) {
     if (!target.supported) continue;
     Bench packed(std::make_unique<PackedCpuDevice>(kThreads, *target.kernels));
-    const std::vector<float> found = body(packed);
-    CHECK_EQ(found.size(), expected.size());
-    for (size_t i = 0; i < std::min(found.size(), expected.size()); ++i) {
-      const double bound = 2 * worst + 0x1p-8 * std::fabs(expected[i]);
-      if (std::fabs(found[i] - expected[i]) <= bound) continue;
-      test::fail(__FILE__, __LINE__,
-                 name + " on " + target.name + ": at " + std::to_string(i) + " expected " +
-                     std::to_string(expected[i]) + ", found " + std::to_string(found[i]) + ", allowed " +
-                     std::to_string(bound));
-      break;
-    }
+    test::check_close(name + " on " + target.name, body(packed), {expected.begin(), expected.end()}, rounded);
   }
 }
 

@@ -143,6 +143,57 @@ TEST(damaged_weights_are_said_to_be) {
   CHECK_EQ(engine->stats().pages_used, int64_t{0});
 }
 
+TEST(choices_scored_together_score_as_each_alone) {
+  const auto engine = tiny_engine(8192, 4);
+  const auto scene = see(*engine, 1, 1);
+  steps_until(*engine, *scene);
+  Random random(5);
+  std::vector<std::vector<int32_t>> all(300);  // more than a device's round trip may take
+  for (auto& choice : all) {
+    for (uint32_t n = 1 + random() % 4; n > 0; --n) choice.push_back(static_cast<int32_t>(random() % kVocab));
+  }
+  const auto together = score(*engine, scene->result.scene, all);
+  steps_until(*engine, *together);
+  CHECK(together->done);
+  CHECK_EQ(together->result.size(), all.size());
+  for (size_t i = 0; i < together->result.size(); i += 23) {
+    const auto alone = score(*engine, scene->result.scene, {all[i]});
+    steps_until(*engine, *alone);
+    CHECK(alone->done && alone->result[0] == together->result[i]);
+    CHECK_EQ(together->result[i].size(), all[i].size());
+  }
+}
+
+TEST(drafts_do_not_change_an_answer_among_others) {
+  const auto engine = tiny_engine(8192, 4);
+  const auto scene = see(*engine, 1, 1);
+  steps_until(*engine, *scene);
+  const std::vector<int32_t> repeated = {11, 12, 13, 14, 11, 12, 13, 14, 11, 12};
+  const auto answers = [&](int64_t speculate) {
+    std::vector<std::shared_ptr<Outcome<GenerateResult>>> outcomes;
+    for (int64_t i = 0; i < 3; ++i) {
+      GenerateRequest request;
+      request.scene = scene->result.scene;
+      request.ids = repeated;
+      request.ids.push_back(static_cast<int32_t>(20 + i));
+      request.max_new_tokens = request.min_new_tokens = 40;
+      request.vocab_limit = kVocab;
+      request.want_logprobs = true;
+      request.speculate = i == 1 ? 0 : speculate;
+      outcomes.push_back(follow<GenerateRequest, GenerateResult>(request));
+      engine->submit(std::move(request));
+    }
+    for (const auto& one : outcomes) steps_until(*engine, *one);
+    return outcomes;
+  };
+  const auto plain = answers(0), drafted = answers(6);
+  CHECK(drafted[0]->result.drafted > 0);
+  for (size_t i = 0; i < plain.size(); ++i) {
+    CHECK(plain[i]->done && drafted[i]->done && plain[i]->result.ids == drafted[i]->result.ids);
+    CHECK(plain[i]->result.logprobs == drafted[i]->result.logprobs);
+  }
+}
+
 TEST(an_answer_does_not_depend_on_what_else_goes_on) {
   const auto engine = tiny_engine(8192, 8);
   const auto first = see(*engine, 3, 1);
@@ -160,7 +211,7 @@ TEST(an_answer_does_not_depend_on_what_else_goes_on) {
 // Requests of all kinds, cancelled, left and released at random moments: every one ends exactly once, and every page comes back.
 TEST(random_requests_give_every_page_back) {
   for (unsigned seed = 1; seed <= 12; ++seed) {
-    std::mt19937 random(seed);
+    Random random(seed);
     const auto below = [&](unsigned n) { return static_cast<int64_t>(random() % n); };
     const auto engine = tiny_engine((6 + below(20)) * 64, 1 + below(6));
     std::vector<std::shared_ptr<Outcome<SceneResult>>> scenes;

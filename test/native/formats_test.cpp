@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 #include <vector>
 
 #include "check.h"
@@ -12,12 +11,7 @@ namespace drivlm {
 
 namespace {
 
-std::vector<float> noise(int64_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<float> out(count);
-  for (float& v : out) v = static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31f;
-  return out;
-}
+std::vector<float> noise(int64_t count, uint32_t seed) { return test::Random(seed).floats(count, 1); }
 
 double squared_error(const float* w, const int8_t* q, double scale, int64_t count) {
   double sum = 0;

@@ -1,8 +1,7 @@
 // Constrained decoding: masks and forced tokens over a small vocabulary, against every token tried byte by byte.
-#include <random>
 
-#include "check.h"
 #include "serve/grammar.h"
+#include "check.h"
 
 namespace drivlm::test {
 namespace {
@@ -102,7 +101,7 @@ TEST(grammar_refuses_automata_that_lead_nowhere) {
 
 // Masks against the definition: a token is allowed when its bytes, one by one, stay inside.
 TEST(grammar_masks_are_what_byte_by_byte_gives) {
-  std::mt19937 random(3);
+  Random random(3);
   const auto word = [&](int most) {
     std::string text;
     for (int n = 1 + static_cast<int>(random() % most); n > 0; --n) text += static_cast<char>('a' + random() % 3);

@@ -22,10 +22,8 @@ namespace {
 
 Pixels noise(int64_t width, int64_t height, uint32_t seed) {
   Pixels pixels{std::vector<uint8_t>(width * height * 3), width, height};
-  for (uint8_t& value : pixels.rgb) {
-    seed = seed * 1664525u + 1013904223u;
-    value = uint8_t(seed >> 24);
-  }
+  test::Random random(seed);
+  for (uint8_t& value : pixels.rgb) value = static_cast<uint8_t>(random());
   return pixels;
 }
 

@@ -1,6 +1,5 @@
 // The paged cache: counted references, copy on write, and no page that is lost or given out twice.
 #include <map>
-#include <random>
 
 #include "check.h"
 #include "device/registry.h"
@@ -24,66 +23,87 @@ struct Fixture {
 
 TEST(kv_cache_reserves_whole_pages_or_nothing) {
   Fixture f;
-  Sequence a;
+  KvSequence a;
   CHECK(f.cache.reserve(a, 5));
   CHECK_EQ(a.pages.size(), size_t{2});
   CHECK_EQ(f.cache.pages_free(), int64_t{10});
-  Sequence b;
+  KvSequence b;
   CHECK(!f.cache.reserve(b, 41));
   CHECK(b.pages.empty());
   CHECK_EQ(f.cache.pages_free(), int64_t{10});
   CHECK(f.cache.reserve(b, 40));
   CHECK_EQ(f.cache.pages_free(), int64_t{0});
-  f.cache.release(a);
-  f.cache.release(b);
+  a.release();
+  b.release();
   CHECK_EQ(f.cache.pages_free(), kShape.pages);
 }
 
 TEST(kv_cache_copies_a_partly_filled_page_for_whoever_writes_to_it) {
   Fixture f;
-  Sequence scene;
+  KvSequence scene;
   CHECK(f.cache.reserve(scene, 6));
   scene.length = 6;
-  Sequence question = f.cache.fork(scene);
+  KvSequence question = f.cache.fork(scene);
   CHECK_EQ(f.cache.pages_free(), int64_t{10});
   CHECK_EQ(f.cache.pages_needed(question, 8), int64_t{1});  // the copy
   CHECK_EQ(f.cache.pages_needed(question, 9), int64_t{2});
   CHECK(f.cache.reserve(question, 8));
   CHECK_EQ(question.pages[0], scene.pages[0]);
   CHECK(question.pages[1] != scene.pages[1]);
-  Sequence second = f.cache.fork(scene);
-  f.cache.release(scene);
+  KvSequence second = f.cache.fork(scene);
+  scene.release();
   CHECK_EQ(f.cache.pages_needed(second, 8), int64_t{0});  // alone with it now
-  f.cache.release(question);
-  f.cache.release(second);
+  question.release();
+  second.release();
+  CHECK_EQ(f.cache.pages_free(), kShape.pages);
+}
+
+TEST(kv_sequences_give_their_pages_back_when_they_go) {
+  Fixture f;
+  {
+    KvSequence a;
+    CHECK(f.cache.reserve(a, 9));
+    a.length = 9;
+    KvSequence moved = std::move(a);
+    CHECK(a.pages.empty() && a.length == 0);
+    CHECK_EQ(moved.length, int64_t{9});
+    KvSequence b = f.cache.fork(moved);
+    CHECK(f.cache.reserve(b, 16));  // a copy of the third page, and a fourth
+    CHECK_EQ(f.cache.pages_free(), int64_t{7});
+    moved = std::move(b);  // what it held goes
+    CHECK_EQ(f.cache.pages_free(), int64_t{8});
+    std::vector<KvSequence> forks;
+    for (int i = 0; i < 5; ++i) forks.push_back(f.cache.fork(moved));
+    CHECK_EQ(f.cache.pages_free(), int64_t{8});
+  }
   CHECK_EQ(f.cache.pages_free(), kShape.pages);
 }
 
 TEST(kv_cache_trims_to_what_is_cached) {
   Fixture f;
-  Sequence a;
+  KvSequence a;
   CHECK(f.cache.reserve(a, 40));
   a.length = 5;
-  f.cache.trim(a, 0);
+  a.trim(0);
   CHECK_EQ(a.pages.size(), size_t{2});
-  Sequence prefix = f.cache.fork_prefix(a, 4);
+  KvSequence prefix = f.cache.fork_prefix(a, 4);
   CHECK_EQ(prefix.pages.size(), size_t{1});
-  f.cache.release(a);
-  f.cache.release(prefix);
+  a.release();
+  prefix.release();
   CHECK_EQ(f.cache.pages_free(), kShape.pages);
 }
 
 TEST(kv_cache_keeps_its_counts_whatever_is_done) {
   for (unsigned seed = 1; seed <= 20; ++seed) {
     Fixture f;
-    std::mt19937 random(seed);
-    std::vector<Sequence> all;
+    Random random(seed);
+    std::vector<KvSequence> all;
     for (int action = 0; action < 400; ++action) {
       const size_t i = all.empty() ? 0 : random() % all.size();
       switch (random() % 5) {
         case 0: {
-          Sequence fresh;
-          if (f.cache.reserve(fresh, 1 + random() % 12)) all.push_back(fresh);
+          KvSequence fresh;
+          if (f.cache.reserve(fresh, 1 + random() % 12)) all.push_back(std::move(fresh));
           break;
         }
         case 1:
@@ -100,21 +120,20 @@ TEST(kv_cache_keeps_its_counts_whatever_is_done) {
           break;
         }
         case 3:
-          if (!all.empty()) f.cache.trim(all[i], random() % 10);
+          if (!all.empty()) all[i].trim(random() % 10);
           break;
         default:
           if (all.empty()) break;
-          f.cache.release(all[i]);
           all.erase(all.begin() + static_cast<std::ptrdiff_t>(i));
       }
       std::map<int32_t, int> used;
-      for (const Sequence& one : all) {
+      for (const KvSequence& one : all) {
         CHECK(static_cast<int64_t>(one.pages.size()) * kShape.page_tokens >= one.length);
         for (int32_t page : one.pages) ++used[page];
       }
       CHECK_EQ(f.cache.pages_free() + static_cast<int64_t>(used.size()), kShape.pages);
     }
-    for (Sequence& one : all) f.cache.release(one);
+    all.clear();
     CHECK_EQ(f.cache.pages_free(), kShape.pages);
   }
 }

@@ -7,10 +7,10 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "check.h"
 #include "network/parameters.h"
 #include "serve/engine.h"
 
@@ -27,29 +27,36 @@ inline NetworkDescription tiny_network() {
   return network;
 }
 
-// Writes the weights to a file that is unlinked once the engine has mapped it. `damage` puts NaN in place of the head's.
+// A file of random weights, which goes with it. `damage` puts NaN in place of the head's.
+struct TinySource {
+  ModelSource source;
+
+  explicit TinySource(bool damage = false) {
+    source.network = tiny_network();
+    std::string path = (std::filesystem::temp_directory_path() / "drivlm-tiny-XXXXXX").string();
+    ::close(::mkstemp(path.data()));
+    std::ofstream file(path, std::ios::binary);
+    Random random(7);
+    int64_t offset = 0;
+    for (const Parameter& parameter : parameters(source.network)) {
+      std::vector<float> values = random.floats(parameter.count(), 0.5f);
+      if (damage && parameter.role.find("head") != std::string::npos) values.assign(values.size(), NAN);
+      file.write(reinterpret_cast<const char*>(values.data()),
+                 static_cast<std::streamsize>(values.size() * sizeof(float)));
+      source.tensors.push_back(
+          {parameter.role, DType::f32, parameter.shape, {{0, offset, parameter.rows(), DType::f32}}});
+      offset += static_cast<int64_t>(values.size() * sizeof(float));
+    }
+    source.files = {path};
+    source.file_bytes = {offset};
+  }
+  ~TinySource() { ::unlink(source.files[0].c_str()); }
+  TinySource(const TinySource&) = delete;
+};
+
 inline std::unique_ptr<Engine> tiny_engine(int64_t kv_tokens, int64_t max_batch, bool damage = false,
                                            int64_t vision_cache_bytes = 0) {
-  ModelSource source;
-  source.network = tiny_network();
-  std::string path = (std::filesystem::temp_directory_path() / "drivlm-tiny-XXXXXX").string();
-  ::close(::mkstemp(path.data()));
-  std::ofstream file(path, std::ios::binary);
-  std::mt19937 random(7);
-  std::normal_distribution<float> normal(0, 0.3f);
-  int64_t offset = 0;
-  for (const Parameter& parameter : parameters(source.network)) {
-    std::vector<float> values(parameter.count());
-    for (float& value : values) value = normal(random);
-    if (damage && parameter.role.find("head") != std::string::npos) values.assign(values.size(), NAN);
-    file.write(reinterpret_cast<const char*>(values.data()),
-               static_cast<std::streamsize>(values.size() * sizeof(float)));
-    source.tensors.push_back({parameter.role, DType::f32, parameter.shape, {{0, offset, parameter.rows()}}});
-    offset += static_cast<int64_t>(values.size() * sizeof(float));
-  }
-  file.close();
-  source.files = {path};
-  source.file_bytes = {offset};
+  const TinySource tiny(damage);
   EngineOptions options;
   options.precision = DType::f32;
   options.max_context = 512;
@@ -57,9 +64,7 @@ inline std::unique_ptr<Engine> tiny_engine(int64_t kv_tokens, int64_t max_batch,
   options.max_batch = max_batch;
   options.vision_cache_bytes = vision_cache_bytes;
   const std::atomic<bool> go_on{false};
-  auto engine = Engine::load(source, options, [](int64_t, int64_t) {}, go_on);
-  ::unlink(path.c_str());
-  return engine;
+  return Engine::load(tiny.source, options, [](int64_t, int64_t) {}, go_on);
 }
 
 // What came of a request.
@@ -92,7 +97,7 @@ std::shared_ptr<Outcome<Result>> follow(Request& request) {
 // A scene of `count` tiles whose pixels follow from the seed.
 inline auto see(Engine& engine, int64_t count, unsigned seed) {
   SceneRequest request;
-  std::mt19937 random(seed);
+  Random random(seed);
   auto tiles = std::make_shared<Tiles>(count, kTileSize);
   for (int64_t tile = 0; tile < count; ++tile) {
     for (int64_t i = 0; i < tiles->tile_bytes(); ++i) tiles->tile(tile)[i] = static_cast<uint8_t>(random());

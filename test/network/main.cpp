@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "check.h"
 #include "device/arena.h"
 #include "dump.h"
 #include "kernels/cpu/cpu_device.h"
@@ -21,11 +22,11 @@ constexpr int64_t kPageTokens = 64, kMaxRows = 100;  // fewer than a prompt with
 constexpr int64_t kLogitRows = 8;
 constexpr int kThreads = 2;
 
-int passed = 0, failed = 0;
+Tally tally;
 
 void report(const std::string& what, double error, double bound) {
   const bool ok = error <= bound;
-  ok ? ++passed : ++failed;
+  tally.count(ok);
   if (!ok) std::printf("FAIL %-40s error %g, bound %g\n", what.c_str(), error, bound);
 }
 
@@ -181,9 +182,8 @@ int main(int argc, char** argv) {
       run_training(dump, path.substr(path.rfind('/') + 1), report);
     } catch (const std::exception& error) {
       std::printf("FAIL %s: %s\n", argv[i], error.what());
-      ++failed;
+      tally.count(false);
     }
   }
-  std::printf("network: %d passed, %d failed\n", passed, failed);
-  return failed > 0 || passed == 0;
+  return tally.exit_code("network");
 }

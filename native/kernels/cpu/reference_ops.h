@@ -32,7 +32,7 @@ class ReferenceOps : public Ops {
   void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) override;
   void copy_page(Kv kv, int32_t from, int32_t to) override;
   void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) override;
-  void sample(Sample* samples, Tensor logits, const SampleParams* params) override;
+  void sample(Sample* samples, Tensor logits, const SampleParams* params, int64_t count) override;
 
  protected:
   // body(first, last) over pieces of [0, count).

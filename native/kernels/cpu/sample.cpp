@@ -8,20 +8,20 @@ namespace drivlm {
 
 ReferenceOps::ReferenceOps(Device& device, int threads) : Ops(device), threads_(threads) {}
 
-void ReferenceOps::sample(Sample* samples, Tensor logits, const SampleParams* params) {
+void ReferenceOps::sample(Sample* samples, Tensor logits, const SampleParams* params, int64_t count) {
   const int64_t vocab = logits.shape[1];
-  const auto row_of = [&](int64_t row) { return logits.as<float>() + row * vocab; };
-  // Sampling sorts and allocates, a greedy choice does not: only those rows go to the pool.
-  for (int64_t row = 0; row < logits.shape[0]; ++row) {
-    if (params[row].temperature > 0) samples[row].id = choose_row(row_of(row), vocab, params[row]);
+  const auto row_of = [&](const SampleParams& one) { return logits.as<float>() + one.row * vocab; };
+  // Sampling sorts and allocates, a greedy choice does not: only those go to the pool.
+  for (int64_t i = 0; i < count; ++i) {
+    if (params[i].temperature > 0) samples[i].id = choose_row(row_of(params[i]), vocab, params[i]);
   }
-  parallel(logits.shape[0], 1, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      Sample& sample = samples[row];
-      if (!(params[row].temperature > 0)) sample.id = choose_row(row_of(row), vocab, params[row]);
-      if (sample.id < 0 || !params[row].want_logprob) continue;
-      sample.logprob =
-          static_cast<float>(row_of(row)[sample.id] - log_sum_exp(row_of(row), sampled_ids(vocab, params[row])));
+  parallel(count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const float* row = row_of(params[i]);
+      Sample& sample = samples[i];
+      if (!(params[i].temperature > 0)) sample.id = choose_row(row, vocab, params[i]);
+      if (sample.id < 0 || !params[i].want_logprob) continue;
+      sample.logprob = static_cast<float>(row[sample.id] - log_sum_exp(row, sampled_ids(vocab, params[i])));
     }
   });
 }

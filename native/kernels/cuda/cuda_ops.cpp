@@ -7,8 +7,8 @@ CudaOps::CudaOps(Device& device, const Context& context)
       context_(context),
       graphs_(context.stream),
       partial_(kPartialBytes, "Attention's partial results"),
-      results_(kMaxSampleRows * sizeof(SampleResult), "Sampled tokens") {
-  check(cudaMallocHost(reinterpret_cast<void**>(&pinned_results_), kMaxSampleRows * sizeof(SampleResult)),
+      results_(kMaxSamples * sizeof(SampleResult), "Sampled tokens") {
+  check(cudaMallocHost(reinterpret_cast<void**>(&pinned_results_), kMaxSamples * sizeof(SampleResult)),
         "reserving pinned memory");
 }
 

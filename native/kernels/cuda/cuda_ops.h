@@ -52,7 +52,7 @@ class CudaOps : public Ops {
   void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) override;
   void copy_page(Kv kv, int32_t from, int32_t to) override;
   void read_kv(float* keys, float* values, Kv kv, int64_t layer, const int32_t* pages, int64_t tokens) override;
-  void sample(Sample* samples, Tensor logits, const SampleParams* params) override;
+  void sample(Sample* samples, Tensor logits, const SampleParams* params, int64_t count) override;
 
   // Gives up a recording that an error left open. The device calls it before it waits or copies.
   void abandon_recording() { graphs_.abandon(); }
@@ -62,7 +62,7 @@ class CudaOps : public Ops {
 
  private:
   static constexpr size_t kPartialBytes = size_t(16) << 20;
-  static constexpr int64_t kMaxSampleRows = 256;
+  static constexpr int64_t kMaxSamples = 256;  // of one round trip; more take several
 
   cudaStream_t stream();  // with our device current on this thread
   void run_linear(const Linear& job);
@@ -74,7 +74,7 @@ class CudaOps : public Ops {
   StepGraphs graphs_;
   std::optional<AttentionPlan> plan_;  // of the pass begun last
   DeviceMemory partial_;               // partial results of split attention
-  DeviceMemory results_;               // [kMaxSampleRows]
+  DeviceMemory results_;               // [kMaxSamples]
   SampleResult* pinned_results_ = nullptr;
 };
 

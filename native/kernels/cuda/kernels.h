@@ -152,19 +152,20 @@ void gather(bf16* out, const int32_t* ids, int64_t count, const bf16* table, int
 
 // ---- sample.cu ----
 
-struct SampleJob {  // one row; on the device
+struct SampleJob {  // one choice; on the device
   float temperature, top_p;
   double uniform;
+  int32_t row;      // of the logits
   int32_t limit;    // ids from here on are never chosen
   int32_t forced;   // >= 0: take it
-  int32_t allowed;  // first word of this row's bit set; -1: all ids
+  int32_t allowed;  // first word of its bit set; -1: all ids
   int32_t want_logprob;
 };
 struct SampleResult {
   int32_t id;  // -1 if none may be chosen
   float logprob;
 };
-void sample(SampleResult* results, const float* logits, const SampleJob* jobs, const uint32_t* allowed, int64_t rows,
+void sample(SampleResult* results, const float* logits, const SampleJob* jobs, const uint32_t* allowed, int64_t count,
             int64_t vocab, cudaStream_t stream);
 
 }  // namespace drivlm::cuda

@@ -1,4 +1,4 @@
-// The next token of every row on the device, so that eight bytes come back instead of the logits.
+// Chosen tokens on the device, any number of a row, so that eight bytes come back instead of the logits.
 //
 //   greedy    the lowest id among the largest logits
 //   else      softmax(logits / temperature), the smallest set of most likely ids that reaches top_p, and the id of it
@@ -6,9 +6,9 @@
 //   logprob   logit - ln sum exp(logits), at temperature 1 over all ids below the limit
 //
 //   logits  [rows, vocab]   f32     NaN is never chosen
-//   allowed [.., words]     u32     a bit an id; a row's job names its first word
+//   allowed [.., words]     u32     a bit an id; a job names its first word
 //
-// Tiling    A block of 512 threads takes a row; nothing is sorted. "The first id in order of likelihood at which the
+// Tiling    A block of 512 threads makes a choice; nothing is sorted. "The first id in order of likelihood at which the
 //           cumulated mass reaches a target" is found by bisecting the order of the logits' bits sixteen ways: eight
 //           passes over the row, which stays in L2. Ties at the end are counted by id.
 // Traffic   greedy reads the logits once or twice: 608 KB for 151 936 ids. Top-p reads them about 20 times.
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   SHARED_ARRAY(int, s_counts, [kThreads]);
   SHARED_ARRAY(int, s_found, [1]);
   const SampleJob job = jobs[blockIdx.x];
-  Row row{logits + size_t(blockIdx.x) * vocab, job.allowed < 0 ? nullptr : allowed + job.allowed, job.limit, 0, 0};
+  Row row{logits + size_t(job.row) * vocab, job.allowed < 0 ? nullptr : allowed + job.allowed, job.limit, 0, 0};
 
   int id = job.forced;
   if (id < 0) {
@@ -189,34 +189,36 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-void sample(SampleResult* results, const float* logits, const SampleJob* jobs, const uint32_t* allowed, int64_t rows,
+void sample(SampleResult* results, const float* logits, const SampleJob* jobs, const uint32_t* allowed, int64_t count,
             int64_t vocab, cudaStream_t stream) {
-  launch(sample_kernel, dim3(unsigned(rows)), kThreads, 0, stream, results, logits, jobs, allowed, int(vocab));
+  launch(sample_kernel, dim3(unsigned(count)), kThreads, 0, stream, results, logits, jobs, allowed, int(vocab));
 }
 
-void CudaOps::sample(Sample* samples, Tensor logits, const SampleParams* params) {
-  const int64_t rows = logits.shape[0], vocab = logits.shape[1];
+void CudaOps::sample(Sample* samples, Tensor logits, const SampleParams* params, int64_t count) {
+  const int64_t vocab = logits.shape[1];
   const int64_t words = ceil_div(vocab, 32);
-  if (logits.dtype != DType::f32 || rows > kMaxSampleRows) {
-    throw Error(Code::internal, text("sample: expected f32 logits of up to %lld rows, found %s",
-                                     static_cast<long long>(kMaxSampleRows), describe(logits).c_str()));
-  }
-  if (rows == 0) return;
+  if (logits.dtype != DType::f32)
+    throw Error(Code::internal, text("sample: expected f32 logits, found %s", describe(logits).c_str()));
+  for (; count > kMaxSamples; samples += kMaxSamples, params += kMaxSamples, count -= kMaxSamples)
+    sample(samples, logits, params, kMaxSamples);
+  if (count == 0) return;
   const cudaStream_t on = stream();
   std::vector<SampleJob> jobs;
   std::vector<uint32_t> allowed;
-  for (int64_t row = 0; row < rows; ++row) {
-    const SampleParams& p = params[row];
+  for (int64_t i = 0; i < count; ++i) {
+    const SampleParams& p = params[i];
+    if (p.row < 0 || p.row >= logits.shape[0])
+      throw Error(Code::internal, text("sample: there is no row %lld", static_cast<long long>(p.row)));
     const int64_t limit = p.vocab_limit > 0 ? std::min(p.vocab_limit, vocab) : vocab;
-    SampleJob job{p.temperature, p.top_p, p.uniform, int32_t(limit), p.forced, -1, p.want_logprob};
+    SampleJob job{p.temperature, p.top_p, p.uniform, int32_t(p.row), int32_t(limit), p.forced, -1, p.want_logprob};
     if (p.forced >= vocab) throw Error(Code::internal, text("sample: forced id %d is not in the vocabulary", p.forced));
     if (p.forced < 0 && (p.allowed || p.banned_count > 0)) {
       job.allowed = int32_t(allowed.size());
       allowed.resize(allowed.size() + words, ~0u);
       uint32_t* mask = allowed.data() + job.allowed;
       if (p.allowed) std::copy(p.allowed, p.allowed + words, mask);
-      for (int64_t i = 0; i < p.banned_count; ++i) {
-        if (p.banned[i] >= 0 && p.banned[i] < vocab) mask[p.banned[i] / 32] &= ~(1u << (p.banned[i] % 32));
+      for (int64_t b = 0; b < p.banned_count; ++b) {
+        if (p.banned[b] >= 0 && p.banned[b] < vocab) mask[p.banned[b] / 32] &= ~(1u << (p.banned[b] % 32));
       }
     }
     jobs.push_back(job);
@@ -226,14 +228,12 @@ void CudaOps::sample(Sample* samples, Tensor logits, const SampleParams* params)
   sample_lists_.add(allowed);
   send(sample_lists_);
   SampleResult* results = static_cast<SampleResult*>(results_.data);
-  cuda::sample(results, logits.as<float>(), sample_lists_.at<SampleJob>(0), sample_lists_.at<uint32_t>(1), rows, vocab,
+  cuda::sample(results, logits.as<float>(), sample_lists_.at<SampleJob>(0), sample_lists_.at<uint32_t>(1), count, vocab,
                on);
-  check(cudaMemcpyAsync(pinned_results_, results, size_t(rows) * sizeof(SampleResult), cudaMemcpyDeviceToHost, on),
+  check(cudaMemcpyAsync(pinned_results_, results, size_t(count) * sizeof(SampleResult), cudaMemcpyDeviceToHost, on),
         "fetching the sampled tokens");
   check(cudaStreamSynchronize(on), "sampling");
-  for (int64_t row = 0; row < rows; ++row) {
-    samples[row] = {pinned_results_[row].id, pinned_results_[row].logprob};
-  }
+  for (int64_t i = 0; i < count; ++i) samples[i] = {pinned_results_[i].id, pinned_results_[i].logprob};
 }
 
 }  // namespace drivlm::cuda
