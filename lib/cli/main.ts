@@ -208,6 +208,23 @@ function program(): Command {
     .option('--json', 'print one JSON object')
     .action(async (flags) => (await import('./street.ts')).street(flags))
 
+  const serving = root
+    .command('serve')
+    .description("answer over HTTP: OpenAI's chat completions, scenes, metrics")
+    .option(
+      '-m, --model <dir>',
+      'model folder as downloaded, or org/name of the hub (default: the bundled street-tiny)',
+    )
+    .option('--host <address>', 'where to listen; beyond this machine a token is needed', '127.0.0.1')
+    .option('--port <n>', 'port; 0 takes a free one', integer(0), 8080)
+    .option('--token <text>', 'what requests must bring as bearer token (default: DRIVLM_TOKEN)')
+    .option('--max-requests <n>', 'requests at one time; more get 503', integer(1), 64)
+    .option('--max-body <mebibytes>', 'largest request', integer(1), 32)
+    .option('--max-pictures <n>', 'most pictures of a request', integer(1), 20)
+    .option('--max-seconds <n>', 'longest time of a request', integer(1), 300)
+    .option('--logs', 'write a line of JSON for every request')
+  addLoadFlags(serving).action(async (flags) => (await import('./serve.ts')).serve(flags))
+
   root
     .command('pull')
     .description("fetch a model of the hub into the cache that Python's huggingface_hub has too")

@@ -138,7 +138,7 @@ const values: Record<string, string> = {
   'v1_1_val_nus_q_only.json': 'questions.jsonl',
 }
 /** Commands that take minutes, a machine or a network: only that they and their options exist is looked at. */
-const onlyKnown = ['build', 'pull']
+const onlyKnown = ['build', 'pull', 'serve']
 
 /** Commands of a block, without the remarks behind two spaces. */
 const commandsOf = ({ text }: Block): string[] =>
