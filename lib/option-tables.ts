@@ -94,7 +94,7 @@ export const loadOptions = {
     flag: {
       name: '--device <name>',
       help: 'auto, cpu, cuda or cuda:N',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
   /** `bf16` (default): weights and activations in bf16, sums in f32. `f32`: everything in f32, CPU only. */
@@ -105,7 +105,7 @@ export const loadOptions = {
     flag: {
       name: '--precision <type>',
       help: 'f32 is for the CPU',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
   /**
@@ -119,7 +119,7 @@ export const loadOptions = {
     flag: {
       name: '--weights <type>',
       help: 'int8 and int4 are for the CPU',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
   /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token. Default `bf16`. */
@@ -130,7 +130,7 @@ export const loadOptions = {
     flag: {
       name: '--activations <type>',
       help: 'int8 goes with weights in 8 or 4 bits',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
   /**
@@ -143,7 +143,7 @@ export const loadOptions = {
     flag: {
       name: '--cache',
       help: 'keep weights in 8 or 4 bits in the model folder, for later loads',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
   /** Threads of the CPU backend, for the whole process. Default: the cores this process may use. */
@@ -154,7 +154,7 @@ export const loadOptions = {
     flag: {
       name: '--threads <n>',
       help: 'threads on the CPU (default: all)',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
   /** Longest sequence in tokens: views, question and answer. Default: what the model was made for, at most 8192. */
@@ -165,7 +165,7 @@ export const loadOptions = {
     flag: {
       name: '--max-context <tokens>',
       help: 'longest sequence: views, question and answer',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
   /** Bytes of the KV cache, for all scenes and questions together. Default: room for two sequences of `maxContext`. */
@@ -182,7 +182,7 @@ export const loadOptions = {
     low: 1,
     high: 256,
     default: 20,
-    flag: { name: '--max-batch <n>', help: 'questions decoded together', on: ['inspect'] },
+    flag: { name: '--max-batch <n>', help: 'questions decoded together', on: ['inspect', 'serve'] },
   },
   /**
    * Bytes of host memory for the image tokens of tiles that were seen before, so that `scene.update` encodes changed tiles only.

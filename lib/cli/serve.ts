@@ -1,7 +1,8 @@
 /** `drivlm serve`: a model over HTTP, until SIGTERM or Ctrl-C; running answers finish. */
 import { ModelError } from '../errors.ts'
 import { loadModel } from '../load-model.ts'
-import { type LoadFlags, loadOptions, noteCache } from './flags.ts'
+import { loadOptions } from '../option-tables.ts'
+import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
 import { modelFolder } from './model-folder.ts'
 import { print, withProgress } from './terminal.ts'
 
@@ -24,7 +25,7 @@ export async function serve(flags: ServeFlags): Promise<void> {
     throw new ModelError('BAD_ARGUMENT', `Serving needs two packages that drivlm does not bring along: ${install}`)
   })
   const dir = await modelFolder(flags.model, flags.yes)
-  const model = await withProgress('Loading', () => loadModel(dir, { ...loadOptions(flags), evict: true }))
+  const model = await withProgress('Loading', () => loadModel(dir, { ...optionsFrom(loadOptions, flags), evict: true }))
   noteCache(model)
   try {
     const { host, port, maxRequests, maxPictures, maxSeconds } = flags
