@@ -1,3 +1,6 @@
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { compareRows, comparisonText } from '../../bench/compare.mjs'
 import { decodeCost, firstTokenCost, floorSeconds, prefillCost, visionCost } from '../../bench/floors.mjs'
@@ -5,6 +8,7 @@ import { modes } from '../../bench/modes.mjs'
 import { betterPeaks } from '../../bench/peaks.mjs'
 import { sceneRows, stageRow } from '../../bench/rows.mjs'
 import { quantile } from '../../bench/statistics.mjs'
+import { packageRoot } from '../../lib/native.ts'
 
 // InternVL2-1B, and peaks of a machine whose floors were worked out by hand.
 const network = {
@@ -53,6 +57,11 @@ describe('floors', () => {
     expect(cost(300, 0).attention + cost(212, 300).attention).toBe(cost(512, 0).attention)
     expect(cost(300, 0).linear + cost(212, 300).linear).toBe(cost(512, 0).linear)
   })
+})
+
+it('the table of floors by card in docs/kernels.md is what the script computes', () => {
+  const table = execFileSync(process.execPath, ['scripts/gpu-floors.mjs'], { cwd: packageRoot, encoding: 'utf8' })
+  expect(readFileSync(path.join(packageRoot, 'docs/kernels.md'), 'utf8')).toContain(`\n${table}\n`)
 })
 
 describe('rows', () => {
