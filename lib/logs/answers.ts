@@ -63,8 +63,11 @@ export class AnswerLog {
   }
 
   /**
+   * Begins a run's answers, or goes on with those that are there.
+   *
    * @param run - What the answers depend on; a run that goes on has to be of the same.
-   * @throws {@link ModelError} `BAD_ARGUMENT` if the file is there and `resume` is not given, or if it was another run.
+   * @throws {@link ModelError} `BAD_ARGUMENT` if the file is there and `resume` is not given, or if it was another run; `BAD_DATA` if what is there
+   *   cannot be read.
    */
   static async create(file: string, run: object, { resume = false }: { resume?: boolean } = {}): Promise<AnswerLog> {
     const head = JSON.stringify({ drivlm: 1, run })
@@ -82,19 +85,27 @@ export class AnswerLog {
     }
     const lines = new Map<number, AnsweredMoment>()
     // A line without its end was being written when the run was killed.
-    const [first = '', ...rest] = (before ?? '').split('\n').slice(0, -1)
-    if (before !== undefined && first !== '' && first !== head) {
+    const whole = (before ?? '').slice(0, (before ?? '').lastIndexOf('\n') + 1)
+    const [first = '', ...rest] = whole.split('\n').slice(0, -1)
+    if (whole !== '' && first !== head) {
       throw new ModelError(
         'BAD_ARGUMENT',
         `${visible(journal)} is of another log, model or other questions; give another --out.`,
       )
     }
-    for (const line of rest) {
-      const moment = JSON.parse(line) as AnsweredMoment
+    for (const [i, line] of rest.entries()) {
+      const moment = momentOf(line)
+      if (moment === undefined)
+        throw new ModelError(
+          'BAD_DATA',
+          `${visible(journal)}, line ${i + 2}: is damaged; remove the file to begin anew.`,
+        )
       lines.set(moment.moment, moment)
     }
-    const handle = await open(journal, 'w')
-    await handle.write([head, ...[...lines.values()].map((line) => JSON.stringify(line)), ''].join('\n'))
+    // What is there stays there: a kill at any time takes no answer away.
+    const handle = await open(journal, 'a')
+    await handle.truncate(Buffer.byteLength(whole))
+    if (whole === '') await handle.write(`${head}\n`)
     return new AnswerLog(file, lines, handle)
   }
 
@@ -108,6 +119,7 @@ export class AnswerLog {
     return [...this.#lines.values()].sort((a, b) => a.moment - b.moment)
   }
 
+  /** Adds what was answered about a moment. */
   async write(line: AnsweredMoment): Promise<void> {
     await this.#journal.write(`${JSON.stringify(line)}\n`)
     this.#lines.set(line.moment, line)
@@ -118,6 +130,15 @@ export class AnswerLog {
     await this.#journal.close()
     await writeAnswers(this.file, this.lines)
     if (complete) await rm(`${this.file}.journal`)
+  }
+}
+
+function momentOf(line: string): AnsweredMoment | undefined {
+  try {
+    const moment = JSON.parse(line) as AnsweredMoment
+    return Number.isSafeInteger(moment?.moment) ? moment : undefined
+  } catch {
+    return undefined
   }
 }
 
