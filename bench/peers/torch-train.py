@@ -18,8 +18,8 @@ try:
     import torch
     import torch.nn as nn
     import torch.nn.functional as F
-except ImportError:
-    sys.exit('PyTorch is not installed: there is nothing to compare with.')
+except ImportError as error:
+    sys.exit(f'PyTorch cannot be imported, so there is nothing to compare with: {error}')
 
 
 def rope(positions, dim, theta):
