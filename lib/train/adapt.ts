@@ -37,7 +37,9 @@ const namesShown = 6
  * @param dir - The folder to start from, as {@link loadModel} takes it.
  *
  * @example
- * const run = adapt('models/InternVL2-1B', { data, out: 'models/street-1B', learningRate: 2e-5 })
+ * const start = 'models/Mini-InternVL2-1B-DA-DriveLM'
+ * const data = await openTrainingData(start, { data: 'street/drivelm.json' })
+ * const run = adapt(start, { data, out: 'models/street-1B', learningRate: 2e-5 })
  * for await (const { step, steps, loss } of run) console.error(`${step + 1}/${steps} ${loss.toFixed(3)}`)
  * const model = await loadModel(await run.folder)
  */

@@ -8,6 +8,7 @@ import path from 'node:path'
 import { transform } from 'esbuild'
 import { afterAll, beforeAll, expect, it, test } from 'vitest'
 import { packageRoot } from '../../lib/native.ts'
+import { loadDomain, writeStreet } from '../../lib/street/index.ts'
 import { cameras } from '../../lib/views/cameras.ts'
 import { runIn } from './run.ts'
 
@@ -59,7 +60,8 @@ Object.assign(globalThis, {
 })
 `
 
-beforeAll(() => {
+beforeAll(async () => {
+  await writeStreet(await loadDomain('day-city'), { scenes: 1, seed: 1, questions: 4, out: path.join(dir, 'street') })
   mkdirSync(path.join(dir, 'node_modules'))
   mkdirSync(path.join(dir, 'models'))
   symlinkSync(packageRoot, path.join(dir, 'node_modules/drivlm'))

@@ -168,7 +168,7 @@ export async function randomOperations(stage, { expected, pageBytes }, limits, o
       })
     } else if (kind < 15) {
       const free = chats.filter(({ busy }) => !busy)
-      const turn = next(4)
+      const turn = next(6)
       if (free.length === 0 || (turn === 0 && chats.length < 3)) {
         chats.push({ chat: at.scene.chat(), sight: at.sight, said: undefined, busy: false })
         continue
@@ -201,8 +201,6 @@ export async function randomOperations(stage, { expected, pageBytes }, limits, o
   }
   await Promise.all([...running])
 
-  const { running: left, waiting } = model.stats()
-  assert.deepEqual({ left, waiting }, { left: 0, waiting: 0 })
   for (const { scene } of living) scene.dispose()
   for (const { chat } of chats) chat.dispose()
   await untilEmpty(model)
@@ -214,7 +212,7 @@ export async function randomOperations(stage, { expected, pageBytes }, limits, o
   return counts
 }
 
-/** Waits until every page was given back, which the engine's thread does a moment later. */
+/** Waits until nothing runs and every page was given back, which the engine's thread says a moment after the last answer. */
 async function untilEmpty(/** @type {Model} */ model) {
   for (let i = 0; i < 2000; i++) {
     const { running, waiting, scenes, pagesUsed } = model.stats()

@@ -8,7 +8,7 @@ import { momentViews } from './street-tiny.ts'
 
 const options = {
   seed: Number(process.env.DRIVLM_SEED ?? 20260),
-  operations: Number(process.env.DRIVLM_OPERATIONS ?? 400), // for each of the three kinds of pool
+  operations: Number(process.env.DRIVLM_OPERATIONS ?? 600), // for each of the three kinds of pool
 }
 
 /** Decoded once, so that seeing costs little but the model's work. */
