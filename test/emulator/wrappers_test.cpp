@@ -123,6 +123,33 @@ TEST(wrapper_activations) {
   }
 }
 
+TEST(wrapper_fma) {  // one rounding; the operands that the weight formats use are exact
+  Halves values(32 * 2 * 3, 300);
+  Buffer<uint32_t> a(32), b(32), c(32), out(32);
+  for (int i = 0; i < 32; ++i) {
+    uint32_t* const operands[] = {&a.host[i], &b.host[i], &c.host[i]};
+    for (int o = 0; o < 3; ++o) std::memcpy(operands[o], &values.host[6 * i + 2 * o], 4);
+  }
+  for (int i = 0; i < 16; ++i) a.host[i] = 0x43004300u | uint32_t(i * 0x00070003 & 0x007f007f), b.host[i] = 0x3f803f80u;
+  for (int i = 0; i < 16; ++i) c.host[i] = i % 2 == 0 ? 0xc300c380u : 0xc308c308u;
+  a.upload(), b.upload(), c.upload();
+  run_fma(a.data, b.data, c.data, out.data);
+  out.download();
+  for (int i = 0; i < 32; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const auto value = [&](uint32_t pair) {
+        const uint32_t bits = (pair >> (16 * half)) << 16;
+        float wide;
+        std::memcpy(&wide, &bits, 4);
+        return double(wide);
+      };
+      const double exact = value(a.host[i]) * value(b.host[i]) + value(c.host[i]), found = value(out.host[i]);
+      CHECK(found == double(to_bf16(float(exact))));
+      CHECK(i >= 16 || found == exact);
+    }
+  }
+}
+
 TEST(wrapper_shared_memory) {  // more after less, less after more, and what the kernel declares counts
   Buffer<int> out(1);
   for (int bytes : {80 << 10, 60 << 10, 80 << 10, 46 << 10, 16}) {

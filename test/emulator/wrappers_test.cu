@@ -53,6 +53,11 @@ __global__ void copy_kernel(const uint4* in, uint4* out, int valid, bool narrow)
   out[i] = s_chunk[blockDim.x - 1 - i];
 }
 
+__global__ void fma_kernel(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out) {
+  const int i = threadIdx.x;
+  out[i] = fma_bf16x2(a[i], b[i], c[i]);
+}
+
 __global__ void increment_kernel(int* data, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) ++data[i];
@@ -91,6 +96,9 @@ __global__ void shared_kernel(int* out, int bytes) {
 
 void run_mma(const uint32_t* a, const uint32_t* b, const float* c, float* d, bool tile) {
   launch(mma_kernel, dim3(1), 32, 0, nullptr, a, b, c, d, tile);
+}
+void run_fma(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out) {
+  launch(fma_kernel, dim3(1), 32, 0, nullptr, a, b, c, out);
 }
 void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans) {
   launch(ldmatrix_kernel, dim3(1), 32, 0, nullptr, rows, registers, trans);

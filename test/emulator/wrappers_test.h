@@ -18,6 +18,8 @@ void run_increment(int* data, int n, cudaStream_t stream);
 // one of the collectives a lane
 void run_shuffles(const int* in, int* out);  // out [6][32]: idx, xor, down, up, ballot, through shared memory
 void run_activations(const float* in, float* out, int n);  // out [3][n]: gelu, silu, exp2
+// out[i] = a[i] * b[i] + c[i] of bf16 pairs; i < 32
+void run_fma(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out);
 // *out = 3 by way of 4 KiB of declared shared memory and `bytes` of dynamic
 void run_shared(int* out, int bytes);
 // writes past the end of `data`
