@@ -122,18 +122,18 @@ async function answerAll(
   { missing, maxNewTokens }: AnnotateFlags,
   signal: AbortSignal,
 ): Promise<void> {
-  const todo = mine.filter(({ index }) => !out.has(index))
+  const unanswered = mine.filter(({ index }) => !out.has(index))
   const startedAt = performance.now()
   let scene: Scene | undefined
   let seen = ''
   await withProgress('Asking', async (progress) => {
-    for (const [done, moment] of todo.entries()) {
+    for (const [done, moment] of unanswered.entries()) {
       signal.throwIfAborted()
       const left =
         done === 0
           ? ''
-          : `, ${formatDuration((((performance.now() - startedAt) / done) * (todo.length - done)) / 1000)} left`
-      progress.update(done / todo.length, `${done} of ${todo.length} moments${left}`)
+          : `, ${formatDuration((((performance.now() - startedAt) / done) * (unanswered.length - done)) / 1000)} left`
+      progress.update(done / unanswered.length, `${done} of ${unanswered.length} moments${left}`)
       const line: AnsweredMoment = {
         moment: moment.index,
         moments: count,
