@@ -109,7 +109,7 @@ export const loadOptions = {
     },
   },
   /**
-   * What weights are kept as on the CPU, made at load from any checkpoint. `bf16` (default). `int8`: one scale a row. `int4`: the decoder's layers
+   * What weights are kept as, made at load from any checkpoint. `bf16` (default). `int8`: one scale a row. `int4`: the decoder's layers
    * in groups of 32 with a scale each, vision tower, projector and head as `int8`. See docs/quantisation.md for what it costs.
    */
   weights: {
@@ -118,18 +118,18 @@ export const loadOptions = {
     default: 'bf16',
     flag: {
       name: '--weights <type>',
-      help: 'int8 and int4 are for the CPU',
+      help: 'int8 and int4 take less memory',
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
-  /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token. Default `bf16`. */
+  /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token; CPU only. Default `bf16`. */
   activations: {
     kind: 'choice',
     of: ['bf16', 'int8'],
     default: 'bf16',
     flag: {
       name: '--activations <type>',
-      help: 'int8 goes with weights in 8 or 4 bits',
+      help: 'int8 goes with weights in 8 or 4 bits, on the CPU',
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },
