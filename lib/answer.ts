@@ -6,6 +6,7 @@ export interface Usage {
   promptTokens: number
   /** Those of them that are image. */
   imageTokens: number
+  /** Tokens of the answer. */
   answerTokens: number
 }
 
@@ -31,6 +32,7 @@ export interface Timings {
 
 /** A token of an answer. */
 export interface TokenLogprob {
+  /** Number of the token in the vocabulary. */
   id: number
   /** Its own text; a token that is a part of a character shows as U+FFFD. */
   text: string
@@ -40,13 +42,16 @@ export interface TokenLogprob {
 
 /** One answer. */
 export interface Answer {
+  /** What the model said, without special tokens and stop string. */
   text: string
   /**
    * `stop`: the model ended its turn, or a stop string came; `length`: `maxNewTokens` or the end of the context; `cancelled`: the
    * reader of a stream left early.
    */
   finishReason: 'stop' | 'length' | 'cancelled'
+  /** Tokens it took. */
   usage: Usage
+  /** Milliseconds it took, by stage. */
   timings: Timings
   /** With `logprobs`: every token that was generated, those of a stop string too. */
   logprobs?: TokenLogprob[]

@@ -12,7 +12,9 @@ import { buildQuestion, buildTurn } from './text/prompt.ts'
 
 /** One question of a dialogue and its answer. */
 export interface ChatTurn {
+  /** As it was asked. */
   question: string
+  /** As it was given. */
   answer: string
 }
 

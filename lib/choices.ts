@@ -13,6 +13,7 @@ import type { Tokenizer } from './text/tokenizer.ts'
 export interface Choice {
   /** Number of the likeliest choice. */
   index: number
+  /** The likeliest choice, as it was given. */
   choice: string
   /** Natural-log likelihood of each choice, normalised as asked for. */
   logprobs: number[]

@@ -27,8 +27,10 @@ export type ErrorCode = (typeof errorCodes)[number]
 
 /** What this package throws: a code for programs, a sentence for people. */
 export class ModelError extends Error {
+  /** One of a closed list; a sentence may change, its code does not. */
   readonly code: ErrorCode
 
+  /** An error with a code and a sentence. */
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
     super(message, options)
     this.name = 'ModelError'

@@ -20,6 +20,7 @@ export interface LocatedBox {
 
 /** An answer that says where something is. */
 export interface Located {
+  /** What was found, in the order of the answer. */
   boxes: LocatedBox[]
   /** The answer with labels in place of boxes. */
   text: string

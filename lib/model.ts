@@ -34,9 +34,11 @@ import type { CacheInfo } from './weight-cache.ts'
 export interface ModelInfo {
   /** Name of its folder. */
   name: string
+  /** Path of its folder. */
   dir: string
-  /** Of a folder in the hub's cache: the repository, and which commit of it this is. */
+  /** Of a folder in the hub's cache: the repository. */
   repository?: string
+  /** Of a folder in the hub's cache: which commit of the repository this is. */
   commit?: string
   /** Such as `internvl2-qwen2`. */
   family: string
@@ -44,14 +46,17 @@ export interface ModelInfo {
   template: string
   /** What to know about the folder's files, and what to do, a sentence or two each; also given to `process.emitWarning`. */
   warnings: readonly string[]
+  /** Weights of the checkpoint, by number. */
   parameters: number
   /** `cpu` or `cuda:N`. */
   device: string
   /** Why `device: 'auto'` took the CPU and no NVIDIA GPU; undefined otherwise. */
   deviceReason: string | undefined
+  /** What the network computes in. */
   precision: 'bf16' | 'f32'
   /** What weights are kept as; with precision `f32` as they are stored. */
   weights: 'bf16' | 'int8' | 'int4'
+  /** What the language model's activations are multiplied as; `int8` on the CPU alone. */
   activations: 'bf16' | 'int8'
   /** What came of the option `cache`; absent without it. */
   cache?: CacheInfo
@@ -65,6 +70,7 @@ export interface ModelInfo {
   layout: 'canvas' | 'separate' | 'single'
   /** Cameras of the canvas, row by row; empty for other layouts. */
   cameras: readonly string[]
+  /** Bytes that are reserved, and what a token takes of them. */
   memory: {
     /** Reserved on the device: weights, KV cache (`kvMemory`, in whole pages), scratch. */
     weightsBytes: number
@@ -124,6 +130,7 @@ export interface ModelParts {
  * await model.dispose()
  */
 export class Model {
+  /** What was loaded, and where to. */
   readonly info: ModelInfo
   readonly #parts: ModelParts
   readonly #context: ModelContext

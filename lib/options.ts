@@ -30,6 +30,7 @@ import { pictureHead, refusePlaceholders, type TextReading } from './text/placeh
 export interface LoadProgress {
   /** Bytes of weights that are loaded. */
   doneBytes: number
+  /** Bytes of all weights. */
   totalBytes: number
 }
 

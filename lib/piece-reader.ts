@@ -4,6 +4,7 @@
 export interface AnswerPiece {
   /** Number of the question, from 0. */
   index: number
+  /** What comes next in that answer. */
   text: string
 }
 

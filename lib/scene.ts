@@ -37,6 +37,7 @@ import type { ViewSources } from './views/prepared.ts'
 export interface SceneInfo {
   /** Tokens in the KV cache. */
   tokens: number
+  /** Of the tokens, those that are image. */
   imageTokens: number
   /** Tiles of the views. */
   tiles: number
@@ -88,6 +89,7 @@ export interface SceneOrigin {
  * scene.dispose()
  */
 export class Scene {
+  /** What it is, and what seeing it cost. */
   readonly info: SceneInfo
   readonly #context: ModelContext
   readonly #entry: SceneEntry<SeenViews>

@@ -8,6 +8,7 @@ import type { NativeModel, NativeModelOptions } from './native.ts'
 
 /** What came of `cache: true`. */
 export interface CacheInfo {
+  /** Path of the cache file. */
   file: string
   /** `read`: the weights are mapped from the file. `written`: this load made it. `none`: this load could not, and went on without. */
   state: 'read' | 'written' | 'none'

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // npm run docs: TypeDoc writes the reference of every entry of package.json's exports to .cache/docs, from the types. Fails where something that is
-// exported, or a method of it, has no sentence. Ends with `N passed, N failed`: those with and without.
+// exported, or a member of it, has no sentence. Ends with `N passed, N failed`: those with and without.
 
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'

@@ -50,12 +50,15 @@ export function regionQuestion(
 
 /** A label with its boxes in thousandths, as an answer has it. The label is empty where there is none. */
 export interface GroundedObject {
+  /** What the answer calls it. */
   label: string
+  /** [x1, y1, x2, y2] each, in thousandths of the picture. */
   boxes: Box[]
 }
 
 /** An answer taken apart: what it names, with boxes, and the text around. */
 export interface Grounding {
+  /** In the order of the answer. */
   objects: GroundedObject[]
   /** Text and objects in the order of the answer. */
   segments: (string | GroundedObject)[]
@@ -203,7 +206,9 @@ function skipSpace(text: string, from: number): number {
 
 /** An object found in an answer, in pixels. */
 export interface LocatedObject {
+  /** What the answer calls it. */
   label: string
+  /** Each in pixels of a camera, and in thousandths of the picture as the answer has it. */
   boxes: (CameraBox & { thousandths: Box })[]
 }
 

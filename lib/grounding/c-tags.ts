@@ -34,6 +34,7 @@ export function drivelmQuestion(question: string, geometry: CanvasGeometry = dri
 
 /** How c-tags in an answer are converted. */
 export interface AnswerTagOptions {
+  /** Where the views lie; DriveLM's six by default. */
   geometry?: CanvasGeometry
   /**
    * Print clamped coordinates as `0.0`, `1600.0`, `900.0`. The reference prints them as whole numbers, which the challenge's

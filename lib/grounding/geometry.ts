@@ -6,16 +6,21 @@ import { ModelError } from '../errors.ts'
 
 /** Width and height in pixels. */
 export interface Size {
+  /** Pixels. */
   width: number
+  /** Pixels. */
   height: number
 }
 
 /** Where the views lie on a stitched canvas. */
 export interface CanvasGeometry {
+  /** Cells in a row. */
   columns: number
+  /** Rows of cells. */
   rows: number
-  /** Pixels of a cell; each view is resized to it, its aspect not kept. */
+  /** Pixels across a cell; each view is resized to the cell, its aspect not kept. */
   cellWidth: number
+  /** Pixels down a cell. */
   cellHeight: number
   /** Camera of each cell, row by row. */
   cameras: readonly string[]
@@ -28,7 +33,9 @@ export type Box = readonly [number, number, number, number]
 
 /** A box in a camera's own pixels. */
 export interface CameraBox {
+  /** Name of the camera, such as `CAM_FRONT`. */
   camera: string
+  /** [x1, y1, x2, y2] in pixels of its picture. */
   box: Box
 }
 

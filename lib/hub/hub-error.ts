@@ -22,10 +22,12 @@ export type HubReason =
 
 /** A {@link ModelError} `DOWNLOAD_FAILED` with what a program may want to know of it. */
 export class HubError extends ModelError {
+  /** What kind of failure it is. */
   readonly reason: HubReason
   /** HTTP status, where there was one. */
   readonly status: number | undefined
 
+  /** An error of a download. */
   constructor(reason: HubReason, message: string, options: ErrorOptions & { status?: number } = {}) {
     super('DOWNLOAD_FAILED', message, options)
     this.reason = reason

@@ -28,8 +28,9 @@ import { get, readBody, withRetries } from './requests.ts'
 export interface DownloadProgress {
   /** The file that the last bytes are of. */
   file: string
-  /** Bytes of all files that are here, of so many that are fetched; those of an earlier try count. */
+  /** Bytes of all files that are here; those of an earlier try count. */
   doneBytes: number
+  /** Bytes of all files that are fetched. */
   totalBytes: number
   /** Files that are fetched. */
   files: number

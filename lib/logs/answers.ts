@@ -9,28 +9,37 @@ import { McapFile } from './mcap.ts'
 
 /** A time as Foxglove's JSON has it. */
 export interface JsonTime {
+  /** Whole seconds since 1970. */
   sec: number
+  /** Nanoseconds of the second, 0 to 999,999,999. */
   nsec: number
 }
 
 /** A question about a moment, and its answer. */
 export interface MomentAnswer {
+  /** As it was asked. */
   question: string
+  /** What the model said. */
   answer: string
-  /** `ask`, or `locate` with boxes in pixels of the camera's picture as it was published: x1, y1, x2, y2. */
+  /** How it was asked. */
   kind: 'ask' | 'locate'
+  /** Of `locate`: what was found, in pixels of the camera’s picture as it was published: x1, y1, x2, y2. */
   boxes: { camera: string; label: string; box: readonly [number, number, number, number] }[]
 }
 
 /** A moment and what was answered about it. */
 export interface AnsweredMoment {
-  /** Number among the moments of the run, from 0, and how many those are. */
+  /** Number among the moments of the run, from 0. */
   moment: number
+  /** Moments of the run. */
   moments: number
+  /** What the run tells its model apart by. */
   model: string
+  /** Time of the reference camera's picture. */
   timestamp: JsonTime
   /** Topic and time of each camera's picture. */
   cameras: Record<string, { topic: string; timestamp: JsonTime }>
+  /** In the order of the questions; empty where it was skipped. */
   answers: MomentAnswer[]
   /** Why it was not asked about. */
   skipped?: string
@@ -52,6 +61,7 @@ export function annotationTopic(topic: string): string {
  * Answers of one run. What is written is safe from then on: a run that is killed goes on with `resume`.
  */
 export class AnswerLog {
+  /** Path of what is written. */
   readonly file: string
   readonly #lines: Map<number, AnsweredMoment>
   readonly #journal: Awaited<ReturnType<typeof open>>

@@ -14,6 +14,7 @@ export interface Channel {
 
 /** Where a message lies: byte of its record, or of its chunk and then in the chunk; in SQLite the row. */
 export interface Place {
+  /** Number of the file in the log, from 0. */
   file: number
   /** Byte of the chunk in the file; -1 where the message is in none. */
   chunk: number

@@ -32,6 +32,7 @@ export interface LogOptions {
 
 /** A topic of a log. */
 export interface LogTopic {
+  /** Name of the topic. */
   topic: string
   /** Of its messages, as written: `sensor_msgs/msg/CompressedImage`. */
   schema: string
@@ -41,8 +42,9 @@ export interface LogTopic {
   count: number
   /** Messages a second, by the log's clock; undefined for fewer than two. */
   hz: number | undefined
-  /** Log time of the first and the last message, ns. */
+  /** Log time of the first message, ns. */
   first: bigint
+  /** Log time of the last message, ns. */
   last: bigint
   /** What kind of pictures it has; undefined for topics of other things. */
   kind: PictureKind | undefined
@@ -50,25 +52,33 @@ export interface LogTopic {
   problem: string | undefined
   /** Of one of its pictures: the writer's name for a file's format, or the encoding of pixels. */
   format: string | undefined
+  /** Of one of its pictures, in pixels. */
   width: number | undefined
+  /** Of one of its pictures, in pixels. */
   height: number | undefined
+  /** Of one of its pictures: the `frame_id` of its header. */
   frameId: string | undefined
 }
 
 /** A picture of a log. */
 export interface LogPicture extends PictureMessage {
+  /** The topic it was published on. */
   topic: string
-  /** ns */
+  /** When it was recorded, ns. */
   logTime: bigint
+  /** When it was published, ns; as `logTime` where the file keeps one time alone. */
   publishTime: bigint
 }
 
 /** Which pictures, by topic and the log's clock. */
 export interface PictureSelection {
+  /** Only these; by default all that have pictures. */
   topics?: readonly string[] | undefined
-  /** ns */
+  /** Only what was recorded at this time or later, ns. */
   from?: bigint | undefined
+  /** Only what was recorded at this time or earlier, ns. */
   to?: bigint | undefined
+  /** Ends the iteration with `ABORTED`. */
   signal?: AbortSignal | undefined
 }
 

@@ -24,13 +24,15 @@ export interface MomentOptions {
   count?: number | undefined
   /** The moment nearest to each message of this topic. */
   on?: string | undefined
-  /** Only what is in the log from here to there: seconds from the log's first message (a number), or ns (a bigint). */
+  /** Only what is in the log from here: seconds from the log's first message (a number), or ns (a bigint). */
   from?: number | bigint | undefined
+  /** Only what is in the log up to here; as `from`. */
   to?: number | bigint | undefined
   /** Seconds that a picture may be apart from that of the reference camera. Default 0.1. */
   maxSkew?: number | undefined
   /** A moment that lacks a camera is left out (default), or given without it. */
   missing?: 'skip' | 'keep' | undefined
+  /** Ends the search with `ABORTED`. */
   signal?: AbortSignal | undefined
 }
 
@@ -56,11 +58,13 @@ export interface Moment {
 export interface MomentReport {
   /** The camera that the others are matched with. */
   reference: string
-  /** Moments that there are, whether asked for or not, and those that lacked a camera. */
+  /** Moments that there are, whether asked for or not. */
   made: number
+  /** Of these, those that lacked a camera. */
   incomplete: number
-  /** Of the moments made, ns. */
+  /** Median of {@link Moment.skew} over the moments made, ns. */
   medianSkew: bigint
+  /** Largest {@link Moment.skew} of the moments made, ns. */
   largestSkew: bigint
   /** A camera's pictures, those in no moment, and its usual distance from the reference, ns. */
   cameras: Readonly<Record<string, { pictures: number; unused: number; offset: bigint }>>
@@ -68,7 +72,9 @@ export interface MomentReport {
 
 /** The moments of a log that are asked for, and what became of the rest. */
 export interface MomentPlan {
+  /** Those that are asked for, in order of time. */
   moments: readonly Moment[]
+  /** What became of the pictures. */
   report: MomentReport
 }
 

@@ -7,18 +7,23 @@ export type PictureKind = 'compressed' | 'raw' | 'video'
 
 /** A picture as its message has it: a file's bytes, or pixels in an encoding. */
 export interface PictureMessage {
+  /** A file's bytes, or pixels. */
   kind: PictureKind
   /** When it was taken, ns; undefined where the driver left it out or it is none. */
   stamp: bigint | undefined
+  /** The `frame_id` of its header; empty where there is none. */
   frameId: string
   /** Of a file: what the writer called it, `jpeg` or `rgb8; jpeg compressed bgr8`. The bytes decide. */
   format: string
   /** Of pixels: `rgb8`, `bayer_rggb8`, … */
   encoding: string
+  /** Of pixels: how many a row; 0 for a file. */
   width: number
+  /** Of pixels: rows; 0 for a file. */
   height: number
   /** Bytes from one row to the next. */
   step: number
+  /** Of pixels with 16 bits: the high byte is first. */
   bigEndian: boolean
   /** A view of the message. */
   data: Uint8Array

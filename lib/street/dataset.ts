@@ -15,7 +15,9 @@ export interface StreetDatasetOptions extends StreetOptions {
   seed: number
   /** A folder that is not there yet, or is empty. */
   out: string
+  /** Ends the drawing with `ABORTED`; nothing is left of it. */
   signal?: AbortSignal
+  /** Called with the moments that are drawn. */
   onProgress?: (done: number) => void
 }
 
@@ -23,6 +25,7 @@ export interface StreetDatasetOptions extends StreetOptions {
 export interface StreetDataset {
   /** The questions, in the layout of DriveLM-nuScenes. */
   file: string
+  /** How many there are. */
   questions: number
   /** Questions of each type. */
   types: Partial<Record<QuestionType, number>>

@@ -18,19 +18,25 @@ export type Shape = (typeof shapes)[number]
 
 /** A kind of object: how it is named, how it is drawn, how often it comes. */
 export interface ObjectKind {
+  /** One of them, as questions and answers name it. */
   name: string
+  /** Several of them, likewise. */
   plural: string
+  /** What it is drawn as. */
   shape: Shape
-  /** How likely it is among single objects, and among views that repeat one kind. */
+  /** Its weight among the kinds of single objects, 0 to 1000. */
   share: number
+  /** Its weight among the kinds that a view repeats, 0 to 1000. */
   repeated: number
 }
 
 /** A kind of weather: what is said of it, and what it does to colours. */
 export interface Weather {
+  /** What questions and answers call it. */
   name: string
   /** The answer to how the weather is. */
   sentence: string
+  /** Its weight among the kinds of weather, 0 to 1000. */
   share: number
   /** What colours are multiplied with. */
   tint: Rgb
@@ -38,6 +44,7 @@ export interface Weather {
   sky: readonly [Rgb, Rgb, Rgb]
   /** What the road's grey is multiplied with. */
   wet: number
+  /** Colour of the windows of buildings. */
   windows: Rgb
   /** Streaks of rain, or flakes of snow, over the finished picture. */
   falling?: 'rain' | 'snow'
@@ -49,6 +56,7 @@ export interface Weather {
 
 /** A camera of a domain: its name and where it looks. */
 export interface View {
+  /** Such as `CAM_FRONT`. */
   name: string
   /** `to the <direction> of the ego car`. */
   direction: string
@@ -86,21 +94,29 @@ export type QuestionType = (typeof questionTypes)[number]
  * `{box}` a box, `{options}` lettered choices.
  */
 export interface Wording {
+  /** By type; one of the forms is drawn. */
   questions: Readonly<Record<QuestionType, readonly string[]>>
   /** Answers of the light: none, red, yellow, green. */
   light: readonly [string, string, string, string]
+  /** The answer that something is so. */
   yes: string
+  /** The answer that it is not. */
   no: string
-  /** The whole action, and the short one of lettered choices. */
+  /** What the ego car should do, as a whole sentence. */
   actions: Readonly<Record<Plan, string>>
+  /** The same in short, for lettered choices. */
   short: Readonly<Record<Plan, string>>
 }
 
 /** A world to draw moments of: weather, objects, cameras and the words of questions, as data. */
 export interface Domain {
+  /** What tells it apart. */
   name: string
+  /** One of these is drawn for each moment. */
   weather: readonly Weather[]
+  /** The side of the road that is driven on. */
   traffic: 'right' | 'left'
+  /** Kinds of objects there are. */
   objects: readonly ObjectKind[]
   /** Colours of vehicles, by name. */
   colours: Readonly<Record<string, Rgb>>
@@ -110,9 +126,11 @@ export interface Domain {
   views: readonly View[]
   /** Field of view across a picture, in degrees. */
   fieldOfView: number
+  /** Colours of the ground beside the road, of which one is drawn. */
   verges: readonly Rgb[]
   /** Grey of the road: least and most. */
   road: readonly [number, number]
+  /** The words of questions and answers. */
   wording: Wording
 }
 

@@ -25,8 +25,11 @@ export interface Sighting {
 export interface StreetView {
   /** [size, size, 3], RGB. */
   data: Uint8Array<ArrayBuffer>
+  /** Pixels; pictures are square. */
   width: number
+  /** Pixels. */
   height: number
+  /** What is visible of each object. */
   sightings: Sighting[]
 }
 

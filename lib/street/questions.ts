@@ -7,8 +7,11 @@ import { isVehicle, type World, type WorldObject, walksAcross } from './world.ts
 
 /** A question about a drawn moment, with its true answer. */
 export interface StreetQuestion {
+  /** What kind of question it is. */
   type: QuestionType
+  /** In the words of the domain. */
   question: string
+  /** True of the moment. */
   answer: string
   /** The view it is about; the front one for questions about everything. */
   view: number
@@ -18,12 +21,15 @@ export interface StreetQuestion {
 
 /** An object that can be asked about, in one view. */
 export interface Seen extends Sighting {
+  /** The object. */
   thing: WorldObject
 }
 
 /** What is certain of one view. */
 export interface ViewFacts {
+  /** Number of the domain's view. */
   view: number
+  /** Objects that are clear in it. */
   seen: Seen[]
   /** Kinds of which something is there that is not clear: nothing is asked about them. */
   unclear: Set<number>

@@ -19,10 +19,13 @@ export interface StreetOptions {
 
 /** A drawn moment: its world, its pictures and questions about it. */
 export interface StreetScene {
+  /** What is true of it. */
   world: World
   /** As the domain's views: `views[i]` is `world.domain.views[i].name`. Raw pictures, as `see` and `ask` take them. */
   views: StreetView[]
+  /** What is certain of each view. */
   facts: ViewFacts[]
+  /** Drawn questions with their true answers. */
   questions: StreetQuestion[]
   /** What each camera sees, in one text; undefined where something is not clear. */
   caption: string | undefined

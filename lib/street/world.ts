@@ -25,12 +25,17 @@ export function isVehicle(shape: Shape): boolean {
 export interface WorldObject {
   /** Number in the domain's list of kinds. */
   kind: number
+  /** As its kind's. */
   shape: Shape
+  /** Metres ahead of the ego car; its middle. */
   x: number
+  /** Metres to the left of the ego car; its middle. */
   y: number
+  /** Where it points: radians to the left of straight ahead. */
   heading: number
   /** Number in the domain's colours; −1 for what is no vehicle. */
   colour: number
+  /** Number in the domain's clothes; used for people alone. */
   clothes: number
   /** 0 stands, 1 walks to the left of the picture, 2 to the right. */
   pose: 0 | 1 | 2
@@ -49,24 +54,37 @@ export type Light = 0 | 1 | 2 | 3
 
 /** Everything that is true of a drawn moment; pictures and answers follow from it. */
 export interface World {
+  /** The seed it was made from. */
   seed: number
+  /** The domain it was made for. */
   domain: Domain
+  /** As the domain's views. */
   cameras: readonly Camera[]
   /** Number in the domain's weather. */
   weather: number
+  /** What the ego car should do. */
   plan: Plan
+  /** The traffic light. */
   light: Light
+  /** Metres from the ego car ahead to the traffic light. */
   lightX: number
+  /** Metres from the ego car to the left to it. */
   lightY: number
   /** Metres to the crosswalk; 0: there is none. */
   crosswalk: number
+  /** Everything that can be asked about. */
   objects: WorldObject[]
+  /** Everything else that is drawn. */
   clutter: Clutter[]
+  /** What all colours are multiplied with, 0.9 to 1.08. */
   tone: number
+  /** Grey of the road, 0 to 255. */
   road: number
+  /** Colour of the ground beside the road. */
   verge: Rgb
   /** Levels of noise in pictures. */
   noise: number
+  /** Colour of the ego car where a camera sees it. */
   egoColour: Rgb
 }
 

@@ -24,34 +24,51 @@ export type JsonValue = null | boolean | number | string | readonly JsonValue[] 
  * (`title`, `description`, `default`, `examples`, `$schema`, `$id`, `$comment`).
  */
 export interface JsonSchema {
+  /** What the value is; one of a list. Needed unless there is `enum`, `const` or `anyOf`. */
   type?: JsonType | readonly JsonType[]
+  /** The values there are, in place of `type`. */
   enum?: readonly JsonValue[]
+  /** The one value there is, in place of `type`. */
   const?: JsonValue
+  /** Schemas of which one holds, in place of `type`. */
   anyOf?: readonly JsonSchema[]
-  /** Written in this order. */
+  /** Of an object: its members, written in this order. */
   properties?: Readonly<Record<string, JsonSchema>>
-  /** Properties that are not named may be left out. Default: all are written. */
+  /** Of an object: members that are written. Those that are not named may be left out. Default: all are written. */
   required?: readonly string[]
+  /** Of an object: either value is taken, and answers have no members but `properties`. */
   additionalProperties?: boolean
+  /** Of an array: what each of its items is; needed unless `maxItems` is 0. */
   items?: JsonSchema
+  /** Of an array; default 0. */
   minItems?: number
+  /** Of an array; without it there may be any number. */
   maxItems?: number
-  /** In characters. */
+  /** Of a string, in characters; default 0. */
   minLength?: number
-  /** In characters. Without it a string may go on to the end of the answer. */
+  /** Of a string, in characters. Without it a string may go on to the end of the answer. */
   maxLength?: number
-  /** Whole numbers. */
+  /** Least number; a whole one of at most 15 digits. */
   minimum?: number
-  /** Whole numbers. */
+  /** Greatest number; a whole one of at most 15 digits. */
   maximum?: number
+  /** Of an integer: it is above this whole number. */
   exclusiveMinimum?: number
+  /** Of an integer: it is below this whole number. */
   exclusiveMaximum?: number
+  /** Constrains nothing. */
   title?: string
+  /** Constrains nothing, and the model does not see it. */
   description?: string
+  /** Constrains nothing. */
   default?: unknown
+  /** Constrains nothing. */
   examples?: readonly unknown[]
+  /** Constrains nothing. */
   $schema?: string
+  /** Constrains nothing. */
   $id?: string
+  /** Constrains nothing. */
   $comment?: string
 }
 

@@ -9,6 +9,7 @@ import type { AdaptSettings, PackBounds } from './types.ts'
 export interface MemoryOfTraining {
   /** One f32 copy, which the network reads. */
   weightsBytes: number
+  /** One f32 value for each parameter that is trained. */
   gradientsBytes: number
   /** AdamW's two. */
   momentsBytes: number
@@ -18,6 +19,7 @@ export interface MemoryOfTraining {
   activationsBytes: number
   /** Pictures of the packs of two steps and the process itself, about. */
   otherBytes: number
+  /** All of the above. */
   totalBytes: number
   /** What this machine has, or the limit that the process was given. */
   availableBytes: number

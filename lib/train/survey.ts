@@ -6,18 +6,23 @@ import type { ListedSample, SampleSource } from './sample-lists.ts'
 
 /** What was found in one list. */
 export interface ListSurvey {
+  /** As messages name it. */
   name: string
+  /** Whether it is general data, not of the domain. */
   general: boolean
   /** Lines of the file. */
   samples: number
+  /** Samples that are learned from. */
   used: number
   /** Samples left out, by reason; where the first few stand. */
   leftOut: Partial<Record<LeftOut, { count: number; examples: string[] }>>
   /** Samples whose last question nobody answers: used without it. */
   trailingQuestions: number
-  /** Of the samples used. */
+  /** Tokens of the samples used. */
   tokens: number
+  /** Of these, tokens that are learned. */
   learned: number
+  /** Tiles of the samples used. */
   tiles: number
   /** Hexadecimal SHA-256 of ids, labels, tiles and the sizes and times of pictures of the samples used. */
   digest: string

@@ -45,8 +45,9 @@ export interface TrainingDataOptions {
   questionsPerMoment?: number | undefined
   /** Tokens that a sample is cut to; default 8192, or what the model was made for. */
   maxLength?: number | undefined
-  /** Limits of a pack; default 16384 tokens and 48 tiles. */
+  /** Most tokens of a pack; default 16384. */
   maxPackTokens?: number | undefined
+  /** Most tiles of a pack; default 48. */
   maxPackTiles?: number | undefined
   /** Encode tiles as JPEG and decode them, for files that are no meta file; default false. */
   augment?: boolean | undefined
@@ -62,6 +63,7 @@ export interface TrainingDataOptions {
   pictures?: PictureCheck | undefined
   /** Bytes of tiles that may be decoded ahead of their step; default 512 MiB. */
   aheadBytes?: number | undefined
+  /** Ends the opening with `ABORTED`. */
   signal?: AbortSignal | undefined
   /** Called while the samples are looked through. */
   onProgress?: ((done: number, total: number) => void) | undefined
@@ -78,7 +80,9 @@ interface OpenList {
 export interface OperationCount {
   /** Questions of the pass. */
   samples: number
+  /** Operations as it is trained: pictures and what stands before the questions once for all questions of a unit. */
   shared: number
+  /** Operations if each question were a sample of its own. */
   separate: number
 }
 

@@ -9,11 +9,13 @@ import type { Schedule } from './schedule.ts'
  * the prefix. A span with a prefix comes after the span that is its prefix, with no other family between the two.
  */
 export interface TrainingSpan {
-  /** First row, and number of rows. Spans follow one another and cover all rows. */
+  /** First row. Spans follow one another and cover all rows. */
   row: number
+  /** Number of rows. */
   rows: number
-  /** The earlier span that these rows continue; 0 and 0 for none. */
+  /** First row of the earlier span that these rows continue; 0 for none. */
   prefixRow: number
+  /** Rows of that span; 0 for none. */
   prefixRows: number
 }
 
@@ -34,9 +36,11 @@ export interface TrainingTargets {
 export interface TrainingPack {
   /** [rows]; token ids, −1 takes the next image token. */
   ids: Int32Array
+  /** In the order of their rows. */
   spans: TrainingSpan[]
   /** [tiles, tileSize, tileSize, 3] RGB in the order of their image tokens; null for none. */
   tiles: Uint8Array | null
+  /** What is learned. */
   targets: TrainingTargets
   /** The samples in it, as messages name them, such as `file.jsonl:12`. */
   names: string[]
@@ -46,7 +50,9 @@ export interface TrainingPack {
 
 /** Sizes that no pack of a source exceeds: memory is reserved by them before the first step. */
 export interface PackBounds {
+  /** Most rows of a pack. */
   rows: number
+  /** Most tiles of a pack. */
   tiles: number
 }
 
@@ -57,6 +63,7 @@ export interface PackBounds {
 export interface PackSource {
   /** Updates of the run. */
   readonly steps: number
+  /** Sizes that no pack of it exceeds. */
   readonly bounds: PackBounds
   /**
    * Hexadecimal digest of all that packs are made from: lists, options, seed, tokenizer, the sizes and times of pictures. A run does not go
@@ -96,9 +103,11 @@ export interface AdaptSettings {
   warmupRatio: number
   /** Default 0. */
   warmupSteps: number
-  /** AdamW's; default 0.9, 0.999 and 1e-8. */
+  /** AdamW's decay of the first moment; default 0.9. */
   beta1: number
+  /** AdamW's decay of the second moment; default 0.999. */
   beta2: number
+  /** AdamW's, beside the root of the second moment; default 1e-8. */
   eps: number
   /** Default 0.01. */
   weightDecay: number
@@ -162,6 +171,7 @@ export interface AdaptOptions extends Partial<AdaptSettings> {
 export interface AdaptStep {
   /** From 0. */
   step: number
+  /** Updates of the run. */
   steps: number
   /** Of this update, by the weights it started from. */
   loss: number
@@ -169,15 +179,21 @@ export interface AdaptStep {
   gradientNorm: number
   /** That this update used. */
   learningRate: number
-  /** Rows, targets, tiles and questions it learned from. */
+  /** Rows it learned from: tokens of all packs. */
   tokens: number
+  /** Tokens that were learned. */
   targets: number
+  /** Tiles it learned from. */
   tiles: number
+  /** Questions it learned from. */
   questions: number
-  /** Reading packs, and all of the step. */
+  /** Waiting for its packs. */
   dataMs: number
+  /** All of the step. */
   stepMs: number
+  /** `tokens` over what the step took. */
   tokensPerSecond: number
+  /** `questions` over what the step took. */
   questionsPerSecond: number
   /** Estimate from the steps of this call. */
   secondsLeft: number

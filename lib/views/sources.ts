@@ -15,8 +15,11 @@ import { className, describeValue, isThenable } from '../messages.ts'
  * `BAD_VIEW`; a change of few pixels may go unnoticed.
  */
 export interface RawPicture {
+  /** [height, width, 3], RGB of 8 bits. */
   data: Uint8Array | Uint8ClampedArray | ArrayBuffer
+  /** Pixels. */
   width: number
+  /** Pixels. */
   height: number
 }
 

@@ -1,8 +1,5 @@
-// What of TypeDoc's JSON has a sentence that says what it is: every export of every entry, and of its own members those that are called or read by a
-// getter. Fields of plain objects are told by their names and types.
-
-const method = 2048 // TypeDoc's ReflectionKind
-const accessor = 262144
+// What of TypeDoc's JSON has a sentence that says what it is: every export of every entry, and every member of it. Members of an object written inside
+// another type are told by the sentence of what has that type.
 
 /** @returns {{ passed: number, without: string[] }} how many have one, and the names of those that have none. */
 export function sentences(reference) {
@@ -33,7 +30,6 @@ function described({ comment, signatures = [], type, getSignature }) {
 // Those of the language, such as [Symbol.dispose], and what a class has of another one, are described there.
 function members({ children = [], type }) {
   return [...children, ...(type?.declaration?.children ?? [])].filter(
-    ({ kind, name, inheritedFrom }) =>
-      (kind === method || kind === accessor) && !name.startsWith('[') && !inheritedFrom,
+    ({ name, inheritedFrom }) => !name.startsWith('[') && !inheritedFrom,
   )
 }

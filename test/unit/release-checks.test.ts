@@ -47,7 +47,7 @@ test('every package that is fetched is pinned by version and hash', () => {
   for (const row of rows) expect(row).toMatch(/^(sysroot|cuda|run) +\w+ +(amd64|arm64) +\S+ +\d\S* +[0-9a-f]{64}$/)
 })
 
-test('the reference tells exports and methods without a sentence', () => {
+test('the reference tells exports and members without a sentence', () => {
   const comment = { summary: [{ kind: 'text', text: 'What it is.' }] }
   const called = (name: string, more = {}) => ({ name, kind: 2048, signatures: [{ name, ...more }] })
   const reference = {
@@ -66,6 +66,6 @@ test('the reference tells exports and methods without a sentence', () => {
   }
   expect(sentences(reference)).toEqual({
     passed: 4,
-    without: ['index: Told.untold', 'index: Plain', 'index: blank'],
+    without: ['index: Told.untold', 'index: Plain', 'index: Plain.field', 'index: blank'],
   })
 })

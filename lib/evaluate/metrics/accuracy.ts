@@ -5,8 +5,11 @@ import type { Box } from '../../grounding/geometry.ts'
 
 /** Share of right answers, with the count it comes from; null if there was nothing to answer. */
 export interface Accuracy {
+  /** `right` over `count`, 0 to 1; null where `count` is 0. */
   value: number | null
+  /** Answers that were right. */
   right: number
+  /** Answers that were judged. */
   count: number
 }
 
@@ -105,7 +108,9 @@ export function accuracyOf(verdicts: readonly boolean[]): Accuracy {
 
 /** A short answer with what it should be, as NuScenes-QA and similar sets have them. */
 export interface KindedAnswer {
+  /** What the model said. */
   answer: string
+  /** What is right. */
   reference: string
   /** Kind of question, `exist`, `count`, …; NuScenes-QA's `template_type`. */
   kind?: string | undefined
@@ -115,8 +120,11 @@ export interface KindedAnswer {
 
 /** Exact accuracy overall, by kind, and by kind and hop (`exist H0`), in order of first occurrence. */
 export interface KindAccuracy {
+  /** Over all answers. */
   overall: Accuracy
+  /** By {@link KindedAnswer.kind}, of the answers that have one. */
   byKind: Record<string, Accuracy>
+  /** By kind and hop, such as `exist H0`, of the answers that have a hop; `any` stands for a kind that is missing. */
   byKindAndHop: Record<string, Accuracy>
 }
 

@@ -13,7 +13,9 @@ export type BleuScores = [number, number, number, number]
 
 /** One hypothesis and its references, all tokenised. */
 export interface CaptionItem {
+  /** Words of the caption, with a blank between them. */
   hypothesis: string
+  /** The same of what it should be; one or more. */
   references: readonly string[]
 }
 

@@ -8,27 +8,39 @@ import { rougeL } from './rouge.ts'
 
 /** Corpus values under the names the evaluation code prints. CIDEr is raw, 0 to 10; the others 0 to 1. */
 export interface CaptionScores {
+  /** BLEU over single words, 0 to 1. */
   Bleu_1: number
+  /** BLEU up to pairs of words, 0 to 1. */
   Bleu_2: number
+  /** BLEU up to three words, 0 to 1. */
   Bleu_3: number
+  /** BLEU up to four words, 0 to 1. */
   Bleu_4: number
+  /** ROUGE-L, 0 to 1. */
   ROUGE_L: number
+  /** CIDEr, 0 to 10. */
   CIDEr: number
 }
 
 /** One caption within its corpus. */
 export interface CaptionItemScores {
-  /** As the metrics saw it. */
+  /** The caption as the metrics saw it: its words, with a blank between them. */
   tokens: string
+  /** The same of each reference. */
   referenceTokens: string[]
+  /** BLEU-1 to BLEU-4, 0 to 1 each. */
   bleu: BleuScores
+  /** ROUGE-L, 0 to 1. */
   rougeL: number
+  /** CIDEr, 0 to 10; it depends on the other references of the corpus. */
   cider: number
 }
 
 /** A text and what it should be; usually one reference, several are allowed. */
 export interface CaptionPair {
+  /** What is scored. */
   answer: string
+  /** What it should be; at least one. */
   references: readonly string[]
 }
 

@@ -18,7 +18,9 @@ import { matchPoints } from './match.ts'
 
 /** Questions of one frame, in the order they are numbered in. Only the fields used here. */
 export interface ScoredMoment {
+  /** Tells the frame apart, `<scene>_<frame>`. */
   key: string
+  /** Its questions; the first one sets the graph that gates the others. */
   questions: readonly Pick<Question, 'id' | 'text' | 'number' | 'reference' | 'tags' | 'kind'>[]
 }
 
@@ -40,34 +42,45 @@ export interface ScoreOptions {
 
 /** What is known about one scored question. */
 export interface ScoredItem {
+  /** Of the question. */
   id: string
+  /** Of its frame, as {@link ScoredMoment.key}. */
   key: string
+  /** As {@link Question.kind}. */
   kind: string
+  /** What it is scored by: 0 accuracy, 1 judge, 2 language, 3 match. */
   tags: readonly number[]
+  /** As it was given. */
   answer: string
+  /** What it should be. */
   reference: string
   /** Equal character by character; tag 0. */
   exact?: boolean
   /** {@link isRightLeniently}; tag 0. */
   lenient?: boolean
-  /** Tags 1 and 3. */
+  /** What the judge gave, 0 to 100; tags 1 and 3. */
   judge?: number
   /** Coordinate F1, 0 to 1; tag 3. */
   f1?: number
-  /** Tag 2. */
+  /** BLEU, ROUGE-L and CIDEr; tag 2. */
   caption?: CaptionItemScores
 }
 
 /** The parts of the final score on their own scales. */
 export interface ScoreParts {
+  /** Share of tag-0 answers that equal their references, 0 to 1. */
   accuracy: number | null
+  /** Mean of the judge over tag 1, 0 to 100. */
   chatgpt: number | null
+  /** Caption metrics over tag 2. */
   language: CaptionScores | null
+  /** Mean of coordinate F1 and judge over tag 3, 0 to 100. */
   match: number | null
 }
 
 /** All of the official score. Null stands for what could not be computed; {@link ScoreSheet.missing} says why. */
 export interface ScoreSheet extends ScoreParts {
+  /** {@link finalScore} of the parts, 0 to 1. */
   final: number | null
   /** The language group as it enters the final score, 0 to 1. */
   languageScore: number | null
@@ -77,6 +90,7 @@ export interface ScoreSheet extends ScoreParts {
   matchJudge: number | null
   /** Not part of the official score: {@link isRightLeniently} over tag 0. */
   lenientAccuracy: Accuracy
+  /** Answers that each part was computed from. */
   counts: { accuracy: number; chatgpt: number; language: number; match: number }
   /** One sentence for every part that is null. */
   missing: string[]
@@ -86,6 +100,7 @@ export interface ScoreSheet extends ScoreParts {
   gated: string[]
   /** Questions without a prediction, with `partial`. */
   unanswered: string[]
+  /** Objects that the first answer of each frame found, by the key of the frame; with gating. */
   graphs: Record<string, Graph>
   /** With `keepGoing`: what was wrong, by question id. */
   problems: { id: string; message: string }[]

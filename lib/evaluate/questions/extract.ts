@@ -150,8 +150,11 @@ export function toMultipleChoice(frame: Frame, random: () => number): Frame {
 
 /** An item of `test_llama.json`, the flat list for inference. */
 export interface LlamaItem {
+  /** Of the question. */
   id: string
+  /** Paths of its pictures, as the question file has them. */
   image: string[]
+  /** The question, and its answer: empty where that is hidden. */
   conversations: [{ from: 'human'; value: string }, { from: 'gpt'; value: string }]
 }
 

@@ -17,14 +17,19 @@ export interface Selection {
 
 /** A question with its number in the whole file, which fixes the order of outputs. */
 export interface NumberedQuestion {
+  /** Number of the question in the file, from 0. */
   index: number
+  /** The question. */
   question: Question
 }
 
 /** A moment with the questions of it that are asked. */
 export interface PlannedMoment {
+  /** As {@link Moment.key}. */
   key: string
+  /** As {@link Moment.views}. */
   views: Record<string, string>
+  /** Those that are asked, in the order of the file. */
   questions: NumberedQuestion[]
 }
 

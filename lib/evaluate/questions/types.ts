@@ -11,7 +11,9 @@ export type Category = (typeof categories)[number]
 
 /** One question with its answer; empty where the answer is hidden. */
 export interface Qa {
+  /** As the file has it. */
   question: string
+  /** As the file has it; empty where it is hidden. */
   answer: string
   /** Only in test-style files: 0 accuracy, 1 judge, 2 language, 3 match. */
   tags?: number[]
@@ -25,11 +27,13 @@ export interface Qa {
 
 /** An object of interest; null stands for what the file does not say. */
 export interface KeyObject {
-  /** `<cK,CAM,x,y>` */
+  /** Its name in questions and answers, `<cK,CAM,x,y>`. */
   tag: string
+  /** Such as `Vehicle`. */
   category: string | null
   /** Null for traffic elements. */
   status: string | null
+  /** Such as `White Sedan.`. */
   description: string | null
   /** Pixels of the camera's own image: x_min, y_min, x_max, y_max. */
   box: [number, number, number, number] | null
@@ -37,18 +41,23 @@ export interface KeyObject {
 
 /** A scene's own fields. */
 export interface SceneInfo {
+  /** Of nuScenes. */
   token: string
+  /** What happens in the scene, by nuScenes. */
   description?: string
 }
 
 /** A key frame: six pictures and the questions about them. */
 export interface Frame {
+  /** The scene it is of. */
   scene: SceneInfo
+  /** Of nuScenes. */
   token: string
   /** Empty in test-style files. */
   objects: KeyObject[]
   /** Whether the file had `key_object_infos`. */
   annotated: boolean
+  /** Its questions by category, in the order of the file. */
   qa: Record<Category, Qa[]>
   /** In the order of the file. Paths as written there. */
   images: { camera: Camera; path: string }[]
@@ -64,9 +73,11 @@ export interface Question {
   number?: number
   /** Undefined where there is none or it is hidden. */
   reference?: string
+  /** What it is scored by: 0 accuracy, 1 judge, 2 language, 3 match; undefined where the file has none. */
   tags?: readonly number[]
   /** From the file, or {@link questionKind}. */
   kind: string
+  /** NuScenes-QA's `num_hop`. */
   hop?: number
 }
 
@@ -76,6 +87,7 @@ export interface Moment {
   key: string
   /** Paths as the file gives them, by camera name (or `image` for a single picture). */
   views: Record<string, string>
+  /** In the order of the file. */
   questions: Question[]
   /** The frame it was made from, if the file has frames. */
   frame?: Frame
@@ -83,8 +95,11 @@ export interface Moment {
 
 /** An answer in the challenge's form. */
 export interface Prediction {
+  /** Of the question. */
   id: string
+  /** As the file has it. */
   question: string
+  /** What the model said. */
   answer: string
 }
 

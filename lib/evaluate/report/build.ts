@@ -9,6 +9,7 @@ import type { JournalEntry } from '../run/journal.ts'
 
 /** What is reported. */
 export interface ReportInput {
+  /** Heading of the page; `<model> on <data>` by default. */
   title?: string | undefined
   /** Name of the model, or of the predictions. */
   model: string
@@ -16,6 +17,7 @@ export interface ReportInput {
   data: string
   /** What to say about the run: device, precision, settings, … */
   notes?: Record<string, string> | undefined
+  /** What was asked about, in the order of the report. */
   moments: Iterable<Moment>
   /** Answer by question id. */
   answers: ReadonlyMap<string, string>
@@ -23,6 +25,7 @@ export interface ReportInput {
   sheet?: ScoreSheet | undefined
   /** For timings. */
   entries?: Iterable<JournalEntry> | undefined
+  /** What was skipped, and why, by question id. */
   problems?: readonly { id: string; message: string }[] | undefined
   /** Boxes that a text about these views names, on a picture of 1600 x 900 whatever its size; drawn into the views. */
   boxesOf?: ((text: string, views: Record<string, string>) => readonly CameraBox[]) | undefined
@@ -36,19 +39,29 @@ export type Verdict = 'right' | 'close' | 'wrong' | 'rated' | 'gated' | 'open' |
 
 /** A question of a report, with its answer and its scores. */
 export interface ReportQuestion {
+  /** Of the question. */
   id: string
+  /** As {@link Question.kind}. */
   kind: string
+  /** What it is scored by: 0 accuracy, 1 judge, 2 language, 3 match; empty where the file has none. */
   tags: number[]
+  /** As the file has it. */
   question: string
+  /** What the model said; null where it was not asked or failed. */
   answer: string | null
+  /** What it should be; null where that is hidden. */
   reference: string | null
+  /** What became of it. */
   verdict: Verdict
   /** Coordinate F1, 0 to 1. */
   f1?: number
   /** 0 to 100. */
   judge?: number
+  /** ROUGE-L, 0 to 1; tag 2. */
   rougeL?: number
+  /** CIDEr, 0 to 10; tag 2. */
   cider?: number
+  /** BLEU-4, 0 to 1; tag 2. */
   bleu4?: number
   /** All stages together. */
   milliseconds?: number
@@ -58,51 +71,75 @@ export interface ReportQuestion {
 
 /** A moment of a report: its pictures and its questions. */
 export interface ReportFrame {
+  /** As {@link Moment.key}. */
   key: string
+  /** Of its scene, where the file has one. */
   description?: string
   /** By camera, paths as the question file has them. */
   views: Record<string, string>
+  /** Objects of interest, and the camera that each tag names; empty where the file has none. */
   objects: (KeyObject & { camera: Camera | null })[]
+  /** In the order of the file. */
   questions: ReportQuestion[]
 }
 
 /** Right answers of a group: exactly, and by the lenient rule. */
 export interface ReportGroup {
+  /** A kind or a camera; `all`, `no camera named`. */
   name: string
+  /** Equal character by character. */
   exact: Accuracy
+  /** Right by {@link isRightLeniently}, those that are equal among them. */
   lenient: Accuracy
 }
 
 /** Milliseconds of a stage. */
 export interface Latency {
+  /** Name of the stage, such as `vision`; `all together` for their sum. */
   stage: string
+  /** Questions that were timed. */
   count: number
+  /** Mean, in milliseconds. */
   mean: number
+  /** Median, in milliseconds: a measured value, as all percentiles here. */
   p50: number
+  /** 90th percentile, in milliseconds. */
   p90: number
+  /** 99th percentile, in milliseconds. */
   p99: number
+  /** The longest, in milliseconds. */
   max: number
 }
 
 /** What a report says: scores, settings, and every moment with its questions. */
 export interface Report {
+  /** Heading of the page. */
   title: string
+  /** Name of the model, or of the predictions. */
   model: string
+  /** Name of the question file. */
   data: string
+  /** What was said about the run: device, precision, settings, … */
   notes: Record<string, string>
+  /** Moments, questions in them, those with an answer, those dropped by graph gating, and those that were skipped. */
   totals: { frames: number; questions: number; answered: number; gated: number; problems: number }
+  /** The official score; null without a {@link ReportInput.sheet}. */
   score: Omit<ScoreSheet, 'items' | 'graphs'> | null
   /** Over all questions with short references, whether the official score counts them or not. */
   overall: ReportGroup
+  /** By {@link Question.kind}, in order of first occurrence. */
   byKind: ReportGroup[]
   /** By cameras that a question names; one that names two counts for both. */
   byCamera: ReportGroup[]
   /** `counts[reference][answer]` of lettered questions; the last answer column is everything that is no letter. */
   letters: { references: string[]; answers: string[]; counts: number[][] }
-  /** Words an answer has. */
+  /** Answers and references with `from` to `to` words; `to` is null for the last row. */
   lengths: { from: number; to: number | null; answers: number; references: number }[]
+  /** A row a stage, the sum last; empty without timings. */
   latency: Latency[]
+  /** What was skipped, and why, by question id. */
   problems: { id: string; message: string }[]
+  /** Moments in order. */
   frames: ReportFrame[]
 }
 

@@ -4,6 +4,7 @@ import type { Report } from './build.ts'
 
 /** A picture of the page: its address, and its shape. */
 export interface PagePicture {
+  /** Address of the picture, relative to the page, or a `data:` URL. */
   src: string
   /** Width over height. */
   aspect: number

@@ -1,14 +1,24 @@
 /** Results others printed, on their own scales; null where a part was not printed. */
 export interface PublishedScore {
+  /** As it was published. */
   name: string
+  /** Size of the model, such as `2B`. */
   params: string | null
+  /** 0 to 1. */
   accuracy: number | null
+  /** 0 to 100. */
   chatgpt: number | null
+  /** 0 to 1. */
   bleu1: number | null
+  /** 0 to 1. */
   bleu4: number | null
+  /** 0 to 1. */
   rougeL: number | null
+  /** On the scale it was printed on: 0.2 is a usual value. */
   cider: number | null
+  /** 0 to 100. */
   match: number | null
+  /** 0 to 1. */
   final: number | null
 }
 

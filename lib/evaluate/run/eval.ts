@@ -26,6 +26,7 @@ import { type OutputFiles, type Submission, writeOutputs } from './outputs.ts'
 
 /** An answer and what it cost. */
 export interface EvalAnswer {
+  /** What the model said. */
   text: string
   /** Milliseconds by stage. */
   timings?: Record<string, number>
@@ -51,10 +52,13 @@ export interface EvalModel {
 export interface EvalProgress {
   /** Questions answered by this and earlier runs. */
   done: number
+  /** Questions that are selected. */
   total: number
   /** Of those done, answered by earlier runs. */
   resumed: number
+  /** What was skipped by this run. */
   problems: number
+  /** Since this run began. */
   seconds: number
   /** Of this run since its model was there; 0 until the first answer. */
   questionsPerSecond: number
@@ -87,7 +91,9 @@ export interface EvalOptions extends Selection {
   concurrency?: number | undefined
   /** When answers are waited for on disk. Default `moment`. */
   sync?: SyncPolicy | undefined
+  /** Ends the run with `ABORTED`; what was answered stays in the journal, and the same call goes on from there. */
   signal?: AbortSignal | undefined
+  /** Called at the start and after each answer. */
   onProgress?: ((progress: EvalProgress) => unknown) | undefined
   /** Puts a question into the model's form, e.g. pixel coordinates into those of the stitched picture. */
   toModel?: ((question: string) => string) | undefined
@@ -101,7 +107,9 @@ export interface EvalOptions extends Selection {
 export interface EvalProblem {
   /** Question id, or key of a moment; empty if it concerns the file. */
   id: string
+  /** The error's {@link ErrorCode}. */
   code: string
+  /** The error's sentence. */
   message: string
 }
 
@@ -109,18 +117,25 @@ export interface EvalProblem {
 export interface EvalResult {
   /** Answers of the selected questions in file order. */
   entries: JournalEntry[]
+  /** Questions that were selected. */
   total: number
+  /** Of these, answered by earlier runs. */
   resumed: number
+  /** What was skipped. */
   problems: EvalProblem[]
   /** What of the data no question needs, and how often it is there. */
   leftOut: LeftOutCount[]
+  /** What this run took. */
   seconds: number
+  /** Paths of what was written. */
   files: OutputFiles & { journal: string; problems: string }
 }
 
 /** A part of the data that no question needs. */
 export interface LeftOutCount {
+  /** Name of the part. */
   what: string
+  /** How often it is there. */
   count: number
   /** Where it is first. */
   where: string

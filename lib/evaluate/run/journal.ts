@@ -21,6 +21,7 @@ export interface RunIdentity {
   model: string
   /** Everything else that changes answers: prompt, generation limits, coordinates, … */
   settings: Record<string, unknown>
+  /** Of the run; 0 unless told otherwise. */
   seed: number
   /** `i/n`; `1/1` for a whole run. */
   shard: string
@@ -30,9 +31,11 @@ export interface RunIdentity {
 export interface JournalEntry {
   /** Number of the question in the whole file, which fixes the order of outputs. */
   index: number
+  /** Of the question. */
   id: string
   /** As asked in the file, without converted coordinates. */
   question: string
+  /** As it is written to the outputs. */
   answer: string
   /** The model's own words, where they were converted. */
   raw?: string

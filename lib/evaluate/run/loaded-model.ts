@@ -10,8 +10,11 @@ import type { EvalModel } from './eval.ts'
 export interface EvalAskOptions {
   /** Default 200, as the published results were made. */
   maxNewTokens?: number | undefined
+  /** 0 (default) takes the likeliest token every time. */
   temperature?: number | undefined
+  /** Share of probability that tokens are drawn from; default 1. */
   topP?: number | undefined
+  /** What is done about a view that is not there: `error` (default), or a `black` picture. */
   missingViews?: 'error' | 'black' | undefined
 }
 

@@ -5,12 +5,19 @@ import type { Prediction } from '../questions/types.ts'
 
 /** What the challenge server takes. */
 export interface Submission {
+  /** Name of the method. */
   method: string
+  /** Name of the team. */
   team: string
+  /** Their names. */
   authors: string[]
+  /** Where the team is reached. */
   email: string
+  /** Of the team. */
   institution: string
+  /** Of the team. */
   country: string
+  /** An answer a question. */
   results: readonly Prediction[]
 }
 
@@ -32,7 +39,9 @@ export function submissionJson(submission: Partial<Submission> & Pick<Submission
 
 /** Paths of the files in the challenge's form. */
 export interface OutputFiles {
+  /** Path of `output.json`, the list of answers. */
   output: string
+  /** Path of `submission.json`, which wraps the list. */
   submission: string
 }
 
