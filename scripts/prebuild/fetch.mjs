@@ -9,6 +9,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
+  copyFileSync,
   createReadStream,
   existsSync,
   lstatSync,
@@ -52,11 +53,11 @@ export function runtime(arch) {
 }
 
 /** CUDA 12.4: compilers that run here, in the layout NVIDIA gives them, with the static libraries of `arch`. */
-export function cuda(arch) {
+export async function cuda(arch) {
   const tools = rows('cuda', 'amd64')
   const libraries = rows('cuda', debian[arch]).filter(({ name }) => name === 'nvidia-cuda-dev')
   const wanted = [...new Set([...tools.filter(({ name }) => name !== 'nvidia-cuda-dev'), ...libraries])]
-  return tree(`cuda-${arch}`, wanted, (folder, files) => {
+  const made = await tree(`cuda-${arch}`, wanted, (folder, files) => {
     const unpacked = path.join(folder, 'unpacked')
     mkdirSync(unpacked)
     for (const file of files) {
@@ -98,6 +99,11 @@ LIBRARIES        =+ $(_SPACE_) "-L$(TOP)/lib64"
 `,
     )
   })
+  // In place of the link to ptxas: it goes before it. Written aside, since a build may be running.
+  const ptxas = path.join(made, 'bin', 'ptxas')
+  copyFileSync(path.join(import.meta.dirname, 'ptxas.sh'), `${ptxas}.${process.pid}`)
+  renameSync(`${ptxas}.${process.pid}`, ptxas)
+  return made
 }
 
 /** Lines of packages.txt. */
