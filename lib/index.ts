@@ -22,6 +22,7 @@ export type {
   SeeOptions,
   UpdateOptions,
   ViewOptions,
+  WatchOptions,
 } from './options.ts'
 export type { Scene, SceneInfo } from './scene.ts'
 export type { AnswerFormat } from './structured/answer-format.ts'
@@ -30,4 +31,5 @@ export { type Camera, cameras, isCamera } from './views/cameras.ts'
 export type { ChangedViews } from './views/change.ts'
 export type { NamedViews, Views } from './views/compose.ts'
 export type { PictureSource, RawPicture } from './views/decode.ts'
+export type { Watch, WatchCounts, WatchedAnswer, WatchMoment, WatchQuestion, WatchResult } from './watch.ts'
 export type { CacheInfo } from './weight-cache.ts'

@@ -5,7 +5,7 @@ import { hubSourceOf } from './checkpoint/identity.ts'
 import type { Checkpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
 import { anySignal, runJob } from './job.ts'
-import { isRecord } from './messages.ts'
+import { describeValue, isRecord } from './messages.ts'
 import type { ModelContext } from './model-context.ts'
 import { type NativeAddon, type NativeMemoryPlan, type NativeModel, type NativeStats, toModelError } from './native.ts'
 import {
@@ -17,6 +17,8 @@ import {
   type SeeOptions,
   seePart,
   throwIfAborted,
+  type WatchOptions,
+  watchSettings,
 } from './options.ts'
 import { Scene, type SeenViews } from './scene.ts'
 import { SceneCache, type SceneCacheStats, type SceneLimits, type SceneLoader } from './scene-cache.ts'
@@ -28,6 +30,7 @@ import type { Tokenizer } from './text/tokenizer.ts'
 import { type ComposedImages, imagesFor, tileCount, type Views } from './views/compose.ts'
 import { isViewSource, type ViewSources } from './views/prepared.ts'
 import { adviceFor } from './views/sources.ts'
+import { Watch, type WatchMoment } from './watch.ts'
 import type { CacheInfo } from './weight-cache.ts'
 
 /** What a loaded model is. */
@@ -203,6 +206,31 @@ export class Model {
   async see(views: Views, options: SeeOptions = {}): Promise<Scene> {
     checkSeeOptions(options)
     return this.#see(views, options)
+  }
+
+  /**
+   * Asks about the newest moment of a source, again and again: for a control loop. While the model is at work newer moments take the place of
+   * older ones, which are dropped and counted; consecutive moments are seen as updates of each other.
+   *
+   * @param source - Moments as they come: of `drivlm/live`, of a log, or `{ stamp, views }` of your own.
+   * @param options - What to ask, how often, and by when.
+   * @returns An async iterable of what came of each moment. Nothing is read before it is iterated.
+   * @throws {@link ModelError} `BAD_ARGUMENT` at once; everything else where it is iterated.
+   *
+   * @example
+   * async function* frames() {
+   *   for (let i = 0; i < 3; i++) yield { stamp: BigInt(i) * 500_000_000n, views }
+   * }
+   * for await (const { answers, dropped, late, timings } of model.watch(frames(), { questions: ['What is ahead?'], deadlineMs: 5000 })) {
+   *   console.log(answers[0]?.text, dropped, late, timings.totalMs)
+   * }
+   */
+  watch<M extends WatchMoment>(source: AsyncIterable<M>, options: WatchOptions): Watch<M> {
+    const settings = watchSettings(options)
+    if (typeof (Object(source) as Partial<AsyncIterable<M>>)[Symbol.asyncIterator] !== 'function') {
+      throw new ModelError('BAD_ARGUMENT', `Expected an async iterable of moments, received ${describeValue(source)}.`)
+    }
+    return new Watch((views, signal) => this.#see(views, { ...settings.see, signal }), source, settings)
   }
 
   /** Pages, scenes and questions at this moment, and sums since the model was loaded. */

@@ -286,6 +286,19 @@ export const orderOptions = {
   order: { kind: 'choice', of: ['keep', 'changing-last'], default: 'keep' },
 } as const
 
+export const watchOptions = {
+  /**
+   * Least seconds from one moment that is asked about to the next, by their stamps; moments between are passed over. Default 0: a moment
+   * whenever the model is free.
+   */
+  every: { kind: 'number', low: 0, high: 86_400, default: 0 },
+  /**
+   * Milliseconds from the receipt of a moment in which its answers have to be there. What is not is given up within a token and reported as
+   * late; a moment that waited longer is dropped. Default: no deadline.
+   */
+  deadlineMs: { kind: 'number', above: 0, high: 86_400_000 },
+} as const
+
 export const answerOptions = {
   /** Longest answer in tokens. Default 512; less where the context ends sooner. */
   maxNewTokens: {

@@ -22,9 +22,11 @@ import {
   systemOptions,
   textOptions,
   viewOptions,
+  watchOptions,
 } from './option-tables.ts'
 import type { AnswerFormat } from './structured/answer-format.ts'
 import { pictureHead, refusePlaceholders, type TextReading } from './text/placeholders.ts'
+import type { WatchQuestion } from './watch.ts'
 
 /** How far a load is. */
 export interface LoadProgress {
@@ -115,6 +117,26 @@ export type ModelAskOptions = SeeOptions & AskOptions
 /** {@link LoadOptions}, checked and complete. */
 export interface LoadSettings extends SettingsOf<typeof loadOptions> {}
 
+/** Options of `model.watch`. */
+export interface WatchOptions
+  extends ViewOptions,
+    OptionsOf<typeof watchOptions>,
+    OptionsOf<typeof systemOptions>,
+    AnswerOptions {
+  /** What is asked about every moment; the answers are decoded together. */
+  questions: readonly WatchQuestion[]
+}
+
+/** {@link WatchOptions}, checked, and parted by the calls that take them. */
+export interface WatchSettings {
+  questions: readonly WatchQuestion[]
+  every: number
+  deadlineMs: number | undefined
+  signal: AbortSignal | undefined
+  see: SeeOptions
+  ask: AskOptions
+}
+
 type AskTable = typeof answerOptions & typeof textOptions & typeof signalOptions & typeof pieceOptions
 
 /** {@link AskOptions}, checked and complete. */
@@ -128,6 +150,7 @@ export interface AskSettings extends Omit<SettingsOf<AskTable>, 'seed' | 'stop' 
 const seeTable = { ...viewOptions, ...systemOptions, ...textOptions, ...signalOptions }
 const askAllTable = { ...answerOptions, ...textOptions, ...signalOptions, ...indexedPieceOptions }
 const askTable = { ...answerOptions, ...textOptions, ...signalOptions, ...pieceOptions }
+const watchTable = { ...watchOptions, ...seeTable, ...answerOptions }
 const scoreTable = { ...scoreOptions, ...textOptions, ...signalOptions }
 const chooseTable = { ...choiceOptions, ...scoreTable }
 
@@ -185,6 +208,23 @@ export function modelAskSettings(options: ModelAskOptions): AskSettings {
   checkOptions(options, { ...seeTable, ...askTable })
   checkSystemMessage(options)
   return completed(options)
+}
+
+export function watchSettings(options: WatchOptions): WatchSettings {
+  const { questions, ...rest } = isRecord(options) ? options : ({} as Partial<WatchOptions>)
+  if (!Array.isArray(questions) || questions.length === 0) {
+    throw bad('a list of questions, one at least,', 'questions', questions)
+  }
+  checkOptions(rest, watchTable)
+  checkSystemMessage(rest)
+  for (const question of questions as readonly WatchQuestion[]) {
+    checkQuestion(isRecord(question) ? question.locate : question, rest.text)
+  }
+  const ask = pickOptions(rest, { ...answerOptions, ...textOptions })
+  completed(ask)
+  const see = { ...pickOptions(rest, seeTable), signal: undefined }
+  const { every, deadlineMs } = withDefaults(rest, watchOptions)
+  return { questions: [...questions], every, deadlineMs, signal: rest.signal, see, ask }
 }
 
 /** The part of {@link ModelAskOptions} that `see` takes. */

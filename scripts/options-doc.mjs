@@ -16,6 +16,7 @@ const sections = [
   ['`scene.locate` alone', ['cameraOptions']],
   ['`scene.choose`', ['choiceOptions']],
   ['`scene.choose` and `scene.score`', ['scoreOptions']],
+  ['`model.watch`, beside those of seeing and of answers', ['watchOptions']],
   ['Every call that takes a text', ['textOptions']],
   ['Every call on a loaded model', ['signalOptions']],
 ]

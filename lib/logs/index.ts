@@ -27,3 +27,4 @@ export {
 } from './log.ts'
 export { type Moment, type MomentOptions, type MomentPlan, type MomentReport, moments, planMoments } from './moments.ts'
 export type { PictureKind, PictureMessage } from './picture.ts'
+export { Replay, type ReplayOptions, replay } from './replay.ts'

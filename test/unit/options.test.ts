@@ -16,6 +16,7 @@ import {
   engineNumbers,
   loadSettings,
   locateSettings,
+  watchSettings,
 } from '../../lib/options.ts'
 
 const { expected, ...tables } = schema
@@ -32,6 +33,7 @@ const {
   systemOptions,
   textOptions,
   viewOptions,
+  watchOptions,
 } = tables
 const documentation = readFileSync(path.resolve(import.meta.dirname, '../../docs/options.md'), 'utf8')
 
@@ -47,6 +49,11 @@ const calls: [string, (options: never) => unknown, schema.OptionTable][] = [
   ['locate', locateSettings, { ...asked, ...pieceOptions, ...cameraOptions }],
   ['choose', checkChooseOptions, { ...choiceOptions, ...score }],
   ['score', checkScoreOptions, score],
+  [
+    'watch',
+    (options: object) => watchSettings({ questions: ['What is there?'], ...options }),
+    { ...watchOptions, ...viewOptions, ...systemOptions, ...asked },
+  ],
 ]
 const cases = calls.flatMap(([call, check, table]) =>
   Object.entries(table).flatMap(([name, row]) =>
