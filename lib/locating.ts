@@ -28,8 +28,16 @@ export interface Located {
   answer: Answer
 }
 
+/** How {@link Scene.boxesIn} reads a text. */
+export interface BoxOptions {
+  /** As of {@link Scene.locate}. */
+  camera?: string
+  /** The question that the text answers: among separate images, boxes lie in the camera that it names. Default: the text itself. */
+  question?: string
+}
+
 /**
- * Reads answers to a question about these pictures.
+ * Reads texts with boxes about these pictures.
  *
  * @param canvas - The layout of the canvas they were stitched to, if they were.
  * @throws {@link ModelError} `BAD_ARGUMENT` if it is not clear which image the boxes lie in.
@@ -39,13 +47,13 @@ export function locate(
   pictures: ComposedImages['pictures'],
   question: string,
   camera: string | undefined,
-): (answer: Answer) => Located {
+): (text: string) => Omit<Located, 'answer'> {
   const geometry = canvas === undefined ? imageOf(pictures, question, camera) : canvasOf(canvas, pictures, camera)
-  return (answer) => {
-    const grounding = parseGrounding(answer.text)
+  return (text) => {
+    const grounding = parseGrounding(text)
     const objects = locateObjects(geometry, grounding, camera)
     const boxes = objects.flatMap(({ label, boxes }) => boxes.map((box) => ({ label, ...box })))
-    return { boxes, text: grounding.text, answer }
+    return { boxes, text: grounding.text }
   }
 }
 

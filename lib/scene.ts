@@ -7,7 +7,7 @@ import type { CanvasLayout } from './checkpoint/layout.ts'
 import { type Choice, checkChoices, pick, type Score, score } from './choices.ts'
 import { ModelError } from './errors.ts'
 import { anySignal } from './job.ts'
-import { type Located, locate } from './locating.ts'
+import { type BoxOptions, type Located, type LocatedBox, locate } from './locating.ts'
 import { answerOf, askIds, type ModelContext } from './model-context.ts'
 import {
   type AskAllOptions,
@@ -240,9 +240,22 @@ export class Scene {
   async locate(question: string, options: LocateOptions = {}): Promise<Located> {
     const settings = locateSettings(options)
     const plain = this.#plain(question, settings)
-    const canvas = this.info.layout === 'canvas' ? this.#origin.canvas : undefined
-    const read = locate(canvas, this.#pictures, plain, options.camera)
-    return read(await this.answer(plain, { ...settings, tags: 'keep' }))
+    const read = this.#boxes(plain, options.camera)
+    const answer = await this.answer(plain, { ...settings, tags: 'keep' })
+    return { ...read(answer.text), answer }
+  }
+
+  /**
+   * Boxes that stand in a text about this moment: an answer that was streamed, or a question about a region.
+   *
+   * @returns The boxes in pixels of the camera they lie in; none where the text has none.
+   * @throws {@link ModelError} `BAD_ARGUMENT` if there are several images and nothing names one.
+   *
+   * @example
+   * const boxes = scene.boxesIn('What is the object at <box>[[537,739,585,810]]</box>?')
+   */
+  boxesIn(text: string, { camera, question = text }: BoxOptions = {}): LocatedBox[] {
+    return this.#boxes(question, camera)(text).boxes
   }
 
   /** {@link ask} with options that were checked before and a question whose placeholders were not. */
@@ -287,6 +300,10 @@ export class Scene {
         signal: options.signal,
       })
     return scenes.use(this.#entry, work, 1, options.signal)
+  }
+
+  #boxes(question: string, camera: string | undefined) {
+    return locate(this.info.layout === 'canvas' ? this.#origin.canvas : undefined, this.#pictures, question, camera)
   }
 
   /** The question as it is asked: pictures stand before it already. */

@@ -197,6 +197,12 @@ describe('locate', () => {
       expect(box[3]).toBeCloseTo(Math.min(112, (thousandths[3] / 1000) * 224 - row * 112), 6)
     }
     await expect(scene.locate('Where is it?', { camera: 'CAM_TOP' })).rejects.toMatchObject({ code: 'BAD_ARGUMENT' })
+    expect(scene.boxesIn(answer.text)).toEqual(boxes)
+    expect(scene.boxesIn('No box.')).toEqual([])
+    const region = scene.boxesIn('What is the object at <box>[[667,500,834,750]]</box>?')
+    expect(region).toEqual([
+      { label: '', camera: 'CAM_BACK_RIGHT', box: expect.any(Array), thousandths: [667, 500, 834, 750] },
+    ])
     await model.dispose()
   })
 
@@ -204,6 +210,10 @@ describe('locate', () => {
     const model = await loadModel({ layout: { layout: 'separate' } })
     using scene = await model.see(day)
     await expect(scene.locate('Where is the car?')).rejects.toMatchObject({ code: 'BAD_ARGUMENT' })
+    const box = '<box>[[0,0,500,500]]</box>'
+    expect(() => scene.boxesIn(box)).toThrow(/name one in the question/)
+    const [found] = scene.boxesIn(box, { question: 'Where is the car in CAM_BACK?' })
+    expect(found).toMatchObject({ camera: 'CAM_BACK', box: [0, 0, 56, 56] })
     const options = { maxNewTokens: 30, camera: 'CAM_BACK' }
     for (const { camera } of (await scene.locate('Where is the car?', options)).boxes) expect(camera).toBe('CAM_BACK')
     await scene.locate('Where is the car in CAM_FRONT?', { maxNewTokens: 30 })
