@@ -1,8 +1,8 @@
 /** `drivlm demo`: the bundled model about its bundled moments, each answer beside the truth. */
-import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { bundledModel, loadModel } from '../load-model.ts'
+import { loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
+import { bundledMoments, type MomentQuestion, momentsFolder } from '../moments.ts'
 import { loadOptions } from '../option-tables.ts'
 import type { LoadOptions } from '../options.ts'
 import type { Scene, SceneInfo } from '../scene.ts'
@@ -10,29 +10,14 @@ import { viewsIn } from './ask.ts'
 import { noteCache, optionsFrom } from './flags.ts'
 import { formatCount, formatMs, print, printJson, styled, withProgress } from './terminal.ts'
 
-/** `models/street-tiny/moments/moments.json` */
-interface Moments {
-  heldOutAccuracyPercent: Record<string, number>
-  moments: { folder: string; picture: string; title: string; questions: Question[] }[]
-}
-
-interface Question {
-  type: string
-  question: string
-  truth: string
-}
-
-interface Told extends Question {
+interface Told extends MomentQuestion {
   answer: string
   right: boolean
   ms: number
 }
 
 export async function demo(flags: LoadOptions & { json?: boolean }): Promise<void> {
-  const dir = path.join(bundledModel, 'moments')
-  const { moments, heldOutAccuracyPercent } = JSON.parse(
-    await readFile(path.join(dir, 'moments.json'), 'utf8'),
-  ) as Moments
+  const { moments, heldOutAccuracyPercent } = await bundledMoments()
   const started = performance.now()
   const model = await withProgress('Loading street-tiny', () => loadModel(optionsFrom(loadOptions, flags)))
   const loadMs = performance.now() - started
@@ -41,9 +26,9 @@ export async function demo(flags: LoadOptions & { json?: boolean }): Promise<voi
   try {
     if (!flags.json) printHead(model, loadMs)
     for (const moment of moments) {
-      const picture = path.relative('', path.join(dir, moment.picture))
+      const picture = path.relative('', path.join(momentsFolder, moment.picture))
       if (!flags.json) print(`\n${styled('bold', moment.title)}  ${styled('dim', picture)}`)
-      const scene = await model.see(await viewsIn(path.join(dir, moment.folder)))
+      const scene = await model.see(await viewsIn(path.join(momentsFolder, moment.folder)))
       const told: Told[] = []
       for (const question of moment.questions) {
         const one = await tell(scene, question)
@@ -78,7 +63,7 @@ export async function demo(flags: LoadOptions & { json?: boolean }): Promise<voi
     `These moments were chosen; over 120 held-out scenes it is right in ${Math.min(...shown)} to ${Math.max(...shown)} % ` +
       'of the questions of these types.',
   )
-  const example = path.relative('', path.join(dir, moments[0]!.folder))
+  const example = path.relative('', path.join(momentsFolder, moments[0]!.folder))
   print(`\nAsk it yourself:  npx drivlm ask --views ${example} "How many cars are in CAM_BACK?"`)
 }
 
@@ -90,7 +75,7 @@ function printHead({ info }: Model, loadMs: number): void {
   print('It knows drawn street scenes and nothing else: a toy to see the machinery work, no driving system.')
 }
 
-async function tell(scene: Scene, question: Question): Promise<Told> {
+async function tell(scene: Scene, question: MomentQuestion): Promise<Told> {
   const { text, timings } = await scene.ask(question.question, { maxNewTokens: 64 })
   return { ...question, answer: text, right: text === question.truth, ms: timings.totalMs }
 }

@@ -1,6 +1,5 @@
 /** OpenAI's chat completions, as its clients speak them: one question about pictures a request. */
 import { randomUUID } from 'node:crypto'
-import { once } from 'node:events'
 import type { FastifyReply } from 'fastify'
 import type { Answer } from '../answer.ts'
 import type { Model } from '../model.ts'
@@ -8,6 +7,7 @@ import type { AskOptions } from '../options.ts'
 import type { JsonSchema } from '../structured/schema.ts'
 import { isCamera } from '../views/cameras.ts'
 import { failureOf, RequestError } from './errors.ts'
+import { EventStream } from './event-stream.ts'
 import { type SentViews, viewsOf } from './pictures.ts'
 
 /** A chat completion, checked. */
@@ -163,15 +163,7 @@ export async function streamCompletion(
   signal: AbortSignal,
 ): Promise<Answer | undefined> {
   let piece = await stream.next()
-  reply.hijack()
-  const { raw } = reply
-  raw.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-store' })
-  const send = async (data: unknown) => {
-    // A slow reader gets longer pieces, and no buffer grows for it.
-    if (!raw.write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`)) {
-      await once(raw, 'drain', { signal }).catch(() => undefined)
-    }
-  }
+  const events = new EventStream(reply, signal)
   const head = headOf(model, 'chat.completion.chunk')
   const chunk = (delta: object, rest: object = {}) => ({
     ...head,
@@ -179,17 +171,18 @@ export async function streamCompletion(
     ...(includeUsage ? { usage: null } : {}),
   })
   try {
-    await send(chunk({ role: 'assistant', content: '' }))
-    for (; !piece.done && !signal.aborted; piece = await stream.next()) await send(chunk({ content: piece.value }))
+    await events.send(chunk({ role: 'assistant', content: '' }))
+    for (; !piece.done && !signal.aborted; piece = await stream.next())
+      await events.send(chunk({ content: piece.value }))
     const answer = await stream.answer
-    await send(chunk({}, { finish_reason: finishOf(answer), logprobs: logprobsOf(answer) }))
-    if (includeUsage) await send({ ...head, choices: [], usage: usageOf(answer) })
-    await send('[DONE]')
+    await events.send(chunk({}, { finish_reason: finishOf(answer), logprobs: logprobsOf(answer) }))
+    if (includeUsage) await events.send({ ...head, choices: [], usage: usageOf(answer) })
+    await events.send('[DONE]')
     return answer
   } catch (error) {
-    await send(failureOf(error).body)
+    await events.send(failureOf(error).body)
     return undefined
   } finally {
-    raw.end()
+    events.end()
   }
 }

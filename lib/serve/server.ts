@@ -1,19 +1,18 @@
 /** A model over HTTP: OpenAI's chat completions, scenes, health and metrics. */
-import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
-import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import type { Answer } from '../answer.ts'
+import { createHash, timingSafeEqual } from 'node:crypto'
+import { type FastifyInstance, fastify } from 'fastify'
 import { ModelError } from '../errors.ts'
 import type { Model } from '../model.ts'
-import type { Scene } from '../scene.ts'
 import { completionOf, namesOf, readChat, streamCompletion } from './chat.ts'
 import { RequestError, sendFailure } from './errors.ts'
-import { viewsOf } from './pictures.ts'
+import { Metrics } from './metrics.ts'
+import { addInfoRoutes, addPageRoutes, openPaths } from './page-routes.ts'
+import { addSceneRoutes, signalOf } from './scene-routes.ts'
 import { SeenScenes } from './seen-scenes.ts'
 
 export interface ServeOptions {
   host: string
-  /** Needed beyond this machine; a bearer token that every request but `/healthz` brings. */
+  /** Needed beyond this machine; a bearer token that every request but those for the page and `/healthz` brings. */
   token?: string | undefined
   /** Requests at one time; what comes on top gets 503. */
   maxRequests: number
@@ -24,6 +23,8 @@ export interface ServeOptions {
   /** Scenes of `/v1/scenes`, and scenes that are kept for equal pictures of chats. */
   maxScenes: number
   keptScenes: number
+  /** A scene of `/v1/scenes` that was not asked about for so long makes room for a new one. */
+  idleSeconds: number
   logger: boolean | object
 }
 
@@ -35,35 +36,11 @@ export const serveDefaults: ServeOptions = {
   maxSeconds: 300,
   maxScenes: 16,
   keptScenes: 4,
+  idleSeconds: 600,
   logger: false,
 }
 
 const isLoopback = (host: string): boolean => /^(localhost|\[?::1\]?|127(\.\d+){3})$/.test(host)
-
-const views = {
-  description: 'Data URLs by camera name, or a list of them.',
-  anyOf: [
-    { type: 'object', minProperties: 1, additionalProperties: { type: 'string' } },
-    { type: 'array', minItems: 1, items: { type: 'string' } },
-  ],
-}
-const asking = {
-  maxNewTokens: { type: 'integer' },
-  temperature: { type: 'number' },
-  topP: { type: 'number' },
-  seed: { type: 'integer' },
-  stop: { type: 'array', items: { type: 'string' } },
-  logprobs: { type: 'boolean' },
-  answerFormat: { type: 'object' },
-}
-const text = { type: 'string' }
-const texts = { type: 'array', minItems: 1, maxItems: 64, items: text }
-const bodyOf = (required: Record<string, object>, optional: Record<string, object> = {}) => ({
-  type: 'object',
-  required: Object.keys(required),
-  additionalProperties: false,
-  properties: { ...required, ...optional },
-})
 
 /** A server for a model, not yet listening. The model stays the caller's. */
 export function createServer(model: Model, given: Partial<ServeOptions> = {}): FastifyInstance {
@@ -83,7 +60,6 @@ export function createServer(model: Model, given: Partial<ServeOptions> = {}): F
     logger: options.logger,
     ajv: { customOptions: { coerceTypes: false, removeAdditional: false } },
   })
-  const scenes = new Map<string, Scene>()
   const seen = new SeenScenes(model, options.keptScenes)
   const metrics = new Metrics(model)
   let running = 0
@@ -113,7 +89,7 @@ export function createServer(model: Model, given: Partial<ServeOptions> = {}): F
     if (token === undefined && !isLoopback((request.headers.host ?? '').replace(/:\d+$/, ''))) {
       throw new RequestError(403, 'forbidden', 'This server answers requests to localhost alone.')
     }
-    if (request.url === '/healthz') return
+    if (openPaths.has(request.routeOptions.url ?? '')) return
     if (token !== undefined && !sameToken(request.headers.authorization, token)) {
       reply.header('www-authenticate', 'Bearer')
       throw new RequestError(
@@ -134,6 +110,7 @@ export function createServer(model: Model, given: Partial<ServeOptions> = {}): F
       if (running === 0) drained?.()
     })
   })
+  addPageRoutes(server)
   const paths = openApiPaths(server)
 
   server.get('/healthz', async () => ({ status: 'ok', model: namesOf(model)[0] }))
@@ -151,7 +128,7 @@ export function createServer(model: Model, given: Partial<ServeOptions> = {}): F
     paths,
   }))
 
-  const chatBody = { type: 'object', required: ['model', 'messages'], properties: { model: text } }
+  const chatBody = { type: 'object', required: ['model', 'messages'], properties: { model: { type: 'string' } } }
   server.post('/v1/chat/completions', { schema: { body: chatBody } }, async (request, reply) => {
     const chat = readChat(request.body, model, maxPictures)
     const signal = signalOf(reply, maxSeconds)
@@ -169,94 +146,10 @@ export function createServer(model: Model, given: Partial<ServeOptions> = {}): F
     })
   })
 
-  const sceneOf = (request: FastifyRequest): Scene => {
-    const { id } = request.params as { id: string }
-    const scene = scenes.get(id)
-    if (scene === undefined) throw new RequestError(404, 'scene_not_found', `There is no scene ${id.slice(0, 60)}.`)
-    return scene
-  }
-  const keep = (scene: Scene) => {
-    const id = randomUUID()
-    scenes.set(id, scene)
-    return { id, ...scene.info }
-  }
-  const sent = (given: unknown) =>
-    viewsOf(
-      Array.isArray(given)
-        ? given.map((url: unknown) => ({ camera: undefined, url }))
-        : Object.entries(given as object).map(([camera, url]) => ({ camera, url })),
-      maxPictures,
-    )
-  const checkScenes = () => {
-    if (scenes.size < options.maxScenes) return
-    throw new RequestError(503, 'busy', `There are ${scenes.size} scenes, as many as this server keeps; delete one.`)
-  }
-  const seeBody = bodyOf({ views }, { systemMessage: text, missingViews: { enum: ['error', 'black'] } })
-  server.post('/v1/scenes', { schema: { body: seeBody } }, async (request, reply) => {
-    checkScenes()
-    const { views: given, ...see } = request.body as { views: unknown }
-    return keep(await model.see(sent(given).views, { ...see, text: 'literal', signal: signalOf(reply, maxSeconds) }))
-  })
-  const updateBody = bodyOf({ views: views.anyOf[0]! })
-  server.post('/v1/scenes/:id/update', { schema: { body: updateBody } }, async (request, reply) => {
-    checkScenes()
-    const changed = sent((request.body as { views: unknown }).views).views
-    return keep(await sceneOf(request).update(changed as object, { signal: signalOf(reply, maxSeconds) }))
-  })
-  /** A route about one scene. */
-  const about = (
-    name: string,
-    body: object,
-    work: (scene: Scene, sent: Asked, signal: AbortSignal) => Promise<unknown>,
-  ) =>
-    server.post(`/v1/scenes/:id/${name}`, { schema: { body } }, async (request, reply) =>
-      work(sceneOf(request), request.body as Asked, signalOf(reply, maxSeconds)),
-    )
-  const literal = { text: 'literal' } as const
-  about('ask', bodyOf({ question: text }, asking), async (scene, { question, ...rest }, signal) => {
-    const answer = await scene.ask(question, { ...rest, ...literal, signal })
-    metrics.answered(answer)
-    return answer
-  })
-  about('ask-all', bodyOf({ questions: texts }, asking), async (scene, { questions, ...rest }, signal) => {
-    const answers = await scene.askAll(questions, { ...rest, ...literal, signal })
-    for (const answer of answers) metrics.answered(answer)
-    return { answers }
-  })
-  const normalise = { enum: [true, false, 'tokens', 'bytes'] }
-  const chooseBody = bodyOf({ question: text, choices: texts }, { normalise, withEnd: { type: 'boolean' } })
-  about('choose', chooseBody, async (scene, { question, choices, ...rest }, signal) =>
-    scene.choose(question, choices, { ...rest, ...literal, signal }),
-  )
-  about(
-    'locate',
-    bodyOf({ question: text }, { ...asking, camera: text }),
-    async (scene, { question, ...rest }, signal) => {
-      const located = await scene.locate(question, { ...rest, ...literal, signal })
-      metrics.answered(located.answer)
-      return located
-    },
-  )
-  server.delete('/v1/scenes/:id', async (request, reply) => {
-    sceneOf(request).dispose()
-    scenes.delete((request.params as { id: string }).id)
-    return reply.code(204).send()
-  })
+  const { maxBodyBytes, maxScenes } = options
+  addInfoRoutes(server, model, { maxBodyBytes, maxPictures, maxSeconds, maxScenes })
+  addSceneRoutes(server, model, options, metrics)
   return server
-}
-
-/** Bodies of the routes about a scene; a schema has checked which fields are there. */
-interface Asked {
-  question: string
-  questions: string[]
-  choices: string[]
-}
-
-/** Aborted when the caller hangs up, or takes too long. */
-function signalOf({ raw }: FastifyReply, seconds: number): AbortSignal {
-  const gone = new AbortController()
-  raw.once('close', () => gone.abort())
-  return AbortSignal.any([gone.signal, AbortSignal.timeout(1000 * seconds)])
 }
 
 /** Compares digests, in a time that says nothing of where they differ. */
@@ -270,11 +163,16 @@ function openApiPaths(server: FastifyInstance): Record<string, Record<string, ob
   const paths: Record<string, Record<string, object>> = {}
   server.addHook('onRoute', ({ method, url, schema }) => {
     const path = url.replace(/:(\w+)/g, '{$1}')
-    const id = { name: 'id', in: 'path', required: true, schema: { type: 'string' } }
+    const parameters = [...url.matchAll(/:(\w+)/g)].map(([, name]) => ({
+      name,
+      in: 'path',
+      required: true,
+      schema: { type: 'string' },
+    }))
     for (const one of [method].flat().filter((name) => name !== 'HEAD')) {
       paths[path] ??= {}
       paths[path][one.toLowerCase()] = {
-        ...(url.includes(':id') ? { parameters: [id] } : {}),
+        ...(parameters.length > 0 ? { parameters } : {}),
         ...(schema?.body === undefined
           ? {}
           : { requestBody: { required: true, content: { 'application/json': { schema: schema.body } } } }),
@@ -283,45 +181,4 @@ function openApiPaths(server: FastifyInstance): Record<string, Record<string, ob
     }
   })
   return paths
-}
-
-class Metrics {
-  readonly registry: Registry = new Registry()
-  readonly refused: Counter
-  readonly #answers: Counter
-  readonly #tokens: Counter
-  readonly #firstToken: Histogram
-
-  constructor(model: Model) {
-    const registers = [this.registry]
-    collectDefaultMetrics({ register: this.registry })
-    this.refused = new Counter({ name: 'drivlm_refused_total', help: 'Requests that found the queue full.', registers })
-    this.#answers = new Counter({ name: 'drivlm_answers_total', help: 'Answers.', registers })
-    this.#tokens = new Counter({ name: 'drivlm_answer_tokens_total', help: 'Tokens of answers.', registers })
-    const buckets = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30]
-    const help = 'Seconds from the question to its first token.'
-    this.#firstToken = new Histogram({ name: 'drivlm_first_token_seconds', help, buckets, registers })
-    const gauges = {
-      pagesUsed: 'Pages of the KV cache in use.',
-      pagesTotal: 'Pages of the KV cache.',
-      running: 'Questions that are being answered.',
-      waiting: 'Questions that wait.',
-      scenes: 'Scenes in the KV cache.',
-      evicted: 'Scenes that were evicted.',
-      tokensPerSecond: 'Tokens of answers a second of decoding, all questions together.',
-    } as const
-    for (const [key, help] of Object.entries(gauges)) {
-      const name = `drivlm_${key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}`
-      const collect = function (this: Gauge) {
-        this.set(model.stats()[key as keyof typeof gauges])
-      }
-      new Gauge({ name, help, registers, collect })
-    }
-  }
-
-  answered({ usage, timings }: Answer): void {
-    this.#answers.inc()
-    this.#tokens.inc(usage.answerTokens)
-    this.#firstToken.observe(timings.firstTokenMs / 1000)
-  }
 }

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import net, { type AddressInfo } from 'node:net'
 import path from 'node:path'
+import { crc32, deflateSync } from 'node:zlib'
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { generateText, streamText } from 'ai'
 import type { FastifyInstance } from 'fastify'
@@ -177,6 +178,65 @@ test('scenes: see once, ask, choose, update, delete', async () => {
   expect(Object.keys(paths)).toEqual(expect.arrayContaining(['/v1/chat/completions', '/v1/scenes/{id}/choose']))
 })
 
+/** Events of a streamed answer. */
+async function eventsOf(response: Response): Promise<Record<string, unknown>[]> {
+  expect(response.headers.get('content-type')).toMatch(/^text\/event-stream/)
+  const parts = (await response.text()).split('\n\n')
+  expect(parts.pop()).toBe('')
+  return parts.map((part) => JSON.parse(part.slice('data: '.length)))
+}
+
+test('answers about a scene stream: pieces, then the answer with its boxes; what fails is an event of its own', async () => {
+  const { id } = (await (await post('/v1/scenes', { views })).json()) as { id: string }
+  const at = `/v1/scenes/${id}`
+  const region = 'What is the object at <box>[[537,739,585,810]]</box>?'
+  const long = 'car '.repeat(20_000)
+  const events = await eventsOf(await post(`${at}/ask-all`, { questions: [question, region, long], stream: true }))
+  const textOf = (index: number) => events.flatMap((one) => (one.index === index && 'text' in one ? [one.text] : []))
+  expect([textOf(0).join(''), textOf(1).join('')]).toEqual([answer, 'A red car.'])
+  const ends = [0, 1, 2].map((index) => events.filter((one) => one.index === index).at(-1))
+  expect(ends).toMatchObject([
+    { answer: { text: answer, timings: { prefillMs: expect.any(Number) } }, boxes: [], asked: [] },
+    { answer: { text: 'A red car.' }, boxes: [], asked: [{ camera: 'CAM_BACK' }] },
+    { error: { code: 'context_overflow' } },
+  ])
+  const one = await eventsOf(await post(`${at}/ask`, { question: 'Where is the bus in CAM_BACK?', stream: true }))
+  expect(one.at(-1)).toMatchObject({ index: 0, boxes: [{ label: 'bus', camera: 'CAM_BACK' }] })
+  // Before the first piece there is a status.
+  const failed = await post(`${at}/ask`, { question: long, stream: true })
+  expect(await failure(failed)).toMatchObject({ status: 400, code: 'context_overflow' })
+  await fetch(base + at, { method: 'DELETE' })
+})
+
+test('no more scenes than there is room for, and those that nobody asked about for long make room', async () => {
+  for (const [idleSeconds, status] of [
+    [600, 503],
+    [0, 200],
+  ] as const) {
+    const [small, where] = await listen({ maxScenes: 2, idleSeconds })
+    const see = () => post(`${where}/v1/scenes`, { views })
+    const ids = await Promise.all([see(), see()].map(async (one) => ((await (await one).json()) as { id: string }).id))
+    const ask = async (id: string) => (await post(`${where}/v1/scenes/${id}/ask`, { question })).status
+    expect(await ask(ids[0]!)).toBe(200)
+    expect((await see()).status).toBe(status)
+    expect([await ask(ids[0]!), await ask(ids[1]!)]).toEqual([200, status === 503 ? 200 : 404])
+    await small.close()
+  }
+})
+
+test('what the page shows: the model, the bundled moments, no file beside them', async () => {
+  const get = async (where: string) => (await fetch(base + where)).json()
+  expect(await get('/v1/info')).toMatchObject({ name: 'street-tiny', device: 'cpu', limits: { maxPictures: 20 } })
+  expect(JSON.stringify(await get('/v1/info'))).not.toContain(bundledModel)
+  const { moments } = (await get('/v1/moments')) as { moments: { name: string }[] }
+  expect(moments.map(({ name }) => name)).toEqual(['dusk', 'day', 'rain'])
+  const picture = await fetch(`${base}/v1/moments/dusk/CAM_BACK`)
+  expect(Buffer.from(await picture.arrayBuffer()).equals(pictures.CAM_BACK!)).toBe(true)
+  for (const none of ['dusk/..%2f..%2fconfig', '..%2f..%2f/CAM_BACK', 'dusk/CAM_TOP', 'noon/CAM_BACK']) {
+    expect(await failure(await fetch(`${base}/v1/moments/${none}`)), none).toMatchObject({ status: 404 })
+  }
+})
+
 describe('bad input has a status and a sentence', () => {
   const pictured = (given: unknown[]) => ({
     ...chat(),
@@ -223,14 +283,33 @@ describe('bad input has a status and a sentence', () => {
     expect((await fetch(`${base}/healthz`)).status).toBe(200)
   })
 
+  const chunk = (type: string, data: Buffer) => {
+    const body = Buffer.concat([Buffer.from(type, 'latin1'), data])
+    const ends = [Buffer.alloc(4), Buffer.alloc(4)]
+    ends[0]!.writeUInt32BE(data.length)
+    ends[1]!.writeUInt32BE(crc32(body))
+    return Buffer.concat([ends[0]!, body, ends[1]!])
+  }
+
   test('a PNG that would unpack to hundreds of megabytes', async () => {
-    const bomb = await sharp({ create: { width: 16_000, height: 16_000, channels: 3, background: 'black' } })
-      .png({ compressionLevel: 9 })
-      .toBuffer()
-    expect(await failure(await post('/v1/chat/completions', pictured([url(bomb)])))).toMatchObject({
-      status: 400,
-      code: 'bad_view',
-    })
+    // 256 MiB of zeros in 255 KiB, once as the picture that they are and once in one that says it is small.
+    const zeros = deflateSync(Buffer.alloc(256 << 20))
+    const bomb = (edge: number) => {
+      const header = Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 0, 0])
+      header.writeUInt32BE(edge, 0)
+      header.writeUInt32BE(edge, 4)
+      const parts = [chunk('IHDR', header), chunk('IDAT', zeros), chunk('IEND', Buffer.alloc(0))]
+      return url(Buffer.concat([Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'), ...parts]))
+    }
+    const before = process.memoryUsage().rss
+    for (const [edge, status] of [
+      [16_000, 400],
+      [8, 200],
+    ] as const) {
+      const told = await post('/v1/chat/completions', { ...pictured([bomb(edge)]), max_tokens: 1 })
+      expect(told.status, await told.text()).toBe(status)
+    }
+    expect(process.memoryUsage().rss - before).toBeLessThan(200 << 20)
   })
 
   test('a huge header', async () => {
@@ -264,7 +343,8 @@ describe('bad input has a status and a sentence', () => {
     expect(await failure(await ask({}))).toMatchObject({ status: 401, code: 'invalid_api_key' })
     expect((await ask({ authorization: 'Bearer secret1' })).status).toBe(401)
     expect((await ask({ authorization: 'Bearer secret' })).status).toBe(200)
-    expect((await fetch(`${where}/healthz`)).status).toBe(200)
+    for (const open of ['/healthz', '/', '/page.js', '/page.css']) expect((await fetch(where + open)).status).toBe(200)
+    expect((await fetch(`${where}/v1/moments`)).status).toBe(401)
     await guarded.close()
     expect(() => createServer(model, { host: '0.0.0.0' })).toThrow(/give a token/)
   })
