@@ -5,19 +5,19 @@
  * http://wiki.ros.org/Bags/Format/2.0
  */
 import { ModelError } from '../errors.ts'
+import { ChunkedFile, Undeclared } from './chunked.ts'
 import {
   type Channel,
   type ChannelSummary,
-  ChunkCache,
   type Container,
+  isWithin,
   type LogMessage,
   maxMessageBytes,
-  type Place,
   type ScanOptions,
   sizeOf,
 } from './container.ts'
 import { type Compression, decompress, maxChunkBytes } from './decompress.ts'
-import { badLog, type LogFile, visible } from './files.ts'
+import { visible } from './files.ts'
 
 export const bagMagic: Buffer = Buffer.from('#ROSBAG V2.0\n')
 
@@ -41,29 +41,8 @@ interface BagSummary {
   channels: ChannelSummary[]
 }
 
-export class BagFile implements Container {
+export class BagFile extends ChunkedFile implements Container {
   readonly kind = 'bag'
-  readonly #file: LogFile
-  readonly #index: number
-  readonly #cache = new ChunkCache()
-
-  /** @param index - The file's number among those of the log. */
-  constructor(file: LogFile, index: number) {
-    this.#file = file
-    this.#index = index
-  }
-
-  get name(): string {
-    return this.#file.name
-  }
-
-  get bytes(): number {
-    return this.#file.size
-  }
-
-  close(): Promise<void> {
-    return this.#file.close()
-  }
 
   async summary(): Promise<ChannelSummary[] | undefined> {
     try {
@@ -74,23 +53,23 @@ export class BagFile implements Container {
     }
   }
 
-  async *scan({ wants, from, to, onDamage }: ScanOptions): AsyncGenerator<LogMessage, void, undefined> {
-    const { size } = this.#file
+  async *scan(options: ScanOptions): AsyncGenerator<LogMessage, void, undefined> {
+    const { wants, onDamage } = options
+    const { size } = this.file
     const damage = (offset: number, message: string) => onDamage({ file: this.name, offset, message })
     const connections = new Map<number, Channel>()
-    const unknown = new Map<number, number>()
+    const undeclared = new Undeclared()
     let had = 0
     const take = (fields: Fields): { channel: Channel; logTime: bigint } | undefined => {
       const conn = number(fields, 'conn')
       const channel = connections.get(conn)
       had += 1
       if (channel === undefined) {
-        unknown.set(conn, (unknown.get(conn) ?? 0) + 1)
+        undeclared.add(conn)
         return undefined
       }
       const logTime = time(fields, 'time')
-      const out = (from !== undefined && logTime < from) || (to !== undefined && logTime > to)
-      return out || !wants(channel) ? undefined : { channel, logTime }
+      return isWithin(logTime, options) && wants(channel) ? { channel, logTime } : undefined
     }
     for (let offset = bagMagic.length; offset < size; ) {
       const at = offset
@@ -110,7 +89,7 @@ export class BagFile implements Container {
           const message = take(record.fields)
           if (message === undefined) continue
           const data = await this.#data(record, maxMessageBytes)
-          const place = { file: this.#index, chunk: -1, at: record.data, size: data.length }
+          const place = { file: this.index, chunk: -1, at: record.data, size: data.length }
           yield { ...message, publishTime: message.logTime, data, place }
         } else if (record.op === ops.chunk) {
           const data = await this.#chunk(record)
@@ -121,7 +100,7 @@ export class BagFile implements Container {
               const message = take(inner.fields)
               if (message === undefined) continue
               if (body.length > maxMessageBytes) throw new Error(`a message in it has ${body.length} bytes`)
-              const place = { file: this.#index, chunk: at, at: inner.data, size: body.length }
+              const place = { file: this.index, chunk: at, at: inner.data, size: body.length }
               yield { ...message, publishTime: message.logTime, data: body, place }
             } else throw new Error(`a record in it is of kind ${inner.op}`)
           }
@@ -132,40 +111,26 @@ export class BagFile implements Container {
         damage(at, `${what} at byte ${at}: ${(error as Error).message}.`)
       }
     }
-    for (const [id, count] of unknown) {
-      const messages = `${count} ${count === 1 ? 'message' : 'messages'} of connection ${id}`
-      damage(0, `${messages}, which is not declared before, ${count === 1 ? 'was' : 'were'} left out.`)
-    }
+    undeclared.report(this.name, 'connection', onDamage)
   }
 
-  async read({ chunk, at, size }: Place): Promise<Uint8Array> {
-    try {
-      if (chunk < 0) return await this.#file.read(at, size)
-      let data = this.#cache.get(chunk)
-      if (data === undefined) {
-        data = await this.#chunk(await this.#record(chunk))
-        this.#cache.add(chunk, data)
-      }
-      return data.subarray(at, at + size)
-    } catch (error) {
-      if (error instanceof ModelError) throw error
-      throw badLog(this.name, `the chunk at byte ${chunk} cannot be read: ${(error as Error).message}.`, error)
-    }
+  protected override async chunkAt(offset: number): Promise<Buffer> {
+    return this.#chunk(await this.#record(offset))
   }
 
   async #record(offset: number): Promise<BagRecord> {
-    const lengths = await this.#file.read(offset, 4)
+    const lengths = await this.file.read(offset, 4)
     if (lengths.length < 4) throw new Error('a record is cut')
     const headerBytes = lengths.readUInt32LE(0)
     if (headerBytes > maxHeaderBytes) throw new Error(`a record's head has ${headerBytes} bytes`)
-    const head = await this.#file.read(offset + 4, headerBytes + 4)
+    const head = await this.file.read(offset + 4, headerBytes + 4)
     if (head.length < headerBytes + 4) throw new Error('a record is cut')
     return recordOf(head.subarray(0, headerBytes), head.readUInt32LE(headerBytes), offset + 8 + headerBytes)
   }
 
   async #data({ data, length }: BagRecord, most: number): Promise<Buffer> {
     if (length > most) throw new Error(`it has ${length} bytes, of which up to ${most} are taken`)
-    return this.#file.read(data, length)
+    return this.file.read(data, length)
   }
 
   async #chunk(record: BagRecord): Promise<Buffer> {
@@ -195,7 +160,7 @@ export class BagFile implements Container {
   }
 
   async #summary(): Promise<BagSummary | undefined> {
-    const { size } = this.#file
+    const { size } = this.file
     const bag = await this.#record(bagMagic.length)
     if (bag.op !== ops.bag) return undefined
     const start = sizeOf(need(bag.fields, 'index_pos', 8).readBigUInt64LE(0))
@@ -203,7 +168,7 @@ export class BagFile implements Container {
     const connections = new Map<number, Channel>()
     const found = new Map<number, ChannelSummary>()
     let chunks = 0
-    for (const record of records(Buffer.from(await this.#file.read(start, size - start)), start)) {
+    for (const record of records(Buffer.from(await this.file.read(start, size - start)), start)) {
       if (record.op === ops.connection) {
         this.#connect(record, await this.#data(record, maxDefinitionBytes), connections)
       } else if (record.op === ops.chunkInfo) {
@@ -237,7 +202,7 @@ export class BagFile implements Container {
 
   async #sample(at: number, id: number): Promise<Uint8Array | undefined> {
     try {
-      const data = await this.#chunk(await this.#record(at))
+      const data = await this.chunkAt(at)
       for (const { op, fields, data: from, length } of records(data)) {
         if (op === ops.message && number(fields, 'conn') === id) return data.subarray(from, from + length)
       }

@@ -57,6 +57,11 @@ export interface ScanOptions {
   onDamage: (damage: Damage) => void
 }
 
+/** Whether a message's time is one that a scan was asked for. */
+export function isWithin(time: bigint, { from, to }: Pick<ScanOptions, 'from' | 'to'>): boolean {
+  return (from === undefined || time >= from) && (to === undefined || time <= to)
+}
+
 /** One file of a log. */
 export interface Container {
   readonly kind: 'mcap' | 'bag' | 'db3'

@@ -8,19 +8,19 @@
 import { crc32 } from 'node:zlib'
 import type { McapTypes } from '@mcap/core'
 import { ModelError } from '../errors.ts'
+import { ChunkedFile, Undeclared } from './chunked.ts'
 import {
   type Channel,
   type ChannelSummary,
-  ChunkCache,
   type Container,
+  isWithin,
   type LogMessage,
   maxMessageBytes,
-  type Place,
   type ScanOptions,
   sizeOf,
 } from './container.ts'
 import { decompress, isCompression, maxChunkBytes } from './decompress.ts'
-import { badLog, type LogFile, visible } from './files.ts'
+import { type LogFile, visible } from './files.ts'
 
 export const mcapMagic: Buffer = Buffer.from('894d434150300d0a', 'hex')
 
@@ -112,35 +112,19 @@ interface Summary {
   chunks: number[]
 }
 
-export class McapFile implements Container {
+export class McapFile extends ChunkedFile implements Container {
   readonly kind = 'mcap'
-  readonly #file: LogFile
   readonly #library: Library
-  readonly #index: number
-  readonly #cache = new ChunkCache()
   #summary: Summary | undefined | null = null
 
   private constructor(file: LogFile, index: number, library: Library) {
-    this.#file = file
-    this.#index = index
+    super(file, index)
     this.#library = library
   }
 
   /** @param index - The file's number among those of the log. */
   static async open(file: LogFile, index: number): Promise<McapFile> {
     return new McapFile(file, index, await import('@mcap/core'))
-  }
-
-  get name(): string {
-    return this.#file.name
-  }
-
-  get bytes(): number {
-    return this.#file.size
-  }
-
-  close(): Promise<void> {
-    return this.#file.close()
   }
 
   async summary(): Promise<ChannelSummary[] | undefined> {
@@ -158,11 +142,12 @@ export class McapFile implements Container {
     return this.#summary
   }
 
-  async *scan({ wants, from, to, onDamage }: ScanOptions): AsyncGenerator<LogMessage, void, undefined> {
-    const { size } = this.#file
+  async *scan(options: ScanOptions): AsyncGenerator<LogMessage, void, undefined> {
+    const { wants, from, to, onDamage } = options
+    const { size } = this.file
     const declared = new Declared()
     const damage = (offset: number, message: string) => onDamage({ file: this.name, offset, message })
-    const unknown = new Map<number, number>()
+    const undeclared = new Undeclared()
     let had = 0
     let offset = mcapMagic.length
     /** Goes on at the next chunk that the summary names; false if it names none. */
@@ -204,24 +189,23 @@ export class McapFile implements Container {
           }
           case opcodes.message: {
             if (length < messageHeadBytes) throw new Error(`a message of ${length} bytes has no head`)
-            const head = await this.#file.read(at + headBytes, messageHeadBytes)
+            const head = await this.file.read(at + headBytes, messageHeadBytes)
             const id = head.readUInt16LE(0)
             const channel = declared.channel(id)
-            if (channel === undefined) unknown.set(id, (unknown.get(id) ?? 0) + 1)
+            if (channel === undefined) undeclared.add(id)
             had += 1
             const logTime = head.readBigUInt64LE(6)
             const publishTime = head.readBigUInt64LE(14)
-            const out = (from !== undefined && logTime < from) || (to !== undefined && logTime > to)
-            if (channel === undefined || out || !wants(channel)) break
+            if (channel === undefined || !isWithin(logTime, options) || !wants(channel)) break
             const bytes = length - messageHeadBytes
             if (bytes > maxMessageBytes) throw new Error(tooLarge(channel.topic, bytes))
-            const data = await this.#file.read(at + headBytes + messageHeadBytes, bytes)
+            const data = await this.file.read(at + headBytes + messageHeadBytes, bytes)
             yield {
               channel,
               logTime,
               publishTime,
               data,
-              place: { file: this.#index, chunk: -1, at: at + 31, size: bytes },
+              place: { file: this.index, chunk: -1, at: at + 31, size: bytes },
             }
             break
           }
@@ -236,19 +220,12 @@ export class McapFile implements Container {
               }
             }
             const data = await this.#decompress(chunk)
-            for (const message of this.#messages(data, declared, unknown, (note) => damage(at, note))) {
+            for (const message of this.#messages(data, declared, undeclared, (note) => damage(at, note))) {
               had += 1
-              if (message.channel === undefined) continue
-              const { logTime } = message
-              if ((from !== undefined && logTime < from) || (to !== undefined && logTime > to)) continue
-              if (!wants(message.channel)) continue
-              yield {
-                channel: message.channel,
-                logTime,
-                publishTime: message.publishTime,
-                data: message.data,
-                place: { file: this.#index, chunk: at, at: message.at, size: message.data.length },
-              }
+              const { channel, logTime, publishTime, data: body } = message
+              if (channel === undefined || !isWithin(logTime, options) || !wants(channel)) continue
+              const place = { file: this.index, chunk: at, at: message.at, size: body.length }
+              yield { channel, logTime, publishTime, data: body, place }
             }
             break
           }
@@ -261,30 +238,16 @@ export class McapFile implements Container {
         damage(at, `${what} at byte ${at}: ${(error as Error).message}.`)
       }
     }
-    for (const [id, count] of unknown) {
-      const messages = `${count} ${count === 1 ? 'message' : 'messages'} of channel ${id}`
-      damage(0, `${messages}, which is not declared before, ${count === 1 ? 'was' : 'were'} left out.`)
-    }
+    undeclared.report(this.name, 'channel', onDamage)
   }
 
-  async read({ chunk, at, size }: Place): Promise<Uint8Array> {
-    try {
-      if (chunk < 0) return await this.#file.read(at, size)
-      let data = this.#cache.get(chunk)
-      if (data === undefined) {
-        const record = await this.#head(chunk)
-        data = await this.#decompress(await this.#chunk(chunk, record?.length ?? 0))
-        this.#cache.add(chunk, data)
-      }
-      return data.subarray(at, at + size)
-    } catch (error) {
-      if (error instanceof ModelError) throw error
-      throw badLog(this.name, `the chunk at byte ${chunk} cannot be read: ${(error as Error).message}.`, error)
-    }
+  protected override async chunkAt(offset: number): Promise<Uint8Array> {
+    const record = await this.#head(offset)
+    return this.#decompress(await this.#chunk(offset, record?.length ?? 0))
   }
 
   async #head(offset: number): Promise<{ opcode: number; length: number; end: number } | undefined> {
-    const head = await this.#file.read(offset, headBytes)
+    const head = await this.file.read(offset, headBytes)
     if (head.length < headBytes) return undefined
     const length = sizeOf(head.readBigUInt64LE(1))
     return { opcode: head[0]!, length, end: offset + headBytes + length }
@@ -293,7 +256,7 @@ export class McapFile implements Container {
   /** A record other than chunks and messages, read by the library. */
   async #record(offset: number, length: number): Promise<McapTypes.TypedMcapRecord> {
     if (length > maxRecordBytes) throw new Error(`it has ${length} bytes, of which up to ${maxRecordBytes} are taken`)
-    return this.#parse(await this.#file.read(offset, headBytes + length))
+    return this.#parse(await this.file.read(offset, headBytes + length))
   }
 
   #parse(bytes: Uint8Array): McapTypes.TypedMcapRecord {
@@ -306,7 +269,7 @@ export class McapFile implements Container {
 
   async #chunk(offset: number, length: number): Promise<Chunk> {
     const fixed = 40
-    const head = await this.#file.read(offset + headBytes, Math.min(length, 128))
+    const head = await this.file.read(offset + headBytes, Math.min(length, 128))
     if (head.length < fixed) throw new Error(`its head has ${head.length} bytes`)
     const nameBytes = head.readUInt32LE(28)
     if (fixed + nameBytes > head.length) throw new Error(`the name of its compression has ${nameBytes} bytes`)
@@ -331,7 +294,7 @@ export class McapFile implements Container {
     if (compression !== '' && !isCompression(compression)) {
       throw new Error(`its compression is '${visible(compression, 40)}', of which lz4 and zstd are read`)
     }
-    const records = await this.#file.read(offset, length)
+    const records = await this.file.read(offset, length)
     if (records.length < length) throw new Error('it is cut')
     if (compression === '' && length !== size) throw new Error(`expected ${size} bytes, found ${length}`)
     const data = compression === '' ? records : await decompress(compression as 'lz4', records, size)
@@ -345,7 +308,7 @@ export class McapFile implements Container {
   *#messages(
     data: Uint8Array,
     declared: Declared,
-    unknown: Map<number, number>,
+    undeclared: Undeclared,
     note: (message: string) => void,
   ): Generator<{ channel: Channel | undefined; logTime: bigint; publishTime: bigint; at: number; data: Uint8Array }> {
     const view = Buffer.from(data.buffer, data.byteOffset, data.length)
@@ -365,7 +328,7 @@ export class McapFile implements Container {
         if (length < messageHeadBytes) throw new Error(`a message in it, at byte ${offset}, has no head`)
         const id = view.readUInt16LE(at)
         const channel = declared.channel(id)
-        if (channel === undefined) unknown.set(id, (unknown.get(id) ?? 0) + 1)
+        if (channel === undefined) undeclared.add(id)
         const body = view.subarray(at + messageHeadBytes, end)
         if (body.length > maxMessageBytes) note(`${tooLarge(channel?.topic ?? '', body.length)}; it is left out.`)
         else {
@@ -383,7 +346,7 @@ export class McapFile implements Container {
   }
 
   async #readSummary(): Promise<Summary | undefined> {
-    const file = this.#file
+    const file = this.file
     if (file.size < mcapMagic.length + footerBytes) return undefined
     const tail = await file.read(file.size - footerBytes, footerBytes)
     if (!tail.subarray(-mcapMagic.length).equals(mcapMagic) || tail[0] !== opcodes.footer) return undefined
@@ -447,18 +410,18 @@ export class McapFile implements Container {
     const offset = chunk?.messageIndexOffsets.get(id)
     if (offset === undefined) return []
     const head = await this.#head(sizeOf(offset))
-    if (head?.opcode !== opcodes.messageIndex || head.end > this.#file.size) return []
+    if (head?.opcode !== opcodes.messageIndex || head.end > this.file.size) return []
     const record = await this.#record(sizeOf(offset), head.length)
     return record.type === 'MessageIndex' && record.channelId === id ? record.records.map(([time]) => time) : []
   }
 
   async #sample(at: number, id: number): Promise<Uint8Array | undefined> {
     const head = await this.#head(at)
-    if (head?.opcode !== opcodes.chunk || head.end > this.#file.size) return undefined
+    if (head?.opcode !== opcodes.chunk || head.end > this.file.size) return undefined
     try {
       const data = Buffer.from(await this.#decompress(await this.#chunk(at, head.length)))
       const declared = new Declared()
-      for (const message of this.#messages(data, declared, new Map(), () => undefined)) {
+      for (const message of this.#messages(data, declared, new Undeclared(), () => undefined)) {
         if (data.readUInt16LE(message.at - messageHeadBytes) === id) return message.data
       }
     } catch (error) {

@@ -49,7 +49,8 @@ export class SqliteFile implements Container {
       if (wal) await copyWal(file.name, inside)
       else await symlink(path.resolve(file.name), inside)
       db = new sqlite.Database(inside, { fileMustExist: true, readOnly: !wal })
-      if (wal) db.exec('PRAGMA locking_mode = EXCLUSIVE')
+      // Kept locked until it is closed: the package makes and removes its `.lock` folder at every statement otherwise.
+      db.exec('PRAGMA locking_mode = EXCLUSIVE')
       db.exec('PRAGMA trusted_schema = OFF')
       return new SqliteFile(file, index, folder, db, readChannels(db))
     } catch (error) {
