@@ -6,11 +6,20 @@ import { ModelError } from '../errors.ts'
 import { loadModel } from '../load-model.ts'
 import { type AnsweredMoment, AnswerLog, jsonTimeOf, type MomentAnswer } from '../logs/answers.ts'
 import { visible } from '../logs/files.ts'
-import { type Log, type Moment, openLog, planMoments } from '../logs/index.ts'
+import {
+  type Log,
+  type LogClock,
+  type Moment,
+  type MomentReport,
+  openLog,
+  type PublishedMessage,
+  planMoments,
+} from '../logs/index.ts'
 import type { Model } from '../model.ts'
 import { loadOptions } from '../option-tables.ts'
 import type { Scene } from '../scene.ts'
 import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
+import { mapLines, untimedLines } from './log.ts'
 import { modelFolder } from './model-folder.ts'
 import { formatDuration, print, printable, withProgress } from './terminal.ts'
 
@@ -22,15 +31,19 @@ export interface AnnotateFlags extends LoadFlags {
   out: string
   map?: string[]
   every?: number
-  at?: number[]
+  at?: (number | bigint)[]
   moments?: number
   on?: string
-  from?: number
-  to?: number
+  changed?: number
+  from?: number | bigint
+  to?: number | bigint
   maxSkew?: number
+  time?: LogClock
+  ffmpeg?: string
   missing?: 'skip' | 'black'
   maxNewTokens?: number
   shard?: { index: number; count: number }
+  withImages?: boolean
   jsonl?: string
   strict?: boolean
   resume?: boolean
@@ -43,7 +56,8 @@ interface Wanted {
 
 export async function annotate(sources: readonly string[], flags: AnnotateFlags): Promise<void> {
   const questions = await questionsOf(flags)
-  const log = await withProgress('Reading the log', () => openLog(sources, { strict: flags.strict }))
+  const { strict, time, ffmpeg } = flags
+  const log = await withProgress('Reading the log', () => openLog(sources, { strict, time, ffmpeg }))
   const interrupt = new AbortController()
   const onInterrupt = () => interrupt.abort()
   process.once('SIGINT', onInterrupt)
@@ -56,17 +70,18 @@ export async function annotate(sources: readonly string[], flags: AnnotateFlags)
 }
 
 async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags, signal: AbortSignal): Promise<void> {
-  const cameras = camerasOf(log, flags.map)
-  for (const [camera, topic] of Object.entries(cameras)) note(`${camera}  ${visible(topic)}`)
-  const { every, at, moments: count, on, from, to, maxSkew, missing } = flags
-  const choice = { every, at, count, on, from, to, maxSkew }
+  const cameras = await camerasOf(log, flags.map)
+  for (const [camera, topic] of Object.entries(cameras)) {
+    const facts = log.topics.find((one) => one.topic === topic && one.kind !== undefined)?.note
+    note(`${camera}  ${visible(topic)}${facts === undefined ? '' : `: ${facts}`}`)
+  }
+  const { every, at, moments: count, on, changed, from, to, maxSkew, missing } = flags
+  const choice = { every, at, count, on, changed, from, to, maxSkew }
   const plan = await withProgress('Reading the times of pictures', () =>
-    planMoments(log, { cameras, ...choice, missing: missing === 'black' ? 'keep' : 'skip' }),
+    planMoments(log, { cameras, ...choice, missing: missing === 'black' ? 'keep' : 'skip', signal }),
   )
   const { report, moments } = plan
-  note(
-    `${moments.length} moments of ${report.made}; ${report.incomplete} lack a camera. Skew ${Number(report.medianSkew / 1000n) / 1000} ms.`,
-  )
+  sayPlan(log, report, moments.length)
   const name = flags.model === undefined ? 'street-tiny' : path.basename(path.resolve(flags.model))
   const files = log.files.map((file) => path.basename(file))
   const settings = {
@@ -74,12 +89,14 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
     cameras,
     choice,
     missing,
+    time: flags.time,
+    withImages: flags.withImages,
     questions,
     model: name,
     maxNewTokens: flags.maxNewTokens,
     shard: flags.shard,
   }
-  const digest = createHash('sha256').update(JSON.stringify(settings)).digest('hex')
+  const digest = createHash('sha256').update(JSON.stringify(settings, textOfStamps)).digest('hex')
   const out = await AnswerLog.create(flags.out, { settings: digest }, { resume: flags.resume === true })
   const mine = shareOf(moments, flags.shard)
   let complete = false
@@ -98,7 +115,7 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
   } catch (error) {
     if (!signal.aborted) throw error
   } finally {
-    await out.close({ complete })
+    await out.close({ complete, images: flags.withImages ? ({ moment }) => imagesOf(moments[moment]) : undefined })
   }
   const { lines } = out
   if (flags.jsonl !== undefined) {
@@ -126,14 +143,20 @@ async function answerAll(
   const startedAt = performance.now()
   let scene: Scene | undefined
   let seen = ''
+  // Two moments are under way: the pictures of the next are read while this one is answered.
+  const read = (moment: Moment | undefined) => {
+    const views = moment?.views(signal)
+    views?.catch(() => undefined) // it is thrown where it is awaited
+    return views
+  }
+  let ahead = read(unanswered[0])
   await withProgress('Asking', async (progress) => {
     for (const [done, moment] of unanswered.entries()) {
       signal.throwIfAborted()
-      const left =
-        done === 0
-          ? ''
-          : `, ${formatDuration((((performance.now() - startedAt) / done) * (unanswered.length - done)) / 1000)} left`
-      progress.update(done / unanswered.length, `${done} of ${unanswered.length} moments${left}`)
+      progress.update(
+        done / unanswered.length,
+        courseOf(done, unanswered.length, (performance.now() - startedAt) / 1000),
+      )
       const line: AnsweredMoment = {
         moment: moment.index,
         moments: count,
@@ -147,8 +170,10 @@ async function answerAll(
         ),
         answers: [],
       }
+      const reading = ahead!
       try {
-        const views = await moment.views()
+        const views = await reading
+        ahead = read(unanswered[done + 1])
         const names = Object.keys(views).join()
         const before = scene
         const missingViews = missing === 'black' ? 'black' : 'error'
@@ -163,10 +188,28 @@ async function answerAll(
         const picture = error instanceof ModelError && (error.code === 'BAD_VIEW' || error.code === 'BAD_LOG')
         if (!picture) throw error
         line.skipped = error.message
+        if (ahead === reading) ahead = read(unanswered[done + 1])
       }
       await out.write(line)
     }
   }).finally(() => scene?.dispose())
+}
+
+/** How far it is: `3 of 9 moments, 0.42 a second, 14 s left`. */
+function courseOf(done: number, all: number, seconds: number): string {
+  const moments = `${done} of ${all} moments`
+  if (done === 0) return moments
+  return `${moments}, ${(done / seconds).toPrecision(2)} a second, ${formatDuration((seconds / done) * (all - done))} left`
+}
+
+/** JSON has no numbers of 64 bits. */
+function textOfStamps(_: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? `${value} ns` : value
+}
+
+async function* imagesOf(moment: Moment | undefined): AsyncGenerator<PublishedMessage, void, undefined> {
+  if (moment === undefined) return
+  for (const camera of Object.keys(moment.stamps)) yield moment.published(camera)
 }
 
 async function answersOf(
@@ -230,24 +273,55 @@ async function questionsOf({ ask = [], locate = [], questions }: AnnotateFlags):
   throw new ModelError('BAD_ARGUMENT', 'There is nothing to ask; give --ask, --questions or --locate.')
 }
 
-function camerasOf(log: Log, map: readonly string[] | undefined): Record<string, string> {
+async function camerasOf(log: Log, map: readonly string[] | undefined): Promise<Record<string, string>> {
   if (map === undefined) {
-    const { cameras } = log.guessCameras()
+    const { cameras, doubtful } = log.guessCameras()
+    for (const { camera, others } of doubtful) note(`${camera} could also be ${visible(others.join(', '))}`)
     if (Object.keys(cameras).length > 0) return cameras as Record<string, string>
     throw new ModelError(
       'BAD_ARGUMENT',
-      'No topic of this log can be told to be a camera; drivlm log prints the --map to fill in.',
+      `No topic of this log can be told to be a camera. Fill in and copy:\n  ${mapLines(log).join('\n  ')}`,
     )
   }
   const cameras: Record<string, string> = {}
   for (const pair of map) {
-    const [, camera, topic] = /^(\w+)=(.+)$/s.exec(pair) ?? []
-    if (camera === undefined)
-      throw new ModelError('BAD_ARGUMENT', `Expected --map CAMERA=TOPIC, received ${visible(pair)}.`)
-    if (cameras[camera] !== undefined) throw new ModelError('BAD_ARGUMENT', `--map gives ${camera} twice.`)
-    cameras[camera] = topic!
+    for (const [camera, topic] of await pairsOf(pair)) {
+      if (Object.hasOwn(cameras, camera)) throw new ModelError('BAD_ARGUMENT', `--map gives ${camera} twice.`)
+      cameras[camera] = topic
+    }
   }
   return cameras
+}
+
+/** `CAM_FRONT=/topic`, or the path of a JSON file of such pairs. */
+async function pairsOf(text: string): Promise<[camera: string, topic: string][]> {
+  const [, camera, topic] = /^(\w+)=(.+)$/s.exec(text) ?? []
+  if (camera !== undefined) return [[camera, topic!]]
+  const bad = (what: string, cause?: unknown) =>
+    new ModelError('BAD_ARGUMENT', `Expected --map CAMERA=TOPIC or a JSON file of them; ${visible(text)} ${what}.`, {
+      cause,
+    })
+  let found: unknown
+  try {
+    found = JSON.parse(await readFile(text, 'utf8'))
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw bad(code === undefined ? 'is no JSON' : `is neither (${code})`, error)
+  }
+  const pairs = typeof found === 'object' && found !== null && !Array.isArray(found) ? Object.entries(found) : []
+  if (pairs.length === 0 || !pairs.every(([, value]) => typeof value === 'string'))
+    throw bad('is no object of topics by camera')
+  return pairs
+}
+
+/** What came of the log's pictures, before the model is loaded. */
+function sayPlan(log: Log, report: MomentReport, chosen: number): void {
+  const ms = (time: bigint) => (Number(time / 1000n) / 1000).toFixed(1)
+  const skew = `skew ${ms(report.medianSkew)} ms, at most ${ms(report.largestSkew)} ms`
+  note(`${chosen} moments of ${report.made}; ${report.incomplete} lack a camera; ${skew}.`)
+  for (const [camera, { pictures, unused }] of Object.entries(report.cameras))
+    if (unused > 0) note(`${unused} of ${pictures} pictures of ${camera} are in no moment.`)
+  for (const line of untimedLines(log)) note(line)
 }
 
 function summarise(log: Log, lines: readonly AnsweredMoment[], { out, jsonl }: AnnotateFlags): void {

@@ -28,9 +28,20 @@ export function integers(text: string): number[] {
   throw new InvalidArgumentError('Expected whole numbers such as 0,1.')
 }
 
-/** `12.5,14`: numbers. */
-export function decimals(text: string): number[] {
-  return text.split(',').map(decimal)
+/** `0.5`, `0.5s` or `500ms`: seconds. */
+export function seconds(text: string): number {
+  const [, value, unit] = /^(.*?)(ms|s)?$/s.exec(text)!
+  return decimal(value!) / (unit === 'ms' ? 1000 : 1)
+}
+
+/** A time of a log: seconds from its beginning, or a stamp of 13 or more digits, in ns. */
+export function logTime(text: string): number | bigint {
+  return /^\d{13,19}$/.test(text) ? BigInt(text) : seconds(text)
+}
+
+/** `12.5,14`: times of a log. */
+export function logTimes(text: string): (number | bigint)[] {
+  return text.split(',').map(logTime)
 }
 
 /**

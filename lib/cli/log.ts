@@ -1,27 +1,29 @@
 /** `drivlm log`: what is in a robot's log, which topic looks like which camera, and what is damaged. */
 import path from 'node:path'
 import { visible } from '../logs/files.ts'
-import { type Log, type LogTopic, type MomentReport, openLog, planMoments } from '../logs/index.ts'
-import { cameras } from '../views/cameras.ts'
+import { type Log, type LogClock, type LogTopic, type MomentReport, openLog, planMoments } from '../logs/index.ts'
+import { type Camera, cameras } from '../views/cameras.ts'
 import { formatBytes, print, printFields, printJson, styled, withProgress } from './terminal.ts'
 
 export interface LogFlags {
   scan?: boolean
   strict?: boolean
+  time?: LogClock
+  ffmpeg?: string
   json?: boolean
 }
 
 /** Logs up to this size are read whole, which takes a moment; of larger ones the index is believed. */
 const smallBytes = 64 * 1024 * 1024
 
-export async function showLog(sources: readonly string[], { scan, strict, json }: LogFlags): Promise<void> {
+export async function showLog(sources: readonly string[], { json, ...options }: LogFlags): Promise<void> {
   const name = visible(sources.map((source) => path.basename(source)).join(', '))
   await withProgress(`Reading ${name}`, async () => {
-    let log = await openLog(sources, { scan, strict })
+    let log = await openLog(sources, options)
     try {
       if (!log.scanned && log.bytes <= smallBytes) {
         await log.close()
-        log = await openLog(sources, { scan: true, strict })
+        log = await openLog(sources, { ...options, scan: true })
       }
       const guess = log.guessCameras()
       const found = Object.keys(guess.cameras).length
@@ -92,7 +94,8 @@ function printLog(name: string, log: Log, report: MomentReport | undefined): voi
   if (pictures.length === 0) print('  none')
   for (const topic of pictures) {
     print(`  ${visible(topic.topic)}  ${styled('dim', factsText(topic))}`)
-    if (topic.problem !== undefined) print(`    ${styled('yellow', visible(topic.problem))}`)
+    const said = topic.problem ?? topic.note
+    if (said !== undefined) print(`    ${styled('yellow', visible(said))}`)
   }
   if (others > 0) print(`  ${styled('dim', `${others} other ${others === 1 ? 'topic' : 'topics'}`)}`)
 
@@ -111,11 +114,7 @@ function printLog(name: string, log: Log, report: MomentReport | undefined): voi
   } else if (!log.scanned)
     print(`\n${styled('dim', 'As its index says; --scan reads all of it, for damage and the skew of cameras.')}`)
 
-  for (const { topic, count } of log.untimed) {
-    print(
-      `\n${styled('yellow', `${count} stamps of ${visible(topic)} are missing or far from the log's; its clock stands in.`)}`,
-    )
-  }
+  for (const line of untimedLines(log)) print(`\n${styled('yellow', line)}`)
   if (log.damage.length > 0) {
     print('\nDamage')
     for (const { file, message } of log.damage)
@@ -136,12 +135,27 @@ function printCameras(log: Log): void {
   const missing = cameras.filter((camera) => guess.cameras[camera] === undefined)
   if (missing.length === 0 || usable.length === 0) return
   print(`  ${styled('yellow', `${missing.join(', ')} cannot be told from the names of topics. Fill in and copy:`)}`)
-  const free = usable.filter((topic) => !found.some(([, taken]) => taken === topic))
-  for (const camera of cameras) {
-    const topic = guess.cameras[camera] ?? `TOPIC${free.length > 0 ? '' : '_OR_LEAVE_OUT'}`
-    print(`    --map ${camera}=${quoted(topic)}`)
-  }
-  if (free.length > 0) print(`  Topics: ${free.map((topic) => quoted(topic)).join(' ')}`)
+  for (const line of mapLines(log)) print(`    ${line}`)
+}
+
+/** Topics whose stamps were not believed, as sentences. */
+export function untimedLines(log: Log): string[] {
+  return log.untimed.map(
+    ({ topic, count }) =>
+      `${count} stamps of ${visible(topic)} are missing or far from the log's; its clock stands in.`,
+  )
+}
+
+/** A `--map` to fill in and copy: what was told, and the topics that are left. */
+export function mapLines(log: Log): string[] {
+  const guess = log.guessCameras().cameras
+  const taken = new Set<string>(Object.values(guess))
+  const free = log.topics.filter(
+    ({ topic, kind, problem }) => kind !== undefined && problem === undefined && !taken.has(topic),
+  )
+  const topicOf = (camera: Camera) => guess[camera] ?? `TOPIC${free.length > 0 ? '' : '_OR_LEAVE_OUT'}`
+  const lines = cameras.map((camera) => `--map ${camera}=${quoted(topicOf(camera))}`)
+  return free.length === 0 ? lines : [...lines, `Topics: ${free.map(({ topic }) => quoted(topic)).join(' ')}`]
 }
 
 /** For a shell. */

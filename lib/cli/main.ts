@@ -15,14 +15,22 @@ import {
   addFlags,
   addLoadFlags,
   decimal,
-  decimals,
   integer,
   integers,
   list,
+  logTime,
+  logTimes,
+  seconds,
   shard,
   shardOfEnvironment,
 } from './flags.ts'
 import { errorText } from './terminal.ts'
+
+/** Which clock says when a picture was taken. */
+function clock(): Option {
+  const help = 'when a picture was taken: its own stamp, or by the log (default: stamp)'
+  return new Option('--time <clock>', help).choices(['stamp', 'publish', 'log'])
+}
 
 function version(): string {
   const file = path.join(packageRoot, 'package.json')
@@ -246,6 +254,8 @@ function program(): Command {
     .argument('<log...>', 'MCAP, bag of ROS 1, file or folder of rosbag2; several are one recording')
     .option('--scan', 'read all of it, whatever its size and index')
     .option('--strict', 'damage is an error')
+    .addOption(clock())
+    .option('--ffmpeg <program>', 'take key frames of compressed video, decoded by it')
     .option('--json', 'print one JSON object')
     .action(async (logs, flags) => (await import('./log.ts')).showLog(logs, flags))
 
@@ -258,16 +268,24 @@ function program(): Command {
     .option('--ask <question>', 'may be given several times', list)
     .option('--questions <file>', 'a question a line')
     .option('--locate <what>', 'find it, and write its boxes as annotations of the picture', list)
-    .option('--map <camera=topic>', 'in place of what names tell; may be given several times', list)
-    .option('--every <seconds>', 'from one moment to the next; 0 takes all (default: 0.5)', decimal)
-    .option('--at <seconds>', 'moments at these times from the first, such as 12.5,14', decimals)
+    .option('--map <camera=topic>', 'in place of what names tell; several times, or a JSON file of them', list)
+    .option('--every <seconds>', 'from one moment to the next; 0 takes all (default: 0.5)', seconds)
+    .option('--at <times>', 'moments at these seconds from the first, such as 12.5,14, or stamps in ns', logTimes)
     .option('--moments <n>', 'so many, evenly spread', integer(1))
     .option('--on <topic>', 'the moment nearest to each message of this topic')
-    .option('--from <seconds>', "only from here on, from the log's beginning", decimal)
-    .option('--to <seconds>', 'only up to here', decimal)
-    .option('--max-skew <seconds>', 'most that pictures of a moment are apart (default: 0.1)', decimal)
+    .option(
+      '--changed <levels>',
+      'only where the picture of the reference camera has changed by so many of 255',
+      decimal,
+    )
+    .option('--from <time>', "only from here on: seconds from the log's beginning, or ns", logTime)
+    .option('--to <time>', 'only up to here', logTime)
+    .option('--max-skew <seconds>', 'most that pictures of a moment are apart (default: 0.1)', seconds)
+    .addOption(clock())
     .addOption(new Option('--missing <what>', 'moments that lack a camera (default: skip)').choices(['skip', 'black']))
     .option('--shard <i/n>', 'part i of n, for several machines; drivlm merge puts them together', shard)
+    .option('--with-images', 'copy the pictures that were seen, as they were published')
+    .option('--ffmpeg <program>', 'take key frames of compressed video, decoded by it')
     .option('--jsonl <file>', 'answers as JSON, a moment a line; - is stdout')
     .option('--strict', 'damage of the log is an error')
     .option('--resume', 'go on with a run that was stopped')

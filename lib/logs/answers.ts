@@ -3,8 +3,12 @@
  * while it is made (`OUT.mcap.journal`), and the file is written from the lines: the same lines give the same bytes, whatever was stopped in between.
  */
 import { open, readFile, rename, rm, stat } from 'node:fs/promises'
+import path from 'node:path'
 import { ModelError } from '../errors.ts'
+import { packageRoot } from '../native.ts'
+import type { LogMessage } from './container.ts'
 import { LogFile, visible } from './files.ts'
+import type { PublishedMessage } from './log.ts'
 import { McapFile } from './mcap.ts'
 
 /** A time as Foxglove's JSON has it. */
@@ -44,6 +48,12 @@ export interface AnsweredMoment {
   /** Why it was not asked about. */
   skipped?: string
 }
+
+/** Most moments of a run: as many as a log may have pictures. */
+const maxMoments = 4_000_000
+
+/** The messages that are copied beside the answers of a moment. */
+export type MessagesOf = (moment: AnsweredMoment) => AsyncIterable<PublishedMessage>
 
 const topics = { moments: '/drivlm/moments', answers: '/drivlm/answers', log: '/drivlm/log' } as const
 
@@ -135,10 +145,14 @@ export class AnswerLog {
     this.#lines.set(line.moment, line)
   }
 
-  /** Writes the file. Unless the run is complete its lines stay beside it, to go on with. */
-  async close({ complete }: { complete: boolean }): Promise<void> {
+  /**
+   * Writes the file. Unless the run is complete its lines stay beside it, to go on with.
+   *
+   * @param options - `images` gives the messages to copy beside the answers of a moment.
+   */
+  async close({ complete, images }: { complete: boolean; images?: MessagesOf | undefined }): Promise<void> {
     await this.#journal.close()
-    await writeAnswers(this.file, this.lines)
+    await writeAnswers(this.file, this.lines, images)
     if (complete) await rm(`${this.file}.journal`)
   }
 }
@@ -153,10 +167,15 @@ function momentOf(line: string): AnsweredMoment | undefined {
 }
 
 /** Writes moments as MCAP: to a temporary name beside it, which is then renamed. */
-export async function writeAnswers(file: string, lines: readonly AnsweredMoment[]): Promise<void> {
+export async function writeAnswers(
+  file: string,
+  lines: readonly AnsweredMoment[],
+  images: MessagesOf | undefined,
+): Promise<void> {
   const { McapWriter } = await import('@mcap/core')
   const { default: zstd } = await import('@foxglove/wasm-zstd')
   await zstd.isLoaded
+  const { version } = JSON.parse(await readFile(path.join(packageRoot, 'package.json'), 'utf8')) as { version: string }
   const partial = `${file}.partial`
   const handle = await open(partial, 'w')
   try {
@@ -171,27 +190,32 @@ export async function writeAnswers(file: string, lines: readonly AnsweredMoment[
       },
       compressChunk: (data) => ({ compression: 'zstd', compressedData: zstd.compress(data) }),
     })
-    await writer.start({ profile: '', library: 'drivlm' })
+    await writer.start({ profile: '', library: `drivlm ${version}` })
     const channels = new Map<string, { id: number; sequence: number }>()
     const schemas = new Map<string, number>()
-    const put = async (topic: string, name: string, { sec, nsec }: JsonTime, content: object): Promise<void> => {
-      let channel = channels.get(topic)
+    const copy = async ({ topic, schema, encoding, metadata, logTime, publishTime, data }: PublishedMessage) => {
+      const key = `${topic}\0${schema.name}\0${encoding}`
+      let channel = channels.get(key)
       if (channel === undefined) {
-        const data = Buffer.from(JSON.stringify(jsonSchemas[name]))
-        const schemaId = schemas.get(name) ?? (await writer.registerSchema({ name, encoding: 'jsonschema', data }))
-        schemas.set(name, schemaId)
-        const id = await writer.registerChannel({ topic, schemaId, messageEncoding: 'json', metadata: new Map() })
-        channel = { id, sequence: 0 }
-        channels.set(topic, channel)
+        const form = `${schema.name}\0${schema.encoding}`
+        const schemaId = schemas.get(form) ?? (await writer.registerSchema(schema))
+        schemas.set(form, schemaId)
+        const own = { topic, schemaId, messageEncoding: encoding, metadata: new Map(metadata) }
+        channel = { id: await writer.registerChannel(own), sequence: 0 }
+        channels.set(key, channel)
       }
+      await writer.addMessage({ channelId: channel.id, sequence: channel.sequence++, logTime, publishTime, data })
+    }
+    const put = (topic: string, name: string, { sec, nsec }: JsonTime, content: object): Promise<void> => {
       const time = BigInt(sec) * 1_000_000_000n + BigInt(nsec)
-      const data = Buffer.from(JSON.stringify(content))
-      await writer.addMessage({
-        channelId: channel.id,
-        sequence: channel.sequence++,
+      return copy({
+        topic,
+        schema: { name, encoding: 'jsonschema', data: Buffer.from(JSON.stringify(jsonSchemas[name])) },
+        encoding: 'json',
+        metadata: new Map(),
         logTime: time,
         publishTime: time,
-        data,
+        data: Buffer.from(JSON.stringify(content)),
       })
     }
     for (const line of lines) {
@@ -201,7 +225,7 @@ export async function writeAnswers(file: string, lines: readonly AnsweredMoment[
       await put(topics.moments, 'drivlm.Moment', timestamp, line)
       if (skipped !== undefined) await say(3, `Left out: ${skipped}`)
       for (const answer of answers) {
-        await put(topics.answers, 'drivlm.Answer', timestamp, { timestamp, moment, model, ...answer })
+        await put(topics.answers, 'drivlm.Answer', timestamp, { timestamp, moment, model, cameras, ...answer })
         await say(2, `Q ${answer.question} A ${answer.answer}`)
       }
       for (const [camera, { topic, timestamp: own }] of Object.entries(cameras)) {
@@ -210,6 +234,7 @@ export async function writeAnswers(file: string, lines: readonly AnsweredMoment[
         // A message without boxes takes those of the moment before away.
         await put(annotationTopic(topic), 'foxglove.ImageAnnotations', own, annotationsOf(own, boxes))
       }
+      if (images !== undefined && skipped === undefined) for await (const message of images(line)) await copy(message)
     }
     await writer.end()
   } finally {
@@ -218,30 +243,74 @@ export async function writeAnswers(file: string, lines: readonly AnsweredMoment[
   await rename(partial, file)
 }
 
+/** A file of answers that is open: its moments, and where the messages that were copied beside them lie. */
+class AnswerFile {
+  readonly lines: AnsweredMoment[] = []
+  readonly #file: McapFile
+  readonly #copied = new Map<number, Omit<LogMessage, 'data'>[]>()
+
+  private constructor(file: McapFile) {
+    this.#file = file
+  }
+
+  /** @throws {@link ModelError} `BAD_LOG` if it has no answers, or is damaged. */
+  static async open(name: string): Promise<AnswerFile> {
+    const made = new AnswerFile(await McapFile.open(await LogFile.open(name), 0))
+    const bad = (message: string) => new ModelError('BAD_LOG', `${visible(name)}: ${message}`)
+    try {
+      await made.#read((message) => {
+        throw bad(message)
+      })
+      if (made.lines.length === 0) throw bad('it has no answers of drivlm annotate.')
+      return made
+    } catch (error) {
+      await made.close()
+      throw error instanceof ModelError ? error : bad((error as Error).message)
+    }
+  }
+
+  async #read(onDamage: (message: string) => void): Promise<void> {
+    const scan = this.#file.scan({ wants: () => true, onDamage: ({ message }) => onDamage(message) })
+    for await (const { data, ...message } of scan) {
+      const { topic, schema, encoding } = message.channel
+      const line = this.lines.at(-1)
+      if (topic === topics.moments && schema === 'drivlm.Moment') {
+        const own = JSON.parse(Buffer.from(data).toString()) as AnsweredMoment
+        const { moment, moments } = own
+        if (!(Number.isInteger(moment) && moment >= 0 && moment < moments && moments <= maxMoments))
+          throw new Error(`a moment in it is number ${moment} of ${moments}.`)
+        this.lines.push(own)
+      } else if (line !== undefined && !(encoding === 'json' && Object.hasOwn(jsonSchemas, schema))) {
+        // What is not made of a moment stands behind it, as it was published.
+        this.#copied.set(line.moment, [...(this.#copied.get(line.moment) ?? []), message])
+      }
+    }
+  }
+
+  /** The messages that were copied beside a moment. */
+  async *copied(moment: number): AsyncGenerator<PublishedMessage, void, undefined> {
+    for (const { channel, logTime, publishTime, place } of this.#copied.get(moment) ?? []) {
+      const { topic, schema, definition, encoding, metadata } = channel
+      const known = definition ?? { encoding: '', data: new Uint8Array(0) }
+      const data = await this.#file.read(place)
+      yield { topic, schema: { name: schema, ...known }, encoding, metadata, logTime, publishTime, data }
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#file.close()
+  }
+}
+
 /**
- * Reads back what {@link writeAnswers} wrote.
+ * Reads back the answers of a file of `drivlm annotate`.
  *
  * @throws {@link ModelError} `BAD_LOG` if it is no such file, or is damaged.
  */
 export async function readAnswers(name: string): Promise<AnsweredMoment[]> {
-  const file = await McapFile.open(await LogFile.open(name), 0)
-  const lines: AnsweredMoment[] = []
-  const bad = (message: string) => new ModelError('BAD_LOG', `${visible(name)}: ${message}`)
-  try {
-    const scan = file.scan({
-      wants: ({ topic, schema }) => topic === topics.moments && schema === 'drivlm.Moment',
-      onDamage: ({ message }) => {
-        throw bad(message)
-      },
-    })
-    for await (const { data } of scan) lines.push(JSON.parse(Buffer.from(data).toString()) as AnsweredMoment)
-  } catch (error) {
-    throw error instanceof ModelError ? error : bad((error as Error).message)
-  } finally {
-    await file.close()
-  }
-  if (lines.length === 0) throw bad('it has no answers of drivlm annotate.')
-  return lines
+  const file = await AnswerFile.open(name)
+  await file.close()
+  return file.lines
 }
 
 /**
@@ -257,33 +326,40 @@ export async function mergeAnswers(
   { partial = false }: { partial?: boolean | undefined } = {},
 ): Promise<{ moments: number; missing: number[] }> {
   const lines = new Map<number, AnsweredMoment>()
+  const fileOf = new Map<number, AnswerFile>()
+  const opened: AnswerFile[] = []
   let first: AnsweredMoment | undefined
-  for (const file of files) {
-    for (const line of await readAnswers(file)) {
-      first ??= line
-      if (line.moments !== first.moments || line.model !== first.model) {
-        throw new ModelError(
-          'BAD_DATA',
-          `${visible(file)} is of another run: ${line.moments} moments by ${visible(line.model)}, not ${first.moments} by ${visible(first.model)}.`,
-        )
+  try {
+    for (const name of files) {
+      const file = await AnswerFile.open(name)
+      opened.push(file)
+      for (const line of file.lines) {
+        first ??= line
+        if (line.moments !== first.moments || line.model !== first.model) {
+          throw new ModelError(
+            'BAD_DATA',
+            `${visible(name)} is of another run: ${line.moments} moments by ${visible(line.model)}, not ${first.moments} by ${visible(first.model)}.`,
+          )
+        }
+        if (lines.has(line.moment))
+          throw new ModelError('BAD_DATA', `${visible(name)} has moment ${line.moment}, which another file has too.`)
+        lines.set(line.moment, line)
+        fileOf.set(line.moment, file)
       }
-      if (lines.has(line.moment))
-        throw new ModelError('BAD_DATA', `${visible(file)} has moment ${line.moment}, which another file has too.`)
-      lines.set(line.moment, line)
     }
+    const missing = Array.from({ length: first!.moments }, (_, i) => i).filter((i) => !lines.has(i))
+    if (missing.length > 0 && !partial) {
+      throw new ModelError(
+        'BAD_DATA',
+        `${missing.length} of ${first!.moments} moments are in no file, the first of them ${missing[0]}; run its shard again, or take what is there (--partial).`,
+      )
+    }
+    const inOrder = [...lines.values()].sort((a, b) => a.moment - b.moment)
+    await writeAnswers(out, inOrder, ({ moment }) => fileOf.get(moment)!.copied(moment))
+    return { moments: first!.moments, missing }
+  } finally {
+    for (const file of opened) await file.close()
   }
-  const missing = Array.from({ length: first!.moments }, (_, i) => i).filter((i) => !lines.has(i))
-  if (missing.length > 0 && !partial) {
-    throw new ModelError(
-      'BAD_DATA',
-      `${missing.length} of ${first!.moments} moments are in no file, the first of them ${missing[0]}; run its shard again, or take what is there (--partial).`,
-    )
-  }
-  await writeAnswers(
-    out,
-    [...lines.values()].sort((a, b) => a.moment - b.moment),
-  )
-  return { moments: first!.moments, missing }
 }
 
 const green = { r: 0.1, g: 0.9, b: 0.3, a: 1 }
@@ -333,6 +409,7 @@ const time = object({
 const point = object({ x: number, y: number })
 const colour = object({ r: number, g: number, b: number, a: number })
 const choice = (names: readonly string[]) => ({ oneOf: names.map((title, value) => ({ title, const: value })) })
+const camerasSeen = { type: 'object', additionalProperties: object({ topic: text, timestamp: time }) }
 const answerFields = {
   question: text,
   answer: text,
@@ -347,11 +424,11 @@ const jsonSchemas: Readonly<Record<string, object>> = {
     moments: integer,
     model: text,
     timestamp: time,
-    cameras: { type: 'object', additionalProperties: object({ topic: text, timestamp: time }) },
+    cameras: camerasSeen,
     answers: list(object(answerFields)),
     skipped: text,
   }),
-  'drivlm.Answer': object({ timestamp: time, moment: integer, model: text, ...answerFields }),
+  'drivlm.Answer': object({ timestamp: time, moment: integer, model: text, cameras: camerasSeen, ...answerFields }),
   'foxglove.Log': object({
     timestamp: time,
     level: choice(['UNKNOWN', 'DEBUG', 'INFO', 'WARNING', 'ERROR', 'FATAL']),

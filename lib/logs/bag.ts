@@ -151,11 +151,17 @@ export class BagFile extends ChunkedFile implements Container {
 
   #connect({ fields }: BagRecord, data: Buffer, connections: Map<number, Channel>): void {
     const about = fieldsOf(data)
+    const metadata = new Map(
+      [...about]
+        .filter(([name]) => name !== 'message_definition')
+        .map(([name, value]) => [name, value.toString('utf8')]),
+    )
     connections.set(number(fields, 'conn'), {
       topic: text(fields, 'topic'),
       schema: text(about, 'type'),
       definition: { encoding: 'ros1msg', data: Buffer.from(about.get('message_definition') ?? []) },
       encoding: 'ros1',
+      metadata,
     })
   }
 

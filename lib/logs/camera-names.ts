@@ -64,7 +64,7 @@ export function guessCameras(topics: readonly LogTopic[]): CameraGuess {
     else found.set(camera, [...(found.get(camera) ?? []), topic])
   }
   const rect = ({ topic }: LogTopic) => (/rect/i.test(topic) ? 1 : 0)
-  const raw = ({ kind }: LogTopic) => (kind === 'compressed' ? 1 : 0)
+  const raw = ({ kind }: LogTopic) => ['video', 'raw', 'compressed'].indexOf(kind!)
   const better = (a: LogTopic, b: LogTopic) =>
     raw(b) - raw(a) || rect(b) - rect(a) || b.count - a.count || (a.topic < b.topic ? -1 : 1)
   const guess: CameraGuess = { cameras: {}, unmapped: unmapped.sort(), doubtful: [] }

@@ -10,6 +10,8 @@ export interface Channel {
   definition: { encoding: string; data: Uint8Array } | undefined
   /** Of its messages: `cdr`, `ros1`, `protobuf`, `json`, … */
   encoding: string
+  /** What else the container says of it. */
+  metadata: ReadonlyMap<string, string>
 }
 
 /** Where a message lies: byte of its record, or of its chunk and then in the chunk; in SQLite the row. */

@@ -8,6 +8,7 @@ export {
   type AnsweredMoment,
   AnswerLog,
   type JsonTime,
+  type MessagesOf,
   type MomentAnswer,
   mergeAnswers,
   readAnswers,
@@ -23,6 +24,7 @@ export {
   type LogTopic,
   openLog,
   type PictureSelection,
+  type PublishedMessage,
   pictureSource,
 } from './log.ts'
 export { type Moment, type MomentOptions, type MomentPlan, type MomentReport, moments, planMoments } from './moments.ts'

@@ -8,11 +8,12 @@ import type { PictureSource } from '../views/sources.ts'
 import { type CameraGuess, guessCameras } from './camera-names.ts'
 import type { Channel, LogMessage, Place } from './container.ts'
 import { badLog, type Damage, visible } from './files.ts'
-import { type PictureReader, pictureReader, plainSchema } from './message.ts'
+import { knownDefinition, type PictureReader, pictureReader, plainSchema } from './message.ts'
 import type { PictureKind, PictureMessage } from './picture.ts'
 import { refusedEncoding, toRgb } from './pixels.ts'
 import { logFiles, type Opened, openFile } from './sources.ts'
-import { PictureTable } from './table.ts'
+import { type PictureEntry, PictureTable } from './table.ts'
+import { checkFfmpeg, codecOf, decodeKeyFrame, isKeyFrame, videoOf } from './video.ts'
 
 /** Which clock says when a picture was taken. */
 export type LogClock = 'stamp' | 'publish' | 'log'
@@ -28,6 +29,8 @@ export interface LogOptions {
    * `publish` and `log` are those of the log.
    */
   time?: LogClock | undefined
+  /** A program, such as `ffmpeg`, that decodes key frames of compressed video. Without it, video is refused. */
+  ffmpeg?: string | undefined
 }
 
 /** A topic of a log. */
@@ -50,6 +53,8 @@ export interface LogTopic {
   kind: PictureKind | undefined
   /** Why its pictures are not read, as a sentence's end. */
   problem: string | undefined
+  /** What else is to be known of its pictures, as a sentence's end. */
+  note: string | undefined
   /** Of one of its pictures: the writer's name for a file's format, or the encoding of pixels. */
   format: string | undefined
   /** Of one of its pictures, in pixels. */
@@ -68,6 +73,24 @@ export interface LogPicture extends PictureMessage {
   logTime: bigint
   /** When it was published, ns; as `logTime` where the file keeps one time alone. */
   publishTime: bigint
+}
+
+/** A message as it was published, with what a file needs to hold it. */
+export interface PublishedMessage {
+  /** Of its channel. */
+  topic: string
+  /** Of its schema: name, kind of definition, definition. */
+  schema: { name: string; encoding: string; data: Uint8Array }
+  /** `cdr`, `ros1`, `protobuf`, `json`, … */
+  encoding: string
+  /** Of its channel: what else the log says of it. */
+  metadata: ReadonlyMap<string, string>
+  /** When it was recorded, ns. */
+  logTime: bigint
+  /** When it was published, ns; where the log has no other, as `logTime`. */
+  publishTime: bigint
+  /** The message, as it is encoded. */
+  data: Uint8Array
 }
 
 /** Which pictures, by topic and the log's clock. */
@@ -91,6 +114,7 @@ const maxDamages = 200
 const maxKnown = 10_000
 
 interface TopicState extends LogTopic {
+  channel: Channel
   reader: PictureReader | undefined
   sample: (() => Promise<Uint8Array | undefined>) | undefined
   /** Pictures whose stamp was not believed. */
@@ -130,6 +154,7 @@ export class Log {
 
   /** See {@link openLog}. */
   static async open(sources: readonly string[], options: LogOptions): Promise<Log> {
+    if (options.ffmpeg !== undefined) await checkFfmpeg(options.ffmpeg)
     const damage: Damage[] = []
     const opened: Opened[] = []
     try {
@@ -151,7 +176,7 @@ export class Log {
   /** Topics in the order of their names: all of them, those without pictures too. */
   get topics(): LogTopic[] {
     return [...this.#topics.values()]
-      .map(({ reader: _, sample: __, untimed: ___, ...topic }) => topic)
+      .map(({ reader: _, sample: __, untimed: ___, channel: ____, ...topic }) => topic)
       .sort((a, b) => (a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : 0))
   }
 
@@ -176,21 +201,10 @@ export class Log {
   }
 
   /** Pictures in the order of the log. Their data is a view that is valid until the next one is taken. */
-  async *pictures({ topics, from, to, signal }: PictureSelection = {}): AsyncGenerator<LogPicture, void, undefined> {
-    const wanted = topics && new Set(topics)
-    const wants = (channel: Channel) => {
-      const state = this.#topics.get(keyOf(channel))
-      return state?.reader !== undefined && (wanted === undefined || wanted.has(channel.topic))
-    }
-    for (const { container } of this.#opened) {
-      const onDamage = (damage: Damage) => this.#found(damage)
-      for await (const message of container.scan({ wants, from, to, onDamage })) {
-        throwIfAborted(signal)
-        const picture = this.#picture(message)
-        if (picture === undefined) continue
-        const { channel, logTime, publishTime } = message
-        yield { ...picture, topic: channel.topic, logTime, publishTime }
-      }
+  async *pictures(selection: PictureSelection = {}): AsyncGenerator<LogPicture, void, undefined> {
+    for await (const { message, picture } of this.#scan(selection)) {
+      const { channel, logTime, publishTime } = message
+      yield { ...picture, topic: channel.topic, logTime, publishTime }
     }
   }
 
@@ -224,14 +238,44 @@ export class Log {
    * @throws {@link ModelError} `BAD_LOG` if it cannot be read.
    */
   async picture(topic: string, place: Place): Promise<PictureMessage> {
-    const state = [...this.#topics.values()].find((one) => one.topic === topic && one.reader !== undefined)
     const { container } = this.#opened[place.file]!
     const data = await container.read(place)
     try {
-      const picture = state!.reader!.read(data)
+      const picture = this.#pictures(topic).reader!.read(data)
       return { ...picture, data: Uint8Array.prototype.slice.call(picture.data) }
     } catch (error) {
       throw badLog(container.name, `a picture of ${visible(topic)} cannot be read: ${(error as Error).message}.`, error)
+    }
+  }
+
+  /**
+   * A picture as a model takes it: the bytes of its file, or its pixels as RGB; of video by the `ffmpeg` of {@link LogOptions}.
+   *
+   * @param name - What messages call the picture.
+   * @throws {@link ModelError} `BAD_LOG` if it is none that can be seen; see {@link pictureSource}.
+   */
+  async source(picture: PictureMessage, name: string, signal?: AbortSignal): Promise<PictureSource> {
+    const { ffmpeg } = this.#options
+    const codec = ffmpeg === undefined ? undefined : codecOf(picture)
+    return codec === undefined
+      ? pictureSource(picture, name)
+      : decodeKeyFrame(ffmpeg!, codec, picture.data, name, { signal })
+  }
+
+  /** One message by its place in the log, as it was published; its bytes are its own. */
+  async published(topic: string, { place, logTime, publishTime }: PictureEntry): Promise<PublishedMessage> {
+    const { container } = this.#opened[place.file]!
+    const { schema, encoding, metadata, definition } = this.#pictures(topic).channel
+    const known =
+      definition !== undefined && definition.data.length > 0 ? definition : knownDefinition(schema, encoding)
+    return {
+      topic,
+      schema: { name: schema, ...known },
+      encoding,
+      metadata,
+      logTime,
+      publishTime,
+      data: Uint8Array.prototype.slice.call(await container.read(place)),
     }
   }
 
@@ -260,7 +304,7 @@ export class Log {
       const data = state.reader && (await state.sample?.())
       if (data === undefined) continue
       try {
-        await describe(state, state.reader!.read(data))
+        await this.#describe(state, state.reader!.read(data))
       } catch {
         // Where it is read it is found, and said.
       }
@@ -276,11 +320,38 @@ export class Log {
         const state = this.#state(message.channel)
         note(state, 1, message.logTime, message.logTime)
         const picture = state.reader && this.#picture(message)
-        if (picture !== undefined && state.format === undefined) await describe(state, picture)
+        if (picture !== undefined && state.format === undefined) await this.#describe(state, picture)
       }
     }
     this.#scanned = true
     this.#checkNotEmpty()
+  }
+
+  /** Notes what one of its pictures tells of a topic. */
+  async #describe(state: TopicState, picture: PictureMessage): Promise<void> {
+    const { kind, format, encoding, width, height, frameId, data } = picture
+    state.frameId = frameId
+    state.format = kind === 'raw' ? encoding : format
+    if (this.#options.ffmpeg !== undefined && codecOf(picture) !== undefined) {
+      state.note = 'it is compressed video, whose key frames are decoded by ffmpeg'
+      return
+    }
+    state.problem = problemOf(picture)
+    if (kind === 'raw') {
+      state.width = width
+      state.height = height
+    }
+    if (kind !== 'compressed' || state.problem !== undefined) return
+    // image_transport of noetic and foxy leaves the second part without an encoding.
+    if (/^bayer_\w+; jpeg compressed ?$/.test(format))
+      state.note = 'its files have the mosaic of the sensor, seen in grey'
+    try {
+      const size = await sharp(data, { limitInputPixels: false }).metadata()
+      state.width = size.width
+      state.height = size.height
+    } catch {
+      state.problem = 'its pictures cannot be decoded'
+    }
   }
 
   #checkNotEmpty(): void {
@@ -289,29 +360,48 @@ export class Log {
     throw badLog(this.files[0]!, `it has no messages.${why}`)
   }
 
-  async #tabulate({ topics, from, to, signal }: PictureSelection): Promise<Map<string, PictureTable>> {
-    const tables = new Map((topics ?? []).map((topic) => [topic, new PictureTable()]))
-    const wants = (channel: Channel) =>
-      tables.has(channel.topic) && this.#topics.get(keyOf(channel))?.reader !== undefined
+  async #tabulate({ topics = [], ...rest }: PictureSelection): Promise<Map<string, PictureTable>> {
+    const tables = new Map(topics.map((topic) => [topic, new PictureTable()]))
     let count = 0
+    for await (const { message, picture } of this.#scan({ topics, ...rest })) {
+      const { channel, logTime, publishTime, place } = message
+      const codec = this.#options.ffmpeg === undefined ? undefined : codecOf(picture)
+      if (codec !== undefined && !isKeyFrame(codec, picture.data)) continue
+      count += 1
+      if (count > maxPictures) {
+        throw badLog(
+          this.files[place.file]!,
+          `it has more than ${maxPictures} pictures; take a part of it with from and to (--from, --to).`,
+        )
+      }
+      tables.get(channel.topic)!.push({ stamp: this.#stamp(message, picture.stamp), logTime, publishTime, place })
+    }
+    return tables
+  }
+
+  /** Messages with pictures, in the order of the log. */
+  async *#scan({
+    topics,
+    from,
+    to,
+    signal,
+  }: PictureSelection): AsyncGenerator<{ message: LogMessage; picture: PictureMessage }, void, undefined> {
+    const wanted = topics && new Set(topics)
+    const wants = (channel: Channel) =>
+      this.#topics.get(keyOf(channel))?.reader !== undefined && wanted?.has(channel.topic) !== false
     for (const { container } of this.#opened) {
       const onDamage = (damage: Damage) => this.#found(damage)
       for await (const message of container.scan({ wants, from, to, onDamage })) {
         throwIfAborted(signal)
         const picture = this.#picture(message)
-        if (picture === undefined) continue
-        count += 1
-        if (count > maxPictures) {
-          throw badLog(
-            container.name,
-            `it has more than ${maxPictures} pictures; take a part of it with from and to (--from, --to).`,
-          )
-        }
-        const { channel, logTime, publishTime, place } = message
-        tables.get(channel.topic)!.push({ stamp: this.#stamp(message, picture.stamp), logTime, publishTime, place })
+        if (picture !== undefined) yield { message, picture }
       }
     }
-    return tables
+  }
+
+  /** What is known of a topic with pictures. */
+  #pictures(topic: string): TopicState {
+    return [...this.#topics.values()].find((one) => one.topic === topic && one.reader !== undefined)!
   }
 
   /** When a picture was taken, by the clock that is trusted. */
@@ -361,6 +451,7 @@ export class Log {
     const found = pictureReader(channel)
     const reader = typeof found === 'object' ? found : undefined
     const made: TopicState = {
+      channel,
       topic: channel.topic,
       schema: channel.schema,
       encoding: channel.encoding,
@@ -370,6 +461,7 @@ export class Log {
       last: 0n,
       kind: reader?.kind ?? (typeof found === 'string' ? 'video' : undefined),
       problem: typeof found === 'string' ? found : undefined,
+      note: undefined,
       format: undefined,
       width: undefined,
       height: undefined,
@@ -396,43 +488,21 @@ function note(state: TopicState, count: number, first: bigint, last: bigint): vo
   state.hz = state.count > 1 && seconds > 0 ? (state.count - 1) / seconds : undefined
 }
 
-async function describe(state: TopicState, picture: PictureMessage): Promise<void> {
-  const { kind, format, encoding, width, height, frameId, data } = picture
-  state.frameId = frameId
-  state.format = kind === 'raw' ? encoding : format
-  state.problem = problemOf(picture)
-  if (kind === 'raw') {
-    state.width = width
-    state.height = height
-  }
-  if (kind !== 'compressed' || state.problem !== undefined) return
-  try {
-    const size = await sharp(data, { limitInputPixels: false }).metadata()
-    state.width = size.width
-    state.height = size.height
-  } catch {
-    state.problem = 'its pictures cannot be decoded'
-  }
-}
-
 /** Why a picture is not read, as a sentence's end. */
-function problemOf({ kind, format, encoding, data }: PictureMessage): string | undefined {
+function problemOf(picture: PictureMessage): string | undefined {
+  const { kind, format, encoding } = picture
   if (kind === 'raw') return refusedEncoding(encoding)
   if (/compressedDepth/.test(format)) return 'it is depth (compressedDepth), no camera'
-  const found = kind === 'video' ? visible(format, 20) : fileKind(data) === 'video' ? 'H.264 or H.265' : undefined
-  return (
-    found &&
-    `it is compressed video (${found}), which is not decoded; republish it as pictures, or decode it first with ffmpeg`
-  )
+  const video = videoOf(picture)
+  if (video === undefined) return undefined
+  const advice = codecOf(picture) === undefined ? '' : ', or have its key frames decoded (--ffmpeg)'
+  return `it is compressed video (${video}); republish it as pictures${advice}`
 }
 
-/** What the first bytes of a file say that it is. */
-function fileKind(data: Uint8Array): 'picture' | 'video' | 'other' {
-  const head = Buffer.from(data.buffer, data.byteOffset, Math.min(data.length, 16))
-  if (/^0000(00)?01/.test(head.toString('hex'))) return 'video'
-  const text = head.toString('latin1')
-  const known = /^(\xff\xd8\xff|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|GIF8|....ftypavi[fs])/s
-  return known.test(text) ? 'picture' : 'other'
+/** Whether the first bytes of a file are those of a picture. */
+function isPicture(data: Uint8Array): boolean {
+  const text = Buffer.from(data.buffer, data.byteOffset, Math.min(data.length, 16)).toString('latin1')
+  return /^(\xff\xd8\xff|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|GIF8|....ftypavi[fs])/s.test(text)
 }
 
 /**
@@ -445,7 +515,7 @@ export function pictureSource(picture: PictureMessage, name: string): PictureSou
   const problem = problemOf(picture)
   if (problem !== undefined) throw new ModelError('BAD_LOG', `${visible(name)}: ${problem}.`)
   if (picture.kind === 'compressed') {
-    if (fileKind(picture.data) === 'picture') return picture.data
+    if (isPicture(picture.data)) return picture.data
     throw new ModelError(
       'BAD_LOG',
       `${visible(name)}: its ${picture.data.length} bytes are no JPEG, PNG, WebP, TIFF or AVIF file.`,

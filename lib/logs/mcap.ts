@@ -67,13 +67,14 @@ class Declared {
   channel(id: number): Channel | undefined {
     const entry = this.#channels.get(id)
     if (entry === undefined || entry.channel !== undefined) return entry?.channel
-    const { topic, schemaId, messageEncoding } = entry.record
+    const { topic, schemaId, messageEncoding, metadata } = entry.record
     const schema = this.schemas.get(schemaId)
     const made: Channel = {
       topic,
       schema: schema?.name ?? '',
       definition: schema && { encoding: schema.encoding, data: schema.data },
       encoding: messageEncoding,
+      metadata,
     }
     // A schema may still come; a channel without one stays to be asked again.
     if (schema !== undefined || schemaId === 0) entry.channel = made

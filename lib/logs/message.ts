@@ -117,6 +117,17 @@ export function pictureReader(channel: Channel): PictureReader | string | undefi
   return `its messages are encoded as '${visible(channel.encoding, 40)}', of which cdr, ros1, protobuf and json are read`
 }
 
+/** The definition of a known message of ROS 2, for logs that have none: SQLite of humble and before. */
+export function knownDefinition(schema: string, encoding: string): { encoding: string; data: Uint8Array } {
+  const fields = encoding === 'cdr' ? rosFields[plainSchema(schema)]?.fields : undefined
+  if (fields === undefined) return { encoding: '', data: new Uint8Array(0) }
+  const types: Partial<Record<Field[0], string>> = { header: 'std_msgs/Header', time: 'builtin_interfaces/Time' }
+  const parts = [fields.map(([type, name]) => `${types[type] ?? type} ${name}\n`).join('')]
+  if (fields[0]![0] === 'header') parts.push('MSG: std_msgs/Header\nbuiltin_interfaces/Time stamp\nstring frame_id\n')
+  parts.push('MSG: builtin_interfaces/Time\nint32 sec\nuint32 nanosec\n')
+  return { encoding: 'ros2msg', data: Buffer.from(parts.join(`${'='.repeat(80)}\n`)) }
+}
+
 /** How the fields of a definition differ from those that are known; undefined if they do not. */
 function differs(text: string, fields: readonly Field[]): string | undefined {
   const own = text.slice(0, 65_536).split(/^=+\s*$/m)[0]!

@@ -4,15 +4,17 @@
  */
 import { ModelError } from '../errors.ts'
 import { describeValue } from '../messages.ts'
+import { throwIfAborted } from '../options.ts'
 import { cameras as modelOrder } from '../views/cameras.ts'
 import type { PictureSource } from '../views/sources.ts'
 import { type CameraTopics, checkCameras } from './camera-names.ts'
 import { badLog } from './files.ts'
-import { type Log, pictureSource } from './log.ts'
+import type { Log, PublishedMessage } from './log.ts'
 import type { PictureMessage } from './picture.ts'
 import type { PictureEntry, PictureTable } from './table.ts'
+import { distanceOf, thumbnailOf } from './thumbnail.ts'
 
-/** Options of {@link moments}. Of `every`, `at`, `count` and `on` one may be given. */
+/** Options of {@link moments}. Of `every`, `at`, `count` and `on` one may be given; `changed` goes with `every` or alone. */
 export interface MomentOptions {
   /** A topic for each camera, as `log.guessCameras().cameras` has them. */
   cameras: CameraTopics
@@ -24,6 +26,11 @@ export interface MomentOptions {
   count?: number | undefined
   /** The moment nearest to each message of this topic. */
   on?: string | undefined
+  /**
+   * Of those moments only the ones at which the reference camera's picture has changed since the one taken before: by this much on average, in grey
+   * levels of 0 to 255, as a thumbnail of 16 x 16 pixels. The first is always taken, and so is one that cannot be decoded.
+   */
+  changed?: number | undefined
   /** Only what is in the log from here: seconds from the log's first message (a number), or ns (a bigint). */
   from?: number | bigint | undefined
   /** Only what is in the log up to here; as `from`. */
@@ -49,9 +56,11 @@ export interface Moment {
   /** Cameras without a picture. */
   missing: readonly string[]
   /** Reads the pictures: the bytes of files, or RGB. */
-  views: () => Promise<Record<string, PictureSource>>
+  views: (signal?: AbortSignal) => Promise<Record<string, PictureSource>>
   /** Reads one camera's message as it was published. */
   message: (camera: string) => Promise<PictureMessage>
+  /** Reads the bytes of one camera's message, with what a log needs to hold it. */
+  published: (camera: string) => Promise<PublishedMessage>
 }
 
 /** What became of the pictures of a log. */
@@ -213,8 +222,10 @@ export async function planMoments(log: Log, options: MomentOptions): Promise<Mom
   const names = Object.keys(cameras)
   const whole = all.filter(({ pictures }) => names.every((name) => pictures[name] !== undefined))
   const usable = missing === 'keep' ? all : whole
-  const chosen = await choose(log, usable, all, options)
-  const made = chosen.map((moment, index) => momentOf(log, moment, index, cameras, stamps))
+  const chosen = (await choose(log, usable, all, options)).map((moment) => momentOf(log, moment, cameras, stamps))
+  const { changed } = options
+  const kept = changed === undefined ? chosen : await thoseChanged(log, chosen, reference, changed, signal)
+  const made = kept.map((moment, index) => ({ index, ...moment }))
   return { moments: made, report: reportOf(reference, offsets, all, whole, stamps) }
 }
 
@@ -230,10 +241,9 @@ export async function* moments(log: Log, options: MomentOptions): AsyncGenerator
 function momentOf(
   log: Log,
   { stamp, pictures }: MatchedMoment,
-  index: number,
   cameras: CameraTopics,
   tables: Readonly<Record<string, PictureTable>>,
-): Moment {
+): Omit<Moment, 'index'> {
   const entries = new Map<string, PictureEntry>()
   const missing: string[] = []
   for (const camera of Object.keys(cameras)) {
@@ -242,19 +252,46 @@ function momentOf(
     else entries.set(camera, tables[camera]!.entry(picture))
   }
   const stamps = Object.fromEntries([...entries].map(([camera, entry]) => [camera, entry.stamp]))
-  const message = async (camera: string): Promise<PictureMessage> => {
+  const entryOf = (camera: string): PictureEntry => {
     const entry = entries.get(camera)
     if (entry === undefined)
       throw new ModelError('BAD_ARGUMENT', `This moment has no picture of ${describeValue(camera)}.`)
-    return log.picture(cameras[camera]!, entry.place)
+    return entry
   }
-  const views = async (): Promise<Record<string, PictureSource>> => {
+  const message = async (camera: string) => log.picture(cameras[camera]!, entryOf(camera).place)
+  const published = async (camera: string) => log.published(cameras[camera]!, entryOf(camera))
+  const views = async (signal?: AbortSignal): Promise<Record<string, PictureSource>> => {
     const found: Record<string, PictureSource> = {}
     for (const camera of entries.keys())
-      found[camera] = pictureSource(await message(camera), `${camera} (${cameras[camera]})`)
+      found[camera] = await log.source(await message(camera), `${camera} (${cameras[camera]})`, signal)
     return found
   }
-  return { index, stamp, stamps, skew: skewOf(Object.values(stamps)), missing, views, message }
+  return { stamp, stamps, skew: skewOf(Object.values(stamps)), missing, views, message, published }
+}
+
+/** Those whose reference picture differs from that of the one taken before. One that cannot be decoded is taken, so that it is not passed over unsaid. */
+async function thoseChanged(
+  log: Log,
+  moments: readonly Omit<Moment, 'index'>[],
+  reference: string,
+  changed: number,
+  signal: AbortSignal | undefined,
+): Promise<Omit<Moment, 'index'>[]> {
+  const kept: Omit<Moment, 'index'>[] = []
+  let before: Uint8Array | undefined
+  for (const moment of moments) {
+    throwIfAborted(signal)
+    let thumbnail: Uint8Array | undefined
+    try {
+      thumbnail = await thumbnailOf(await log.source(await moment.message(reference), reference, signal), reference)
+    } catch (error) {
+      if (!(error instanceof ModelError && (error.code === 'BAD_LOG' || error.code === 'BAD_VIEW'))) throw error
+    }
+    if (thumbnail !== undefined && before !== undefined && distanceOf(thumbnail, before) < changed) continue
+    before = thumbnail ?? before
+    kept.push(moment)
+  }
+  return kept
 }
 
 async function choose(
@@ -340,7 +377,7 @@ function absolute(time: number | bigint | undefined, start: bigint): bigint | un
 }
 
 function checkOptions(options: MomentOptions): void {
-  const { every, at, count, on, maxSkew, missing, from, to } = options
+  const { every, at, count, on, changed, maxSkew, missing, from, to } = options
   const bad = (expected: string, name: string, value: unknown) =>
     new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${name}, received ${describeValue(value)}.`)
   const seconds = (value: unknown) => typeof value === 'number' && value >= 0 && value <= 1e9
@@ -351,13 +388,17 @@ function checkOptions(options: MomentOptions): void {
     throw bad('a positive integer', 'count', count)
   if (at !== undefined && !(Array.isArray(at) && at.every(time)))
     throw bad('a list of seconds or of bigints in ns', 'at', at)
+  if (changed !== undefined && !(typeof changed === 'number' && changed >= 0 && changed <= 255))
+    throw bad('a number from 0 to 255', 'changed', changed)
   if (on !== undefined && typeof on !== 'string') throw bad('a topic', 'on', on)
   for (const [name, value] of Object.entries({ from, to })) {
     if (value !== undefined && !time(value)) throw bad('seconds or a bigint in ns', name, value)
   }
   if (missing !== undefined && missing !== 'skip' && missing !== 'keep')
     throw bad("'skip' or 'keep'", 'missing', missing)
-  const given = Object.entries({ every, at, count, on }).filter(([, value]) => value !== undefined)
+  // `changed` chooses among the moments of `every`, given or not.
+  const choices = { [every === undefined ? 'changed' : 'every']: every ?? changed, at, count, on }
+  const given = Object.entries(choices).filter(([, value]) => value !== undefined)
   if (given.length > 1) {
     throw new ModelError(
       'BAD_ARGUMENT',

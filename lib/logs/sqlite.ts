@@ -193,8 +193,9 @@ function readChannels(db: Database): Map<bigint, Channel> {
     }
   }
   const channels = new Map<bigint, Channel>()
-  for (const { id, name, type, format } of db.all(
-    'SELECT id, name, type, serialization_format AS format FROM topics LIMIT 100000',
+  const qos = columns('topics').includes('offered_qos_profiles') ? 'offered_qos_profiles' : "''"
+  for (const { id, name, type, format, profiles } of db.all(
+    `SELECT id, name, type, serialization_format AS format, ${qos} AS profiles FROM topics LIMIT 100000`,
   )) {
     const schema = String(type)
     channels.set(integer(id), {
@@ -202,6 +203,7 @@ function readChannels(db: Database): Map<bigint, Channel> {
       schema,
       definition: definitions.get(schema),
       encoding: String(format),
+      metadata: new Map([['offered_qos_profiles', String(profiles ?? '')]]),
     })
   }
   return channels

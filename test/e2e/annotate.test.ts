@@ -1,5 +1,6 @@
 // drivlm annotate: answers written beside a log, whatever is stopped in between, and read by the readers of @mcap/core.
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { createRequire } from 'node:module'
@@ -7,7 +8,8 @@ import os from 'node:os'
 import path from 'node:path'
 import { McapIndexedReader, McapStreamReader, type McapTypes } from '@mcap/core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { shardOfEnvironment } from '../../lib/cli/flags.ts'
+import { logTimes, seconds, shardOfEnvironment } from '../../lib/cli/flags.ts'
+import { openLog } from '../../lib/logs/index.ts'
 import { cameras } from '../../lib/views/cameras.ts'
 import { cdrCompressed, type MadeMessage, mcap } from '../unit/logs-files.ts'
 import { drivlm, type Ran } from './run.ts'
@@ -99,7 +101,12 @@ describe('what it writes', () => {
     const answers = found.filter(({ topic }) => topic === '/drivlm/answers')
     expect(answers).toHaveLength(count * 3)
     expect(answers.every(({ schema }) => schema === 'drivlm.Answer')).toBe(true)
-    expect(answers[0]!.content).toMatchObject({ moment: 0, question: questions[1], model: 'street-tiny' })
+    expect(answers[0]!.content).toMatchObject({
+      moment: 0,
+      question: questions[1],
+      model: 'street-tiny',
+      cameras: { CAM_FRONT: { topic: topicOf('CAM_FRONT'), timestamp: { sec: 1000, nsec: 0 } } },
+    })
     expect(answers.map(({ time }) => time)).toEqual(
       Array.from({ length: 3 * count }, (_, i) => BigInt(1_000_000 + msOf(Math.floor(i / 3), 0)) * 1_000_000n),
     )
@@ -260,10 +267,49 @@ describe('shards', () => {
   })
 })
 
+describe('with the pictures that were seen', () => {
+  const images = (name: string, args: readonly string[] = []) => annotate(name, ['--with-images', ...args])
+
+  it('copies their messages byte for byte, with shards and resuming too', async () => {
+    expect(await images('images.mcap')).toMatchObject({ code: 0 })
+    const source = new Map<string, string>()
+    const of = async (name: string, each: (picture: { topic: string; logTime: bigint; data: Uint8Array }) => void) => {
+      const log = await openLog(at(name), { scan: true })
+      for await (const picture of log.pictures()) each(picture)
+      expect([log.damage, log.guessCameras().cameras]).toEqual([
+        [],
+        Object.fromEntries(cameras.map((camera) => [camera, topicOf(camera)])),
+      ])
+      await log.close()
+    }
+    const digest = (data: Uint8Array) => createHash('sha256').update(data).digest('hex')
+    await of('drive.mcap', ({ topic, logTime, data }) => source.set(`${topic} ${logTime}`, digest(data)))
+    let copied = 0
+    await of('images.mcap', ({ topic, logTime, data }) => {
+      expect(source.get(`${topic} ${logTime}`)).toBe(digest(data))
+      copied += 1
+    })
+    expect(copied).toBe(count * 6)
+    const { channelsById, schemasById } = await indexed(at('images.mcap'))
+    const channel = [...channelsById.values()].find(({ topic }) => topic === topicOf('CAM_BACK'))!
+    expect(channel).toMatchObject({ messageEncoding: 'cdr' })
+    expect(schemasById.get(channel.schemaId)).toMatchObject({ name: 'sensor_msgs/msg/CompressedImage' })
+
+    await Promise.all([images('half-1.mcap', ['--shard', '1/2']), stopAt(1, 'SIGKILL', 'half-2.mcap', imagesOfHalf)])
+    if (existsSync(at('half-2.mcap.journal')))
+      expect(await images('half-2.mcap', ['--shard', '2/2', '--resume'])).toMatchObject({ code: 0 })
+    const parts = ['half-2.mcap', 'half-1.mcap'].map(at)
+    expect(await drivlm(['merge', ...parts, '--out', at('joined.mcap')])).toMatchObject({ code: 0 })
+    expect(readFileSync(at('joined.mcap')).equals(readFileSync(at('images.mcap')))).toBe(true)
+  })
+  const imagesOfHalf = ['--with-images', '--shard', '2/2']
+})
+
 describe('choices', () => {
   it('of moments and cameras', async () => {
-    const front = `CAM_FRONT=${topicOf('CAM_FRONT')}`
-    const ran = await annotate('front.mcap', ['--map', front, '--missing', 'black', '--at', '0.6,2', '--jsonl', '-'])
+    writeFileSync(at('map.json'), JSON.stringify({ CAM_FRONT: topicOf('CAM_FRONT') }))
+    const when = ['--at', '0.6s,1002000000000', '--time', 'stamp']
+    const ran = await annotate('front.mcap', ['--map', at('map.json'), '--missing', 'black', ...when, '--jsonl', '-'])
     const lines = ran.stdout
       .trim()
       .split('\n')
@@ -275,13 +321,32 @@ describe('choices', () => {
   })
 
   it.each([
-    [['--map', 'CAM_FRONT'], /Expected --map CAMERA=TOPIC/],
+    [['--map', 'CAM_FRONT'], /Expected --map CAMERA=TOPIC or a JSON file of them; CAM_FRONT is neither \(ENOENT\)/],
+    [['--map', 'package-lock.json'], /is no object of topics by camera/],
+    [['--map', 'README.md'], /is no JSON/],
+    [['--ffmpeg', '/none/ffmpeg'], /cannot be started \(ENOENT\)/],
+    [['--changed', '300'], /options\.changed/],
     [['--map', 'CAM_FRONT=/none'], /no topic \/none/],
     [['--map', 'CAM_FRONT=/a', '--map', 'CAM_FRONT=/b'], /gives CAM_FRONT twice/],
     [['--every', '1', '--moments', '2'], /both say which moments/],
   ])('%o', async (args, message) => {
     expect(await annotate('refused.mcap', args)).toMatchObject({ code: 1, stderr: expect.stringMatching(message) })
     expect(existsSync(at('refused.mcap.journal'))).toBe(false)
+  })
+
+  it('reads times with their unit', () => {
+    expect(['0.5', '0.5s', '500ms', '1e-3'].map(seconds)).toEqual([0.5, 0.5, 0.5, 0.001])
+    expect(logTimes('12.5,1500ms,1532402927612460000')).toEqual([12.5, 1.5, 1532402927612460000n])
+    for (const text of ['', 's', '5m', '-1', '1,', 'ms']) expect(() => logTimes(text)).toThrow(/a number/)
+  })
+
+  it('prints the map to fill in where names tell no camera', async () => {
+    const raw = 'test/fixtures/logs/ros2-raw.mcap'
+    const ran = await drivlm(['annotate', raw, '--ask', 'What is there?', '--out', at('raw.mcap')])
+    expect(ran).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/Fill in[\s\S]*--map CAM_FRONT=TOPIC\n[\s\S]*\/raw\/rgb8/),
+    })
   })
 
   it('asks for something to ask', async () => {

@@ -1,8 +1,15 @@
 // Robots' logs: moments out of stamps, cameras out of names. What containers hold is compared by scripts/golden/logs.mjs.
-import { describe, expect, it, test } from 'vitest'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import sharp from 'sharp'
+import { afterAll, describe, expect, it, test } from 'vitest'
 import { guessCameras } from '../../lib/logs/camera-names.ts'
 import { type LogTopic, openLog } from '../../lib/logs/log.ts'
-import { momentsOf, planMoments } from '../../lib/logs/moments.ts'
+import { knownDefinition, pictureReader } from '../../lib/logs/message.ts'
+import { type MomentOptions, momentsOf, planMoments } from '../../lib/logs/moments.ts'
+import { distanceOf, thumbnailOf } from '../../lib/logs/thumbnail.ts'
+import { cdrCompressed, mcap } from './logs-files.ts'
 
 const ms = (value: number) => BigInt(Math.round(value * 1e6))
 const listOf = (times: readonly number[]) => ({ length: times.length, stamp: (i: number) => ms(times[i]!) })
@@ -104,6 +111,50 @@ describe('which moments of a log', () => {
   })
 })
 
+describe('moments at which the picture changed', () => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'drivlm-changed-'))
+  afterAll(() => rmSync(dir, { recursive: true }))
+  const picture = (grey: number) =>
+    sharp({ create: { width: 40, height: 20, channels: 3, background: { r: grey, g: grey, b: grey } } })
+      .png()
+      .toBuffer()
+
+  it('are those that differ from the one taken before, not from their neighbour; what cannot be decoded is taken', async () => {
+    const greys = [50, 54, 58, 62, 50, undefined, 52, 90]
+    const messages = await Promise.all(
+      greys.map(async (grey, i) => {
+        const data = grey === undefined ? Buffer.from('\xff\xd8\xff', 'latin1') : await picture(grey)
+        return { data: cdrCompressed(data, { sec: 100 + i }), logTime: BigInt(100 + i) * 1_000_000_000n }
+      }),
+    )
+    const file = path.join(dir, 'changed.mcap')
+    writeFileSync(file, await mcap(messages))
+    const log = await openLog(file)
+    const seconds = async (options: Partial<MomentOptions>) => {
+      const { moments } = await planMoments(log, { cameras: { CAM_FRONT: '/front/image' }, ...options })
+      expect(moments.map(({ index }) => index)).toEqual(moments.map((_, i) => i))
+      return moments.map(({ stamp }) => Number(stamp / 1_000_000_000n) - 100)
+    }
+    expect(await seconds({ changed: 10 })).toEqual([0, 3, 4, 5, 7])
+    expect(await seconds({ changed: 4, every: 2 })).toEqual([0, 2, 4, 7])
+    expect(await seconds({ changed: 0, every: 0 })).toHaveLength(8)
+    expect(await seconds({ changed: 255 })).toEqual([0, 5])
+    await expect(seconds({ changed: 256 })).rejects.toThrow(/options\.changed/)
+    await expect(seconds({ changed: 1, at: [0] })).rejects.toThrow(/options\.changed and options\.at/)
+    await log.close()
+  })
+
+  it('by thumbnails: luma of the parts of a picture, of any size', async () => {
+    const data = new Uint8Array(32 * 16 * 3)
+    data.fill(255, 0, 32 * 3) // the first row is white
+    const grey = await thumbnailOf({ data, width: 32, height: 16 }, 'front')
+    expect([...grey.subarray(0, 16), ...grey.subarray(16, 32)]).toEqual([...Array(16).fill(255), ...Array(16).fill(0)])
+    expect(distanceOf(grey, new Uint8Array(256))).toBe(255 / 16)
+    const one = await thumbnailOf({ data: Uint8Array.of(255, 0, 0), width: 1, height: 1 }, 'front')
+    expect([...one]).toEqual(Array(256).fill(76))
+  })
+})
+
 describe('cameras by words', () => {
   const topic = (name: string, facts: Partial<LogTopic> = {}): LogTopic => ({
     topic: name,
@@ -115,6 +166,7 @@ describe('cameras by words', () => {
     last: 5n,
     kind: 'compressed',
     problem: undefined,
+    note: undefined,
     format: 'jpeg',
     width: 1,
     height: 1,
@@ -156,14 +208,37 @@ describe('cameras by words', () => {
       topic('/front/image_raw', { kind: 'raw' }),
       topic('/front/image_raw/compressed', { count: 20 }),
       topic('/front/image_rect/compressed'),
+      topic('/front/video', { kind: 'video', count: 90 }),
     ])
     expect(guess.cameras.CAM_FRONT).toBe('/front/image_rect/compressed')
     expect(guess.doubtful).toEqual([
       {
         camera: 'CAM_FRONT',
         taken: '/front/image_rect/compressed',
-        others: ['/front/image_raw/compressed', '/front/image_raw'],
+        others: ['/front/image_raw/compressed', '/front/image_raw', '/front/video'],
       },
     ])
+  })
+})
+
+describe('definitions for logs that have none', () => {
+  it.each(['sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image', 'foxglove_msgs/msg/RawImage'])(
+    '%s',
+    (schema) => {
+      const definition = knownDefinition(schema, 'cdr')
+      expect(typeof pictureReader({ topic: '/a', schema, definition, encoding: 'cdr', metadata: new Map() })).toBe(
+        'object',
+      )
+      const text = Buffer.from(definition.data).toString()
+      expect(text).toMatch(/\n={80}\nMSG: builtin_interfaces\/Time\nint32 sec\nuint32 nanosec\n$/)
+      if (schema === 'sensor_msgs/msg/CompressedImage') {
+        expect(text.slice(0, text.indexOf('==='))).toBe('std_msgs/Header header\nstring format\nuint8[] data\n')
+      }
+    },
+  )
+
+  it('are of ROS 2 only', () => {
+    expect(knownDefinition('sensor_msgs/Image', 'ros1')).toEqual({ encoding: '', data: new Uint8Array(0) })
+    expect(knownDefinition('std_msgs/msg/String', 'cdr').encoding).toBe('')
   })
 })
