@@ -2,9 +2,8 @@
 import type { Answer } from './answer.ts'
 import { type AnswerStream, streamAnswer } from './answer-stream.ts'
 import { ModelError } from './errors.ts'
-import type { Generation } from './generation.ts'
 import { answerOf, askIds, type ModelContext } from './model-context.ts'
-import type { NativeGenerateResult } from './native.ts'
+import type { NativeModel } from './native.ts'
 import { type AskOptions, type AskSettings, askSettings, checkQuestion } from './options.ts'
 import type { CachedScene, SceneEntry } from './scene-cache.ts'
 import { type PlacedPictures, refusePlaceholders, withoutPlaceholders } from './text/placeholders.ts'
@@ -18,41 +17,19 @@ export interface ChatTurn {
   answer: string
 }
 
-/** A dialogue's tokens in the cache, shared by those who forked it. They count as one of `maxScenes`. */
-class CachedDialogue {
-  readonly scene: number
-  readonly tokens: number
-  readonly #context: ModelContext
-  #holders = 1
-
-  constructor(context: ModelContext, { scene, promptTokens, ids }: NativeGenerateResult) {
-    this.#context = context
-    this.scene = scene!
-    this.tokens = promptTokens + ids.length
-  }
-
-  hold(): this {
-    this.#holders++
-    return this
-  }
-
-  get shared(): boolean {
-    return this.#holders > 1
-  }
-
-  release(): void {
-    if (--this.#holders > 0) return
-    this.#context.native.release(this.scene)
-    this.#context.scenes.leavePlace()
-  }
+/** A dialogue's tokens in the cache. */
+interface CachedDialogue {
+  scene: number
+  tokens: number
 }
 
-/** What of a dialogue outlives its object until the cache is told. */
+/** What of a dialogue outlives its object until the engine is told. */
 interface Hold {
+  native: NativeModel
   kept: CachedDialogue | undefined
 }
 
-const dropped = new FinalizationRegistry<Hold>((hold) => hold.kept?.release())
+const dropped = new FinalizationRegistry<Hold>(({ native, kept }) => kept && native.release(kept.scene))
 
 /**
  * A dialogue about a scene: every question is understood in the light of those before it. A turn costs its own tokens only; what was said
@@ -86,7 +63,7 @@ export class Chat {
     this.#context = context
     this.#entry = entry
     this.#placed = placed
-    this.#hold = { kept }
+    this.#hold = { native: context.native, kept }
     this.#turns = turns
     dropped.register(this, this.#hold, this)
   }
@@ -121,7 +98,9 @@ export class Chat {
   /** A second dialogue that goes on from what was said so far; nothing is copied. A turn that is not complete is not part of it. */
   fork(): Chat {
     this.#throwIfDisposed()
-    return new Chat(this.#context, this.#entry, this.#placed, this.#hold.kept?.hold(), this.#turns)
+    const { kept } = this.#hold
+    if (kept !== undefined) this.#context.native.hold(kept.scene)
+    return new Chat(this.#context, this.#entry, this.#placed, kept, this.#turns)
   }
 
   /** Gives the dialogue's pages of the cache back. A turn that is running ends well. Idempotent. */
@@ -148,29 +127,19 @@ export class Chat {
     const { scenes, tokenizer, template, promptSuffix } = this.#context
     const { kept } = this.#hold
     const text = this.#plain(question, settings, kept === undefined) + promptSuffix
-    const { signal, maxNewTokens } = settings
-    const first = (seen: CachedScene) => {
-      const ids = buildQuestion(tokenizer, template, seen.prompt, text)
-      const { scene, tokens } = seen.result
-      return askIds(this.#context, { settings, scene, tokens, ids, leave, keep: true })
-    }
-    const further = ({ scene, tokens }: CachedDialogue) => {
-      const ids = buildTurn(tokenizer, template, text)
-      return askIds(this.#context, { settings, scene, tokens, ids, leave, keep: true })
-    }
-    const begin = async () => scenes.use(this.#entry, first, maxNewTokens, signal)
-    const goOn = async (from: CachedDialogue) => scenes.run(() => further(from), maxNewTokens, signal)
-    let generation: Generation
-    if (kept === undefined) generation = await scenes.inPlace(this.#entry, begin, signal)
-    else if (kept.shared) generation = await scenes.inPlace(undefined, () => goOn(kept), signal)
-    else {
-      generation = await goOn(kept)
-      scenes.addPlace() // and what it went on from leaves its own
-    }
+    const goOn = (scene: number, tokens: number, ids: Int32Array, claim = 0) =>
+      askIds(this.#context, { settings, scene, claim, tokens, ids, leave, keep: true })
+    const first = ({ prompt, result: { scene, tokens } }: CachedScene, claim: number) =>
+      goOn(scene, tokens, buildQuestion(tokenizer, template, prompt, text), claim)
+    const generation =
+      kept === undefined
+        ? await scenes.use(this.#entry, first, settings.signal)
+        : await scenes.counted(async () => goOn(kept.scene, kept.tokens, buildTurn(tokenizer, template, text)))
 
-    const { result } = generation
-    // Scene and place are this one's from here on, until they are the dialogue's.
-    let next: CachedDialogue | undefined = new CachedDialogue(this.#context, result)
+    if ('claim' in generation) throw new ModelError('INTERNAL', 'A dialogue was evicted.') // the engine evicts scenes only
+    const { scene, promptTokens, ids } = generation.result
+    // The scene is this turn's from here on, until it is the dialogue's.
+    let next: CachedDialogue | undefined = { scene: scene!, tokens: promptTokens + ids.length }
     try {
       const answer = answerOf(generation, startedAt, this.#entry.imageTokens)
       this.#turns = [...this.#turns, { question, answer: answer.text }]
@@ -180,7 +149,7 @@ export class Chat {
       }
       return answer
     } finally {
-      next?.release()
+      if (next !== undefined) this.#context.native.release(next.scene)
     }
   }
 
@@ -193,7 +162,8 @@ export class Chat {
   }
 
   #keep(next: CachedDialogue | undefined): void {
-    this.#hold.kept?.release()
+    const { native, kept } = this.#hold
+    if (kept !== undefined) native.release(kept.scene)
     this.#hold.kept = next
   }
 

@@ -3,7 +3,7 @@ import type { TokenLogprob } from './answer.ts'
 import { ModelError } from './errors.ts'
 import { tokenLogprobs } from './generation.ts'
 import { runJob } from './job.ts'
-import type { NativeModel } from './native.ts'
+import type { NativeEvicted, NativeModel } from './native.ts'
 import type { ChooseOptions } from './options.ts'
 import { encodeAnswer, type ScenePrompt } from './text/prompt.ts'
 import type { Template } from './text/templates.ts'
@@ -35,6 +35,7 @@ export interface ScoringRequest {
   template: Template
   prompt: ScenePrompt
   scene: number
+  claim: number
   question: string
   answers: readonly string[]
   /** Id of the token that ends an answer, to be counted too. */
@@ -43,11 +44,12 @@ export interface ScoringRequest {
 }
 
 /** Scores answers to one question, sharing its cache. */
-export async function score(request: ScoringRequest): Promise<Score[]> {
-  const { native, tokenizer, template, prompt, scene, question, answers, end, signal } = request
+export async function score(request: ScoringRequest): Promise<Score[] | NativeEvicted> {
+  const { native, tokenizer, template, prompt, scene, claim, question, answers, end, signal } = request
   const { ids, continuations } = encodeAnswers(tokenizer, template, prompt, question, answers, end)
-  const start = (job: number) => native.score({ job, scene, ids, continuations, vocabLimit: tokenizer.size })
+  const start = (job: number) => native.score({ job, scene, claim, ids, continuations, vocabLimit: tokenizer.size })
   const rows = await runJob(signal, start, (job) => native.cancel(job))
+  if ('claim' in rows) return rows
   return rows.map((row, i) => ({
     logprob: row.reduce((sum, one) => sum + one, 0),
     tokens: tokenLogprobs(tokenizer, continuations[i]!, row) as Score['tokens'],

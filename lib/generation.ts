@@ -2,7 +2,7 @@
 import type { Answer, TokenLogprob } from './answer.ts'
 import { holding, runJob, untilAborted, whenAborted } from './job.ts'
 import { Listener } from './listener.ts'
-import type { NativeGenerateRequest, NativeGenerateResult, NativeModel } from './native.ts'
+import type { NativeEvicted, NativeGenerateRequest, NativeGenerateResult, NativeModel } from './native.ts'
 import { type AskSettings, engineNumbers } from './options.ts'
 import { type AnswerFormats, type CompiledFormat, FormattedText } from './structured/answer-format.ts'
 import { Detokenizer } from './text/detokenizer.ts'
@@ -14,6 +14,8 @@ export interface GenerationRequest {
   formats: AnswerFormats
   /** Handle of the scene. */
   scene: number
+  /** That an eviction of the scene left; 0 for none. */
+  claim: number
   /** The question's ids. */
   ids: Int32Array
   stopIds: Int32Array
@@ -40,7 +42,7 @@ export interface Generation {
  * Generates one answer. `onText` gets every new piece; what it throws, or what a promise that it returned rejects with, ends the generation
  * and is thrown on. The answer is complete when those promises have settled.
  */
-export async function generate(request: GenerationRequest): Promise<Generation> {
+export async function generate(request: GenerationRequest): Promise<Generation | NativeEvicted> {
   const { native, tokenizer, settings, leave, formats } = request
   const format = settings.answerFormat === undefined ? undefined : formats.compile(settings.answerFormat)
   const reader =
@@ -75,6 +77,7 @@ export async function generate(request: GenerationRequest): Promise<Generation> 
     }
   }
   const result = await runJob(settings.signal, start, (job) => native.cancel(job))
+  if ('claim' in result) return result
   const release = () => {
     if (result.scene !== undefined) native.release(result.scene)
   }
@@ -108,13 +111,14 @@ export function tokenLogprobs(tokenizer: Tokenizer, ids: Int32Array, logprobs: F
 
 function nativeRequest(
   job: number,
-  { tokenizer, scene, ids, stopIds, settings, room, keep = false }: GenerationRequest,
+  { tokenizer, scene, claim, ids, stopIds, settings, room, keep = false }: GenerationRequest,
   format: CompiledFormat | undefined,
-): NativeGenerateRequest {
+): NativeGenerateRequest & { claim: number } {
   return {
     ...engineNumbers(settings),
     job,
     scene,
+    claim,
     ids,
     maxNewTokens: Math.min(settings.maxNewTokens, room),
     stopIds,

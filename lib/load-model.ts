@@ -86,8 +86,7 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
     const { device, maxContext, visionCacheBytes } = nativeOptions
     const { precision, weights, activations, maxBatch } = settings
     const limits = {
-      maxScenes: settings.maxScenes ?? Number.POSITIVE_INFINITY,
-      evict: settings.evict === true ? ('resee' as const) : settings.evict || undefined,
+      evictedThrow: settings.evict === 'throw',
       maxQueue: settings.maxQueue ?? Number.POSITIVE_INFINITY,
       maxBatch,
     }
@@ -127,6 +126,9 @@ export async function templateFor(checkpoint: Checkpoint, tokenizer: Tokenizer |
   return { template: withSystemMessage(template, sources), note }
 }
 
+/** As the addon counts them: no limit. */
+const mostScenes = 2 ** 30
+
 /** What the addon is asked to reserve. */
 export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, options: LoadOptions): NativeModelOptions {
   const settings = loadSettings(options)
@@ -148,6 +150,8 @@ export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, optio
     visionCacheBytes: 0,
     maxBatch: settings.maxBatch,
     maxMemoryBytes: settings.maxMemory ?? 0,
+    maxScenes: Math.min(settings.maxScenes ?? mostScenes, mostScenes),
+    evict: settings.evict !== false,
   }
   native.visionCacheBytes = settings.visionCache ?? 2 * sceneImageBytes(checkpoint, native)
   if (settings.kvMemory !== undefined) native.kvTokens = kvTokens(addon, checkpoint, native, settings.kvMemory)

@@ -2,7 +2,7 @@
 import type { Answer } from './answer.ts'
 import { ModelError } from './errors.ts'
 import { type Generation, type GenerationRequest, generate } from './generation.ts'
-import type { NativeModel } from './native.ts'
+import type { NativeEvicted, NativeModel } from './native.ts'
 import type { AskSettings } from './options.ts'
 import type { SceneCache } from './scene-cache.ts'
 import type { AnswerFormats } from './structured/answer-format.ts'
@@ -26,6 +26,8 @@ export interface QuestionRequest {
   settings: AskSettings
   /** The sequence in the cache that the question goes on from. */
   scene: number
+  /** That an eviction of it left; 0 for none. */
+  claim: number
   /** Its tokens. */
   tokens: number
   ids: Int32Array
@@ -33,8 +35,8 @@ export interface QuestionRequest {
   keep?: boolean
 }
 
-/** Generates an answer to a question, given as ids. */
-export async function askIds(context: ModelContext, request: QuestionRequest): Promise<Generation> {
+/** Generates an answer to a question, given as ids, unless the scene was evicted before it began. */
+export async function askIds(context: ModelContext, request: QuestionRequest): Promise<Generation | NativeEvicted> {
   const { native, tokenizer, formats, stopIds, maxContext } = context
   const { tokens, ids } = request
   const room = maxContext - tokens - ids.length

@@ -21,7 +21,7 @@ import {
   watchSettings,
 } from './options.ts'
 import { Scene, type SeenViews } from './scene.ts'
-import { SceneCache, type SceneCacheStats, type SceneLimits, type SceneLoader } from './scene-cache.ts'
+import { SceneCache, type SceneLimits, type SceneLoader } from './scene-cache.ts'
 import { AnswerFormats } from './structured/answer-format.ts'
 import type { PlacedPictures } from './text/placeholders.ts'
 import { buildScenePrompt, type ImageLayout, imageLayoutOf, type ScenePrompt, stopIds } from './text/prompt.ts'
@@ -91,7 +91,7 @@ export interface ModelInfo {
 }
 
 /** How busy a model is, and what it did since it was loaded. */
-export interface ModelStats extends NativeStats, SceneCacheStats {
+export interface ModelStats extends NativeStats {
   /** Questions a decode step, on average. */
   meanBatch: number
   /** Tokens of answers a second of decoding, all questions together. */
@@ -120,7 +120,7 @@ export interface ModelParts {
   cache: CacheInfo | undefined
   maxContext: number
   visionCacheBytes: number
-  limits: Omit<SceneLimits, 'pageTokens'>
+  limits: SceneLimits
 }
 
 /**
@@ -151,7 +151,7 @@ export class Model {
       template,
       maxContext,
       formats: new AnswerFormats(native, tokenizer),
-      scenes: new SceneCache(native, { ...parts.limits, pageTokens: memory.pageTokens }),
+      scenes: new SceneCache(native, parts.limits),
       stopIds: Int32Array.from(stopIds(tokenizer, template, checkpoint.eosIds)),
       promptSuffix: checkpoint.layout.promptSuffix ?? '',
     }
@@ -241,7 +241,6 @@ export class Model {
       const per = (part: number, whole: number) => (whole > 0 ? part / whole : 0)
       return {
         ...stats,
-        ...this.#context.scenes.stats,
         meanBatch: per(stats.stepQuestions, stats.steps),
         tokensPerSecond: per(1000 * stats.decodeTokens, stats.decodeMs),
         prefillTokensPerSecond: per(1000 * stats.prefillTokens, stats.prefillMs),
@@ -259,7 +258,6 @@ export class Model {
    */
   async dispose(): Promise<void> {
     this.#disposing ??= this.#parts.native.dispose()
-    this.#context.scenes.close()
     await this.#disposing
   }
 
@@ -292,25 +290,12 @@ export class Model {
       sources = composed.lasting // from now on buffers are the caller's again
       const prompt = this.#scenePrompt(options.systemMessage, composed)
       this.#checkRoom(prompt.ids.length, composed)
-      return { composed, prompt }
-    }
-    let begunAt = performance.now() // of the decoding, with which the caller's time begins
-    let ready: ReturnType<typeof prepare> | undefined = prepare()
-    ready.catch(() => undefined) // told where it is awaited
-    const loader: SceneLoader<SeenViews> = {
-      tokens: 0,
-      see: async (signal) => {
-        if (ready === undefined) {
-          begunAt = performance.now()
-          ready = prepare()
-        }
-        const { composed, prompt } = await ready
+      return async (scene: number, signal: AbortSignal | undefined) => {
         throwIfAborted(signal)
         this.#throwIfDisposed()
-        loader.tokens = prompt.ids.length
         const images = composed.images.map((image) => image.tiles)
         const placed = this.#placed(composed, sources) // what may fail stands before there is a scene to give back
-        const start = (job: number) => native.see({ job, ids: prompt.ids, images })
+        const start = (job: number) => native.see({ job, scene, ids: prompt.ids, images })
         const result = await runJob(signal, start, (job) => native.cancel(job))
         const { tokens, imageTokens, tiles, cachedTiles, sharedTokens } = result
         const { queueMs, visionMs, prefillMs } = result
@@ -321,12 +306,23 @@ export class Model {
         const { layout, pictures, prepared, lasting } = composed
         const info = { tokens, imageTokens, tiles, cachedTiles, sharedTokens, layout, timings }
         return { prompt, result, info, pictures, placed, prepared, lasting }
+      }
+    }
+    let begunAt = performance.now() // of the decoding, with which the caller's time begins
+    let ready: ReturnType<typeof prepare> | undefined = prepare()
+    ready.catch(() => undefined) // told where it is awaited
+    return {
+      prepare: async () => {
+        if (ready === undefined) {
+          begunAt = performance.now()
+          ready = prepare()
+        }
+        return ready
       },
       end: () => {
         ready = undefined
       },
     }
-    return loader
   }
 
   async #answer(

@@ -183,6 +183,10 @@ export interface NativeModelOptions {
   kvTokens: number
   /** Sequences decoded together. */
   maxBatch: number
+  /** Scenes and dialogues in the cache; default: no limit. */
+  maxScenes?: number
+  /** Idle scenes are evicted to make room for others; default false. */
+  evict?: boolean
   /** Host memory for image tokens of tiles that were seen before; 0 for none. */
   visionCacheBytes: number
   /** Most bytes of weights, KV cache and scratch together; 0 or none: what the device has. */
@@ -285,6 +289,8 @@ export type NativeProbes = Record<string, { shape: number[]; data: Float32Array 
 export interface NativeSceneRequest {
   /** Caller's number for {@link NativeModel.cancel}, unique among running jobs. */
   job: number
+  /** An evicted scene that is seen again under its number; 0 or none: a new one. */
+  scene?: number
   /** Prompt ids up to and including the image span; −1 marks an image slot. */
   ids: Int32Array
   /** In the order of their slots. */
@@ -374,10 +380,21 @@ export interface NativeGenerateResult {
   scene?: number
 }
 
+/** What a question finds that gave a claim: its scene made room for others before it began. */
+export interface NativeEvicted {
+  /** Its place in the order of asking: to be given when it is asked again, or to {@link NativeModel.withdraw}. */
+  claim: number
+}
+
 export interface NativeStats {
   pagesTotal: number
   pagesUsed: number
+  /** In the cache, with dialogues. */
   scenes: number
+  /** Scenes that were evicted. */
+  evicted: number
+  /** Evicted scenes that were seen again. */
+  reseen: number
   running: number
   waiting: number
   /** Decode steps, and questions summed over them. */
@@ -397,12 +414,24 @@ export interface NativeStats {
   decodeMs: number
 }
 
+interface Claiming {
+  claim: number
+}
+
 /** A loaded model: one engine thread, jobs in call order. Rejections are errors with `code` and `message`. */
 export interface NativeModel {
   see(request: NativeSceneRequest): Promise<NativeSceneResult>
-  /** `onTokens` gets every id once, batched when the reader is slow; it must not throw. */
+  /**
+   * `onTokens` gets every id once, batched when the reader is slow; it must not throw. With a claim (0 for the first time) it resolves with
+   * {@link NativeEvicted} when the scene was evicted before the question began; without, it rejects.
+   */
+  generate(
+    request: NativeGenerateRequest & Claiming,
+    onTokens?: (ids: Int32Array) => void,
+  ): Promise<NativeGenerateResult | NativeEvicted>
   generate(request: NativeGenerateRequest, onTokens?: (ids: Int32Array) => void): Promise<NativeGenerateResult>
-  /** Natural-log probabilities [continuations][ids] of given continuations; they share the question's cache. */
+  /** Natural-log probabilities [continuations][ids] of given continuations; they share the question's cache. Claims as in `generate`. */
+  score(request: NativeScoreRequest & Claiming): Promise<Float32Array[] | NativeEvicted>
   score(request: NativeScoreRequest): Promise<Float32Array[]>
   /** The bytes of every token, for automata: offsets [tokens + 1]; no bytes for tokens that never stand in constrained text. */
   setVocabulary(bytes: Uint8Array, offsets: Uint32Array): void
@@ -410,7 +439,14 @@ export interface NativeModel {
   cancel(job: number): void
   /** Ends a generation early and well: the promise resolves with finish `cancelled`. */
   finish(job: number): void
+  /** One holder more of a scene or dialogue, which has one when it comes into being. */
+  hold(scene: number): void
+  /** One holder less; the last one gives it up. */
   release(scene: number): void
+  /** A question that found its scene evicted will not be asked again. */
+  withdraw(scene: number, claim: number): void
+  /** Scenes that were evicted since the last call. */
+  takeEvicted(): number[]
   stats(): NativeStats
   memory(): NativeMemoryPlan
   weightCache(): NativeCacheReport

@@ -1,79 +1,65 @@
 /**
- * The scenes of a model and the limits they live under: who is evicted when pages run short, who sees itself again, and how many may
- * queue. Nothing here holds a {@link Scene}, so that a dropped one can be collected.
+ * What the scenes of a model need to be asked about and to be seen again, and how many calls may queue. Which scenes are evicted is the
+ * engine's to decide (docs/decisions/0027). Nothing here holds a {@link Scene}, so that a dropped one can be collected.
  */
 import { ModelError } from './errors.ts'
 import { untilAborted } from './job.ts'
-import { type NativeModel, type NativeSceneResult, type NativeStats, toModelError } from './native.ts'
+import type { NativeEvicted, NativeModel, NativeSceneResult } from './native.ts'
 import { throwIfAborted } from './options.ts'
 import type { ScenePrompt } from './text/prompt.ts'
 
-/** A scene in the KV cache. */
+/** A scene as it was seen last. */
 export interface CachedScene {
   prompt: ScenePrompt
   result: NativeSceneResult
+  /** What is kept only while it is in the cache. */
+  prepared: unknown
 }
 
-/** How a scene is seen: again after others were evicted for it, and again after it was evicted itself. */
+/** `scene`: the evicted one that is seen again; 0 for a new one. */
+export type SeePrepared<S extends CachedScene> = (scene: number, signal: AbortSignal | undefined) => Promise<S>
+
+/** How a scene is seen, and seen again after it was evicted. */
 export interface SceneLoader<S extends CachedScene> {
-  see(signal: AbortSignal | undefined): Promise<S>
-  /** What it will take; 0 until that is known. */
-  tokens: number
+  /** Makes the pictures ready. What it resolves with sees them, and hands its job to the addon before it waits for anything. */
+  prepare(): Promise<SeePrepared<S>>
   /** No more tries: pictures that were kept for the next one may go. */
   end(): void
 }
 
 /** What the cache knows of a scene. */
 export class SceneEntry<S extends CachedScene = CachedScene> {
-  /** Undefined while evicted. */
-  seen: S | undefined
-  disposed = false
-  /** Questions of it that the addon works on. */
-  running = 0
-  /** Questions that wait for it to be seen again. */
-  awaited = 0
-  lastUsed = 0
-  reloading: Promise<void> | undefined
+  /** The engine's number of it, as long as it lives. */
+  readonly scene: number
   readonly imageTokens: number
   readonly loader: SceneLoader<S>
+  seen: S
+  disposed = false
+  reloading: Promise<void> | undefined
 
   constructor(seen: S, loader: SceneLoader<S>) {
     this.seen = seen
+    this.scene = seen.result.scene
     this.imageTokens = seen.result.imageTokens
     this.loader = loader
   }
 }
 
 export interface SceneLimits {
-  maxScenes: number
-  /** What becomes of a scene that was evicted; `undefined`: none is. */
-  evict: 'resee' | 'throw' | undefined
+  /** An evicted scene that is asked about rejects, and is not seen again. */
+  evictedThrow: boolean
   maxBatch: number
   maxQueue: number
-  pageTokens: number
-}
-
-/** What `stats` adds to the addon's. */
-export interface SceneCacheStats {
-  evicted: number
-  reseen: number
 }
 
 export class SceneCache {
-  readonly stats: SceneCacheStats = { evicted: 0, reseen: 0 }
   readonly #native: NativeModel
   readonly #limits: SceneLimits
-  readonly #entries = new Set<SceneEntry>()
-  /** Places among `maxScenes` without an entry: scenes that are being seen, and what dialogues keep. */
-  #places = 0
+  readonly #entries = new Map<number, SceneEntry>()
   #questions = 0
   #loads = 0
-  /** Calls under way that do not wait for others to leave: as long as there is one, there is something to wait for. */
-  #active = 0
-  /** What those wait for who found no room. */
-  #departure: { promise: Promise<void>; resolve: () => void } | undefined
-  #closed = false
-  #clock = 0
+  /** Settles when all scenes that were asked for so far are handed to the addon: they are seen in call order. */
+  #handed: Promise<void> = Promise.resolve()
   // A scene that nobody holds any more gives its pages back.
   readonly #dropped = new FinalizationRegistry<SceneEntry>((entry) => this.drop(entry))
 
@@ -96,31 +82,28 @@ export class SceneCache {
     )
   }
 
-  /** The model is disposed of: whoever waits is told, and nobody waits any more. */
-  close(): void {
-    this.#closed = true
-    this.#wake()
-  }
-
   /** Sees a scene. */
   async see<S extends CachedScene>(loader: SceneLoader<S>, signal: AbortSignal | undefined): Promise<SceneEntry<S>> {
     this.checkQueue(0, 1)
     this.#loads++
-    this.#active++
+    const before = this.#handed
+    let handed = () => {}
+    this.#handed = new Promise((resolve) => {
+      handed = resolve
+    })
     try {
-      await this.#takePlace(undefined, signal)
-      try {
-        const seen = await this.#load(undefined, loader, signal)
-        const entry = new SceneEntry<S>(seen, loader)
-        entry.lastUsed = ++this.#clock
-        this.#entries.add(entry)
-        return entry
-      } finally {
-        this.#places--
-      }
+      const see = await loader.prepare()
+      await untilAborted(before, signal)
+      const seeing = see(0, signal)
+      handed()
+      const entry = new SceneEntry<S>(await seeing, loader)
+      this.#entries.set(entry.scene, entry)
+      return entry
     } finally {
+      loader.end()
+      void before.then(handed)
       this.#loads--
-      this.#leave()
+      this.#forgetEvicted()
     }
   }
 
@@ -130,274 +113,86 @@ export class SceneCache {
   }
 
   /**
-   * Does something with a scene that is in the cache; sees it again if it was evicted and that is wanted.
+   * Asks about a scene; if it was evicted, and that is wanted, it is seen again first.
    *
-   * @param work - Must hand its job to the addon before it waits for anything.
-   * @param tokens - About what it takes beside the scene, to evict enough at once.
+   * @param work - Asks, with the claim that an eviction left; what it resolves with, or that the scene was evicted.
    */
-  async use<S extends CachedScene, T>(
+  async use<S extends CachedScene, T extends object>(
     entry: SceneEntry<S>,
-    work: (seen: S) => Promise<T>,
-    tokens: number,
+    work: (seen: S, claim: number) => Promise<T | NativeEvicted>,
     signal: AbortSignal | undefined,
   ): Promise<T> {
-    this.checkQueue(1)
-    this.#questions++
-    this.#active++
-    try {
-      for (;;) {
-        entry.lastUsed = ++this.#clock
-        while (entry.seen === undefined && !entry.disposed) await this.#reload(entry, signal)
-        if (entry.disposed) throw new ModelError('DISPOSED', 'The scene was disposed; call model.see(views) again.')
-        const seen = entry.seen!
-        const done = await this.#attempt(entry, () => work(seen))
-        if ('value' in done) return done.value
-        if (!(await this.#makeRoom(entry, tokens, signal))) throw done.error
+    return this.counted(async () => {
+      let claim = 0
+      try {
+        for (;;) {
+          if (entry.disposed) throw new ModelError('DISPOSED', 'The scene was disposed; call model.see(views) again.')
+          const done = await work(entry.seen, claim)
+          if (!('claim' in done)) return done
+          claim = done.claim
+          this.#forgetEvicted() // before it is seen again
+          await this.#reload(entry, signal)
+        }
+      } finally {
+        if (claim > 0) this.#native.withdraw(entry.scene, claim)
+        this.#forgetEvicted()
       }
-    } finally {
-      this.#questions--
-      this.#leave()
-    }
+    })
   }
 
-  /** {@link use} for what has its own place in the cache. */
-  async run<T>(work: () => Promise<T>, tokens: number, signal: AbortSignal | undefined): Promise<T> {
+  /** Does what counts as a question. */
+  async counted<T>(work: () => Promise<T>): Promise<T> {
     this.checkQueue(1)
     this.#questions++
-    this.#active++
     try {
-      return await this.#withRoom(undefined, work, () => tokens, signal)
+      return await work()
     } finally {
       this.#questions--
-      this.#leave()
     }
-  }
-
-  /**
-   * Does something that leaves a sequence of its own in the cache, which counts among `maxScenes` until {@link leavePlace}.
-   *
-   * @param own - The scene it goes on from, which is not evicted for it.
-   */
-  async inPlace<T>(own: SceneEntry | undefined, work: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-    this.checkQueue(1)
-    let working: Promise<T>
-    this.#active++
-    try {
-      await this.#takePlace(own, signal)
-      working = work() // which counts by itself from here on
-    } finally {
-      this.#leave()
-    }
-    try {
-      return await working
-    } catch (error) {
-      this.leavePlace()
-      throw error
-    }
-  }
-
-  /** A sequence that takes the place of another one, which leaves at once or is still somebody else's. */
-  addPlace(): void {
-    this.#places++
-  }
-
-  leavePlace(): void {
-    this.#places--
-    this.#wake()
   }
 
   drop(entry: SceneEntry): void {
     if (entry.disposed) return
     entry.disposed = true
     this.#dropped.unregister(entry)
-    this.#release(entry)
-    this.#wake()
+    this.#entries.delete(entry.scene)
+    this.#native.release(entry.scene)
   }
 
-  #release(entry: SceneEntry): void {
-    if (entry.seen !== undefined) this.#native.release(entry.seen.result.scene)
-    entry.seen = undefined
-    this.#entries.delete(entry)
-  }
-
-  /** Room among `maxScenes`. */
-  async #takePlace(own: SceneEntry | undefined, signal: AbortSignal | undefined): Promise<void> {
-    const { maxScenes, evict } = this.#limits
-    this.#throwIfClosed()
-    while (this.#entries.size + this.#places >= maxScenes) {
-      if (evict !== undefined && (await this.#makeRoom(own, 1, signal))) continue
-      const what = `maxScenes lets ${maxScenes} scenes and dialogues stand in the cache, and there are so many`
-      throw new ModelError(
-        'OUT_OF_MEMORY',
-        evict === undefined
-          ? `${what}. Dispose of one, or load the model with a larger maxScenes, or with { evict: 'resee' }.`
-          : `${what}, none of which can be evicted. Dispose of one, or load the model with a larger maxScenes.`,
-      )
-    }
-    this.#places++
-  }
-
-  async #load<S extends CachedScene>(
-    entry: SceneEntry | undefined,
-    loader: SceneLoader<S>,
-    signal: AbortSignal | undefined,
-  ): Promise<S> {
-    try {
-      return await this.#withRoom(
-        entry,
-        () => loader.see(signal),
-        () => loader.tokens,
-        signal,
-      )
-    } finally {
-      loader.end()
+  /** What evicted scenes keep besides is let go. */
+  #forgetEvicted(): void {
+    for (const scene of this.#native.takeEvicted()) {
+      const entry = this.#entries.get(scene)
+      if (entry !== undefined) entry.seen.prepared = undefined
     }
   }
 
-  async #withRoom<T>(
-    entry: SceneEntry | undefined,
-    work: () => Promise<T>,
-    tokens: () => number,
-    signal: AbortSignal | undefined,
-  ): Promise<T> {
-    for (;;) {
-      const done = await this.#attempt(entry, work)
-      if ('value' in done) return done.value
-      if (!(await this.#makeRoom(entry, tokens(), signal))) throw done.error
-    }
-  }
-
-  /** One try. An error that eviction may help against is handed back, others are thrown. */
-  async #attempt<T>(
-    entry: SceneEntry | undefined,
-    work: () => Promise<T>,
-  ): Promise<{ value: T } | { error: ModelError }> {
-    if (entry !== undefined) entry.running++
-    try {
-      return { value: await work() }
-    } catch (error) {
-      const shortOfRoom = error instanceof ModelError && error.code === 'OUT_OF_MEMORY'
-      if (shortOfRoom && this.#limits.evict !== undefined) return { error }
-      throw error
-    } finally {
-      if (entry !== undefined) entry.running--
-    }
-  }
-
-  /** A call ends, well or not. */
-  #leave(): void {
-    this.#active--
-    this.#wake()
-  }
-
-  /** Those who wait for room look again. */
-  #wake(): void {
-    this.#departure?.resolve()
-    this.#departure = undefined
-  }
-
-  /** Waits for others, who do not wait for this call in turn. */
-  async #passively(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-    this.#active--
-    try {
-      await untilAborted(promise, signal)
-    } finally {
-      this.#active++
-    }
-    this.#throwIfClosed()
-  }
-
-  #throwIfClosed(): void {
-    if (this.#closed) throw new ModelError('DISPOSED', 'The model was disposed; load it again to ask more.')
-  }
-
-  #nativeStats(): NativeStats {
-    try {
-      return this.#native.stats()
-    } catch (error) {
-      throw toModelError(error)
-    }
-  }
-
-  /** Evicts the idle scenes that were not asked for longest, or waits for one that works. False: there is nothing to wait for. */
-  async #makeRoom(own: SceneEntry | undefined, tokens: number, signal: AbortSignal | undefined): Promise<boolean> {
-    throwIfAborted(signal)
-    this.#throwIfClosed()
-    // What was seen again for somebody is not taken away before he asks.
-    const others = [...this.#entries].filter((entry) => entry !== own)
-    const idle = others.filter((entry) => entry.running === 0 && entry.awaited === 0)
-    if (idle.length > 0) {
-      idle.sort((a, b) => a.lastUsed - b.lastUsed)
-      const { pageTokens } = this.#limits
-      const { pagesTotal, pagesUsed } = this.#nativeStats()
-      let short = Math.ceil(tokens / pageTokens) - (pagesTotal - pagesUsed)
-      for (const entry of idle) {
-        short -= Math.ceil(entry.seen!.result.tokens / pageTokens)
-        this.#release(entry)
-        this.stats.evicted++
-        if (short <= 0) break
-      }
-      return true
-    }
-    if (this.#active === 1 && others.length === 0) return false // only this call is left
-    this.#departure ??= departure()
-    await this.#passively(this.#departure.promise, signal)
-    return true
-  }
-
-  /** Those who ask at the same time wait for the same sight. */
+  /** Those who ask at the same time wait for the same. */
   async #reload<S extends CachedScene>(entry: SceneEntry<S>, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#limits.evict === 'throw') {
+    if (this.#limits.evictedThrow) {
       throw new ModelError(
         'DISPOSED',
         "The scene was evicted to make room for others; see its views again, or load the model with { evict: 'resee' } or more kvMemory.",
       )
     }
     throwIfAborted(signal) // and it is not seen again for nobody
-    this.#throwIfClosed()
     if (entry.reloading === undefined) {
-      const reloading = this.#loadAgain(entry).finally(() => {
+      const reloading = this.#seeAgain(entry).finally(() => {
         entry.reloading = undefined
       })
       reloading.catch(() => undefined) // told to those who wait for it; they may have left
       entry.reloading = reloading
     }
-    entry.awaited++
-    try {
-      await this.#passively(entry.reloading, signal)
-    } finally {
-      entry.awaited--
-    }
+    await untilAborted(entry.reloading, signal)
   }
 
-  async #loadAgain<S extends CachedScene>(entry: SceneEntry<S>): Promise<void> {
-    this.#active++
+  async #seeAgain<S extends CachedScene>(entry: SceneEntry<S>): Promise<void> {
+    const { loader, scene } = entry
     try {
-      await this.#takePlace(entry, undefined)
-    } catch (error) {
-      this.#leave()
-      throw error
-    }
-    try {
-      const seen = await this.#load(entry, entry.loader, undefined)
-      this.stats.reseen++
-      if (entry.disposed) {
-        this.#native.release(seen.result.scene)
-        return
-      }
-      entry.seen = seen
-      this.#entries.add(entry)
+      const see = await loader.prepare()
+      if (!entry.disposed) entry.seen = await see(scene, undefined)
     } finally {
-      this.#places--
-      this.#leave()
+      loader.end()
     }
   }
-}
-
-function departure(): { promise: Promise<void>; resolve: () => void } {
-  let resolve = () => {}
-  const promise = new Promise<void>((done) => {
-    resolve = done
-  })
-  return { promise, resolve }
 }

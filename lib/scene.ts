@@ -64,7 +64,7 @@ export interface SeenViews extends CachedScene {
   pictures: ComposedImages['pictures']
   placed: PlacedPictures
   /** What {@link Scene.update} goes on from, while the scene is in the cache and after it was evicted. */
-  prepared: ViewSources
+  prepared: ViewSources | undefined
   lasting: ViewSources
 }
 
@@ -103,10 +103,10 @@ export class Scene {
     this.#context = context
     this.#entry = entry
     this.#origin = origin
-    this.info = entry.seen!.info
-    this.#pictures = entry.seen!.pictures
-    this.#placed = entry.seen!.placed
-    this.#lasting = entry.seen!.lasting
+    this.info = entry.seen.info
+    this.#pictures = entry.seen.pictures
+    this.#placed = entry.seen.placed
+    this.#lasting = entry.seen.lasting
     context.scenes.watch(this, entry)
   }
 
@@ -194,7 +194,7 @@ export class Scene {
     checkUpdateOptions(options)
     this.#throwIfDisposed()
     const { options: before, see } = this.#origin
-    const next = changeViews(this.#entry.seen?.prepared ?? this.#lasting, changed)
+    const next = changeViews(this.#entry.seen.prepared ?? this.#lasting, changed)
     const lastViews =
       options.order === 'changing-last'
         ? [...(before.lastViews ?? []).filter((name) => !next.names.includes(name)), ...next.names]
@@ -267,12 +267,12 @@ export class Scene {
   async answer(question: string, settings: AskSettings, leave?: AbortSignal): Promise<Answer> {
     const startedAt = performance.now()
     const { tokenizer, template, promptSuffix, scenes } = this.#context
-    const ask = (seen: SeenViews) => {
+    const ask = (seen: SeenViews, claim: number) => {
       const ids = buildQuestion(tokenizer, template, seen.prompt, question + promptSuffix)
       const { scene, tokens } = seen.result
-      return askIds(this.#context, { settings, scene, tokens, ids, leave })
+      return askIds(this.#context, { settings, scene, claim, tokens, ids, leave })
     }
-    const generation = await scenes.use(this.#entry, ask, settings.maxNewTokens, settings.signal)
+    const generation = await scenes.use(this.#entry, ask, settings.signal)
     return answerOf(generation, startedAt, this.info.imageTokens)
   }
 
@@ -287,19 +287,20 @@ export class Scene {
 
   async #score(question: string, answers: readonly string[], options: ScoreOptions): Promise<Score[]> {
     const { native, tokenizer, template, stopIds, promptSuffix, scenes } = this.#context
-    const work = ({ prompt, result }: SeenViews) =>
+    const work = ({ prompt, result }: SeenViews, claim: number) =>
       score({
         native,
         tokenizer,
         template,
         prompt,
         scene: result.scene,
+        claim,
         question: question + promptSuffix,
         answers,
         end: options.withEnd ? stopIds[0] : undefined,
         signal: options.signal,
       })
-    return scenes.use(this.#entry, work, 1, options.signal)
+    return scenes.use(this.#entry, work, options.signal)
   }
 
   #boxes(question: string, camera: string | undefined) {

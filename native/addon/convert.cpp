@@ -201,6 +201,8 @@ EngineOptions to_engine_options(Napi::Value value) {
   options.max_context = fields.integer("maxContext", 1, kMaxTokens);
   options.kv_tokens = fields.integer("kvTokens", 1, int64_t{1} << 32);
   options.max_batch = fields.integer("maxBatch", 1, 4096);
+  options.max_scenes = fields.integer_or("maxScenes", options.max_scenes, 1, options.max_scenes);
+  options.evict = fields.boolean_or("evict", false);
   options.vision_cache_bytes = fields.integer_or("visionCacheBytes", 0, 0, kMaxInteger);
   options.max_memory_bytes = fields.integer_or("maxMemoryBytes", 0, 0, kMaxInteger);
   if (fields.has("weightCache")) {
@@ -220,6 +222,7 @@ SceneRequest to_scene_request(Napi::Value value, int64_t* job) {
   const Fields fields(value, "request");
   SceneRequest request;
   *job = fields.integer("job", 0, kMaxInteger);
+  request.scene = fields.integer_or("scene", 0, 0, kMaxInteger);
   request.ids = fields.ids("ids");
   fields.each("images", kMaxImages,
               [&](Napi::Value image, const std::string& where) { request.images.push_back(to_tiles(image, where)); });
@@ -232,6 +235,7 @@ GenerateRequest to_generate_request(Napi::Value value, int64_t* job) {
   GenerateRequest request;
   *job = fields.integer("job", 0, kMaxInteger);
   request.scene = fields.integer("scene", 0, kMaxInteger);
+  request.claim = fields.integer_or("claim", -1, 0, kMaxInteger);
   request.ids = fields.ids("ids");
   request.max_new_tokens = fields.integer("maxNewTokens", 0, kMaxTokens);
   request.min_new_tokens = fields.integer("minNewTokens", 0, kMaxTokens);
@@ -264,6 +268,7 @@ ScoreRequest to_score_request(Napi::Value value, int64_t* job) {
   ScoreRequest request;
   *job = fields.integer("job", 0, kMaxInteger);
   request.scene = fields.integer("scene", 0, kMaxInteger);
+  request.claim = fields.integer_or("claim", -1, 0, kMaxInteger);
   request.ids = fields.ids("ids");
   request.vocab_limit = fields.integer("vocabLimit", 1, kMaxDim);
   fields.each("continuations", 4096,
@@ -330,6 +335,8 @@ Napi::Object from_stats(Napi::Env env, const EngineStats& stats) {
       {"pagesTotal", stats.pages_total},
       {"pagesUsed", stats.pages_used},
       {"scenes", stats.scenes},
+      {"evicted", stats.evicted},
+      {"reseen", stats.reseen},
       {"running", stats.running},
       {"waiting", stats.waiting},
       {"steps", stats.steps},
@@ -394,6 +401,15 @@ MakeValue make_generate_result(GenerateResult moved) {
     if (!result->logits.empty()) made = made && set(env, object, "logits", floats(env, result->logits));
     if (!result->logprobs.empty()) made = made && set(env, object, "logprobs", floats(env, result->logprobs));
     if (result->scene != 0) made = made && set_number(env, object, "scene", static_cast<double>(result->scene));
+    return made ? object : nullptr;
+  };
+}
+
+MakeValue make_evicted(int64_t claim) {
+  return [claim](napi_env env) -> napi_value {
+    napi_value object;
+    const bool made =
+        napi_create_object(env, &object) == napi_ok && set_number(env, object, "claim", static_cast<double>(claim));
     return made ? object : nullptr;
   };
 }

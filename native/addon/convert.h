@@ -34,6 +34,7 @@ Napi::Object from_grid(Napi::Env env, const Grid& grid);
 // For settlers: C calls only. The result is moved in.
 MakeValue make_scene_result(SceneResult result);
 MakeValue make_generate_result(GenerateResult result);
+MakeValue make_evicted(int64_t claim);
 MakeValue make_float_arrays(std::vector<std::vector<float>> arrays);
 MakeValue make_undefined();
 

@@ -72,6 +72,11 @@ EngineStats EngineThread::stats() const {
   return engine_->stats();
 }
 
+std::vector<int64_t> EngineThread::take_evicted() {
+  std::lock_guard lock(engine_mutex_);
+  return engine_ ? engine_->take_evicted() : std::vector<int64_t>();
+}
+
 void EngineThread::run(Load load, std::function<void(const Engine&)> on_loaded,
                        std::function<void(const Error&)> on_failed) {
   std::unique_ptr<Engine> engine;

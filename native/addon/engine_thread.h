@@ -52,6 +52,9 @@ class EngineThread : public OwnedThread {
   // Throws DISPOSED after stop().
   EngineStats stats() const;
 
+  // None after stop().
+  std::vector<int64_t> take_evicted();
+
  private:
   void run(Load load, std::function<void(const Engine&)> on_loaded, std::function<void(const Error&)> on_failed);
   void serve();

@@ -69,7 +69,10 @@ Napi::Function ModelWrap::define(Napi::Env env) {
                          InstanceMethod<&ModelWrap::set_vocabulary>("setVocabulary"),
                          InstanceMethod<&ModelWrap::cancel>("cancel"),
                          InstanceMethod<&ModelWrap::finish>("finish"),
+                         InstanceMethod<&ModelWrap::hold>("hold"),
                          InstanceMethod<&ModelWrap::release>("release"),
+                         InstanceMethod<&ModelWrap::withdraw>("withdraw"),
+                         InstanceMethod<&ModelWrap::take_evicted>("takeEvicted"),
                          InstanceMethod<&ModelWrap::stats>("stats"),
                          InstanceMethod<&ModelWrap::memory>("memory"),
                          InstanceMethod<&ModelWrap::weight_cache>("weightCache"),
@@ -190,6 +193,9 @@ Napi::Value ModelWrap::start(const Napi::CallbackInfo& info, const char* name, R
   request.on_error = [settler, thread = thread_.get()](const Error& error) {
     settler->reject(thread->stopping() && error.code == Code::aborted ? disposed() : error);
   };
+  if constexpr (!std::is_same_v<Request, SceneRequest>) {
+    if (request.claim >= 0) request.on_evicted = [settler](int64_t claim) { settler->resolve(make_evicted(claim)); };
+  }
   if constexpr (std::is_same_v<Request, SceneRequest>) {
     request.on_done = [settler](SceneResult result) { settler->resolve(make_scene_result(std::move(result))); };
   } else if constexpr (std::is_same_v<Request, ScoreRequest>) {
@@ -263,10 +269,33 @@ void ModelWrap::finish(const Napi::CallbackInfo& info) {
   });
 }
 
+void ModelWrap::hold(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const int64_t scene = to_integer(info[0], "scene", 0, int64_t{1} << 53);
+    thread_->post([scene](Engine& engine) { engine.hold(scene); });
+  });
+}
+
 void ModelWrap::release(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     const int64_t scene = to_integer(info[0], "scene", 0, int64_t{1} << 53);
     thread_->post([scene](Engine& engine) { engine.release(scene); });
+  });
+}
+
+void ModelWrap::withdraw(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const int64_t scene = to_integer(info[0], "scene", 0, int64_t{1} << 53);
+    const int64_t claim = to_integer(info[1], "claim", 0, int64_t{1} << 53);
+    thread_->post([scene, claim](Engine& engine) { engine.withdraw(scene, claim); });
+  });
+}
+
+Napi::Value ModelWrap::take_evicted(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto list = Napi::Array::New(info.Env());
+    for (int64_t scene : thread_->take_evicted()) list[list.Length()] = static_cast<double>(scene);
+    return list;
   });
 }
 

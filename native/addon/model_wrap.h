@@ -32,7 +32,10 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   void set_vocabulary(const Napi::CallbackInfo& info);
   void cancel(const Napi::CallbackInfo& info);
   void finish(const Napi::CallbackInfo& info);
+  void hold(const Napi::CallbackInfo& info);
   void release(const Napi::CallbackInfo& info);
+  void withdraw(const Napi::CallbackInfo& info);
+  Napi::Value take_evicted(const Napi::CallbackInfo& info);
   Napi::Value stats(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value weight_cache(const Napi::CallbackInfo& info);

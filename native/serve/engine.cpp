@@ -36,6 +36,7 @@ void check_options(const EngineOptions& o) {
                      static_cast<long long>(o.kv_tokens), static_cast<long long>(int64_t{1} << 28)));
   }
   range("maxBatch", o.max_batch, 1, 256);
+  range("maxScenes", o.max_scenes, 1, 1 << 30);
   range("visionCache", o.vision_cache_bytes, 0, int64_t{1} << 40);
   range("maxMemory", o.max_memory_bytes, 0, int64_t{1} << 53);
 }
@@ -172,6 +173,7 @@ void EngineImpl::submit(SceneRequest request) {
       [&] {
         if (lost_) throw *lost_;
         check(job->request);
+        job->age = ++clock_;
         seeing_.push_back(std::move(job));
       },
       [&](const Error& error) { job->request.on_error(error); });
@@ -185,6 +187,7 @@ void EngineImpl::submit(GenerateRequest request) {
   job->random.seed(job->request.seed);
   guarded(
       [&] {
+        job->age = age_of(job->request.scene, job->request.claim);
         if (lost_) throw *lost_;
         check(job->request);
         if (job->request.automaton) {
@@ -192,15 +195,13 @@ void EngineImpl::submit(GenerateRequest request) {
           check_automaton(*job->request.automaton);
           job->constraint.emplace(job->request.automaton, vocabulary_);
         }
-        fork_scene(*job, job->request.scene, job->request.ids);
-        const int64_t room = options_.max_context - job->sequence.length - job->prompt.left();
+        job->scene = scene_to_ask(job->request.scene, job->request.ids);
+        if (job->scene && !job->scene->cached) return tell_evicted(*job);
+        const int64_t room = options_.max_context - tokens_before_answer(job->scene.get(), job->request.ids);
         job->request.max_new_tokens = std::min(job->request.max_new_tokens, room);
         waiting_.push_back(std::move(job));
       },
-      [&](const Error& error) {
-        job->sequence.release();
-        job->request.on_error(error);
-      });
+      [&](const Error& error) { job->request.on_error(error); });
   publish_stats();
 }
 
@@ -210,8 +211,9 @@ void EngineImpl::submit(ScoreRequest request) {
   if (!job->request.control) job->request.control = std::make_shared<JobControl>();
   guarded(
       [&] {
-        if (lost_) throw *lost_;
         const ScoreRequest& r = job->request;
+        job->age = age_of(r.scene, r.claim);
+        if (lost_) throw *lost_;
         check_ids(r.ids);
         if (r.continuations.empty() || r.continuations.size() > 4096)
           throw Error(Code::bad_argument, "Expected 1 to 4096 continuations.");
@@ -222,8 +224,9 @@ void EngineImpl::submit(ScoreRequest request) {
           if (continuation.empty()) throw Error(Code::bad_argument, "A continuation needs at least one token.");
           longest = std::max(longest, continuation.size());
         }
-        fork_scene(*job, r.scene, r.ids);
-        if (job->sequence.length + job->prompt.left() + static_cast<int64_t>(longest) > options_.max_context) {
+        job->scene = scene_to_ask(r.scene, r.ids);
+        if (job->scene && !job->scene->cached) return tell_evicted(*job);
+        if (tokens_before_answer(job->scene.get(), r.ids) + static_cast<int64_t>(longest) > options_.max_context) {
           throw Error(
               Code::context_overflow,
               text("The longest choice takes %zu tokens, which do not fit beside the question into a context of %lld.",
@@ -231,10 +234,7 @@ void EngineImpl::submit(ScoreRequest request) {
         }
         scoring_.push_back(std::move(job));
       },
-      [&](const Error& error) {
-        job->sequence.release();
-        job->request.on_error(error);
-      });
+      [&](const Error& error) { job->request.on_error(error); });
   publish_stats();
 }
 
@@ -245,36 +245,56 @@ void EngineImpl::check_ids(const std::vector<int32_t>& ids) const {
   }
 }
 
-// The question holds the scene's pages from now on: the scene may be released while it waits.
-void EngineImpl::fork_scene(Question& question, int64_t scene_id, const std::vector<int32_t>& ids) {
-  if (scene_id != 0) {
-    const auto found = scenes_.find(scene_id);
+// The scene a question is about; null without one. Throws if the question is empty or does not fit beside the scene, should that be in the cache.
+std::shared_ptr<Scene> EngineImpl::scene_to_ask(int64_t id, const std::vector<int32_t>& ids) const {
+  std::shared_ptr<Scene> scene;
+  if (id != 0) {
+    const auto found = scenes_.find(id);
     if (found == scenes_.end()) throw Error(Code::disposed, "The scene was disposed.");
-    const Scene& scene = found->second;
-    question.sequence = cache_.fork(scene.sequence);
-    question.ids = scene.ids;
-    question.tiles = scene.tiles;
-    question.prompt.ids = scene.pending;
-    question.prompt.rope_regime = scene.rope_regime;
-    question.image_tokens = scene.image_tokens;
+    scene = found->second;
+    if (!scene->cached) return scene;
   }
-  question.prompt.ids.insert(question.prompt.ids.end(), ids.begin(), ids.end());
-  if (question.prompt.ids.empty()) throw Error(Code::bad_argument, "A question needs at least one token.");
-  if (question.sequence.length + question.prompt.left() >= options_.max_context) {
+  const int64_t cached = scene ? scene->cached->sequence.length : 0;
+  const int64_t total = tokens_before_answer(scene.get(), ids);
+  if (total == cached) throw Error(Code::bad_argument, "A question needs at least one token.");
+  if (total >= options_.max_context) {
     throw Error(
         Code::context_overflow,
         text(
-            "The question takes %zu tokens beside %lld of the scene; the context holds %lld, and an answer needs room. "
+            "The question takes %lld tokens beside %lld of the scene; the context holds %lld, and an answer needs room. "
             "Ask a shorter question, or load the model with a larger maxContext.",
-            question.prompt.ids.size(), static_cast<long long>(question.sequence.length),
+            static_cast<long long>(total - cached), static_cast<long long>(cached),
             static_cast<long long>(options_.max_context)));
   }
+  return scene;
 }
 
-// Makes room for the prompt and `extra_tokens` after it. False: not now, others will give pages back. Throws when nobody will.
-// Rotations that depend on the prompt's length make a question prefill its scene anew when it crosses the limit: the reference
+int64_t EngineImpl::tokens_before_answer(const Scene* scene, const std::vector<int32_t>& ids) const {
+  int64_t tokens = static_cast<int64_t>(ids.size());
+  if (scene) tokens += scene->cached->sequence.length + static_cast<int64_t>(scene->cached->pending.size());
+  return tokens;
+}
+
+// The question holds the scene's pages from now on: the scene may be released or evicted.
+void EngineImpl::fork_scene(Question& question, const std::vector<int32_t>& ids) {
+  question.prompt = {};
+  if (question.scene) {
+    const CachedTokens& cached = *question.scene->cached;
+    question.sequence = cache_.fork(cached.sequence);
+    question.ids = cached.ids;
+    question.tiles = cached.tiles;
+    question.prompt.ids = cached.pending;
+    question.prompt.rope_regime = cached.rope_regime;
+    question.image_tokens = cached.image_tokens;
+  }
+  question.prompt.ids.insert(question.prompt.ids.end(), ids.begin(), ids.end());
+}
+
+// Goes on from the scene, with room for the prompt and `extra_tokens` after it. False, and the question holds nothing, if the pool has too few
+// pages. Rotations that depend on the prompt's length make a question prefill its scene anew when it crosses the limit: the reference
 // rotates the whole prompt under the regime of its length.
-bool EngineImpl::reserve(Question& question, int64_t extra_tokens, const char* what, bool others_hold_pages) {
+bool EngineImpl::begin(Question& question, const std::vector<int32_t>& ids, int64_t extra_tokens) {
+  fork_scene(question, ids);
   const int64_t total = question.sequence.length + question.prompt.left();
   const int64_t regime = space_.language.rope().regime(total);
   if (question.sequence.length > 0 && regime != question.prompt.rope_regime) {
@@ -283,22 +303,14 @@ bool EngineImpl::reserve(Question& question, int64_t extra_tokens, const char* w
     question.ids.clear();
   }
   question.prompt.rope_regime = regime;
-  if (cache_.reserve(question.sequence, total + extra_tokens)) return true;
-  if (others_hold_pages) return false;
-  throw Error(
-      Code::out_of_memory,
-      text(
-          "%s needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, ask for fewer new tokens, or load "
-          "the model with more kvMemory.",
-          what, static_cast<long long>(cache_.pages_needed(question.sequence, total + extra_tokens)),
-          static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
-}
-
-void EngineImpl::release(int64_t id) {
-  const auto found = scenes_.find(id);
-  if (found == scenes_.end()) return;
-  scenes_.erase(found);
-  publish_stats();
+  if (cache_.reserve(question.sequence, total + extra_tokens)) {
+    question.scene.reset();
+    return true;
+  }
+  pages_lacking_ = cache_.pages_needed(question.sequence, total + extra_tokens);
+  question.sequence.release();
+  question.ids.clear();
+  return false;
 }
 
 // ---- one unit of work ----
@@ -398,7 +410,8 @@ EngineStats EngineImpl::stats() const {
 void EngineImpl::publish_stats() {
   counters_.pages_total = cache_.pages_total();
   counters_.pages_used = cache_.pages_total() - cache_.pages_free();
-  counters_.scenes = static_cast<int64_t>(scenes_.size());
+  counters_.scenes =
+      std::count_if(scenes_.begin(), scenes_.end(), [](const auto& one) { return one.second->cached.has_value(); });
   counters_.running = static_cast<int64_t>(running_.size() + prefilling_.size()) + in_pass_;
   counters_.waiting = static_cast<int64_t>(waiting_.size() + seeing_.size() + scoring_.size());
   counters_.vision_cache_bytes = vision_cache_.bytes();

@@ -5,8 +5,9 @@
 //   step()                   one unit of work: part of a scene or of a question's prefill, and one token for every
 //                            running question
 //
-// Results go through the callbacks of the request, on the engine's thread, exactly one of on_done and on_error
-// per request.
+// Results go through the callbacks of the request, on the engine's thread, exactly one of on_done, on_error and on_evicted
+// per request. on_evicted: the scene made room for others before the question began; see it again by its number, and ask again with the
+// claim, which holds the question's place in the order of asking until then.
 #pragma once
 
 #include <atomic>
@@ -28,6 +29,8 @@ struct EngineOptions : DeviceOptions {
   int64_t max_context = 4096;      // tokens of the longest sequence
   int64_t kv_tokens = 8192;        // tokens of all sequences together
   int64_t max_batch = 16;          // questions decoded together
+  int64_t max_scenes = 1 << 30;    // scenes and dialogues in the cache
+  bool evict = false;              // idle scenes make room for others
   int64_t vision_cache_bytes = 0;  // image tokens of tiles seen before, on the host
   int64_t max_memory_bytes = 0;    // weights, KV cache and scratch together; 0: what the device has
   WeightCachePlace weight_cache;
@@ -54,6 +57,7 @@ struct SceneResult {
 };
 
 struct SceneRequest {
+  int64_t scene = 0;                                 // the evicted scene that is seen again; 0: a new one
   std::vector<int32_t> ids;                          // -1: image slot
   std::vector<std::shared_ptr<const Tiles>> images;  // in the order of their slots
   std::vector<std::string> probe;
@@ -86,6 +90,7 @@ struct Automaton {
 
 struct GenerateRequest {
   int64_t scene = 0;  // 0: empty context
+  int64_t claim = 0;  // of on_evicted, when it is asked again
   std::vector<int32_t> ids;
   int64_t max_new_tokens = 0;
   int64_t min_new_tokens = 0;
@@ -102,21 +107,25 @@ struct GenerateRequest {
   std::function<void(const int32_t* ids, int64_t count)> on_tokens;  // may be empty
   std::function<void(GenerateResult)> on_done;
   std::function<void(const Error&)> on_error;
+  std::function<void(int64_t claim)> on_evicted;
 };
 
 // How likely each continuation is after a scene and a question. Continuations share the question's cache.
 struct ScoreRequest {
   int64_t scene = 0;
+  int64_t claim = 0;  // as in GenerateRequest
   std::vector<int32_t> ids;
   std::vector<std::vector<int32_t>> continuations;  // at least one id each
   int64_t vocab_limit = 0;
   std::shared_ptr<JobControl> control;
   std::function<void(std::vector<std::vector<float>> logprobs)> on_done;  // natural log, [continuations][ids]
   std::function<void(const Error&)> on_error;
+  std::function<void(int64_t claim)> on_evicted;
 };
 
 struct EngineStats {
   int64_t pages_total = 0, pages_used = 0, scenes = 0, running = 0, waiting = 0;
+  int64_t evicted = 0, reseen = 0;        // scenes
   int64_t steps = 0, step_questions = 0;  // decode steps, and questions summed over them
   int64_t prefill_tokens = 0, decode_tokens = 0;
   int64_t shared_tokens = 0;  // prefill saved by a scene's prefix
@@ -146,7 +155,16 @@ class Engine {
 
   // For requests with an automaton.
   virtual void set_vocabulary(std::shared_ptr<const Vocabulary> vocabulary) = 0;
-  virtual void release(int64_t scene) = 0;  // unknown numbers are ignored
+
+  // A scene or dialogue has one holder when it comes into being; the last release gives it up. Unknown numbers are ignored.
+  virtual void hold(int64_t scene) = 0;
+  virtual void release(int64_t scene) = 0;
+
+  // Whoever was told of an eviction will not ask again.
+  virtual void withdraw(int64_t scene, int64_t claim) = 0;
+
+  // Scenes that were evicted since the last call. Any thread.
+  virtual std::vector<int64_t> take_evicted() = 0;
 
   // Does one unit of work; false when there is none. Never throws: a failure goes to the requests it concerns.
   virtual bool step() = 0;

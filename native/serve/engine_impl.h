@@ -1,9 +1,11 @@
-// The engine's state. engine.cpp: requests and the order of work; engine_scenes.cpp, engine_questions.cpp, engine_scores.cpp: the work.
+// The engine's state. engine.cpp: requests and the order of work; engine_scenes.cpp, engine_questions.cpp, engine_scores.cpp: the
+// work; engine_eviction.cpp: who gets pages and places for it.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -35,6 +37,17 @@ struct Workspace {
 // What a unit of work came to: there was none, or it waits for pages; some was done; it was the last.
 enum class Progressed { waits, worked, done };
 
+// What came of a request's need for room: it has it; others will give some back; nobody will.
+enum class Room { taken, later, none };
+
+struct Need {
+  Job& job;
+  const Scene* own;            // the scene that it asks about, which is not evicted for it
+  bool place;                  // among max_scenes
+  std::function<bool()> take;  // takes pages; false, and nothing is held, if there are too few
+  bool begun = false;          // it has begun, and gives back what it holds only when it ends
+};
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const ModelSource& source, const EngineOptions& options, const Progress& progress,
@@ -44,7 +57,10 @@ class EngineImpl final : public Engine {
   void submit(GenerateRequest request) override;
   void submit(ScoreRequest request) override;
   void set_vocabulary(std::shared_ptr<const Vocabulary> vocabulary) override { vocabulary_ = std::move(vocabulary); }
+  void hold(int64_t scene) override;
   void release(int64_t scene) override;
+  void withdraw(int64_t scene, int64_t claim) override;
+  std::vector<int64_t> take_evicted() override;
   bool step() override;
   void fail_all(const Error& error) override;
   EngineStats stats() const override;
@@ -60,16 +76,35 @@ class EngineImpl final : public Engine {
   template <class Body, class OnError>
   void guarded(const Body& body, const OnError& on_error);
   void check_ids(const std::vector<int32_t>& ids) const;
-  void fork_scene(Question& question, int64_t scene, const std::vector<int32_t>& ids);
-  bool reserve(Question& question, int64_t extra_tokens, const char* what, bool others_hold_pages);
+  std::shared_ptr<Scene> scene_to_ask(int64_t scene, const std::vector<int32_t>& ids) const;
+  int64_t tokens_before_answer(const Scene* scene, const std::vector<int32_t>& ids) const;
+  void fork_scene(Question& question, const std::vector<int32_t>& ids);
+  bool begin(Question& question, const std::vector<int32_t>& ids, int64_t extra_tokens);
   bool model_unit();
   bool drop_cancelled();
   void publish_stats();
 
+  // engine_eviction.cpp
+  int64_t free_places() const;
+  bool works_besides(const Job& job) const;
+  bool busy(const Scene& scene) const;
+  int64_t wanted_since(const Scene& scene) const;
+  std::vector<std::shared_ptr<Scene>> evictable(const Scene* own) const;
+  void evict(Scene& scene);
+  template <class QuestionJob>
+  void tell_evicted(QuestionJob& job);
+  int64_t age_of(int64_t id, int64_t claim);
+  bool yields_room(const Job& job) const;
+  Room find_room(const Need& need);
+  bool take_room(const Need& need, const char* what, const char* advice);
+
   // engine_scenes.cpp
   void check(const SceneRequest& request) const;
   Progressed scene_unit();
+  bool begin(SceneJob& job);
   void start(SceneJob& job);
+  void find_tiles(SceneJob& job);
+  void keep_scene(SceneJob& job, CachedTokens cached);
   Progressed advance(SceneJob& job);
   void encode_tiles(SceneJob& job);
   void share_prefix(SceneJob& job);
@@ -80,8 +115,7 @@ class EngineImpl final : public Engine {
   bool admit(GenerateJob& job);
   bool admit_waiting();
   Progressed prefill_unit();
-  bool yields_pages(const GenerateJob& job) const;
-  void end_unasked();
+  bool end_unasked();
   Chunk prompt_chunk(Question& question, int64_t rows, Logits logits);
   void advance_prompt(Question& question, int64_t rows);
   bool decode_unit();
@@ -99,7 +133,7 @@ class EngineImpl final : public Engine {
   Progressed advance(ScoreJob& job);
   SampleParams scored(const ScoreRequest& request, int64_t row, int32_t id) const;
   Progressed score_prompt(ScoreJob& job);
-  Progressed score_pass(ScoreJob& job, bool others_hold_pages);
+  Progressed score_pass(ScoreJob& job);
   void end(ScoreJob& job);
 
   const NetworkDescription network_;
@@ -115,8 +149,10 @@ class EngineImpl final : public Engine {
   VisionCache vision_cache_;
   std::shared_ptr<const Vocabulary> vocabulary_;
 
-  std::map<int64_t, Scene> scenes_;
+  std::map<int64_t, std::shared_ptr<Scene>> scenes_;
   int64_t next_scene_ = 1;
+  int64_t clock_ = 0;                      // counts requests and scenes, for their order
+  int64_t pages_lacking_ = 0;              // of who found too few last
   std::deque<SceneJobPtr> seeing_;         // the first is being worked on
   std::deque<ScoreJobPtr> scoring_;        // the first is being worked on
   std::deque<GenerateJobPtr> waiting_;     // not admitted
@@ -130,6 +166,7 @@ class EngineImpl final : public Engine {
   EngineStats counters_;  // of the engine's thread
   mutable std::mutex stats_mutex_;
   EngineStats published_;
+  std::vector<int64_t> evicted_;  // until take_evicted()
 };
 
 // What the model computes is no number any more.

@@ -2,6 +2,7 @@
 // more rows of a question: tokens that its automaton forced, and tokens drafted from its prompt, verified together.
 
 #include <cmath>
+#include <tuple>
 
 #include "serve/engine_impl.h"
 #include "serve/prompt_lookup.h"
@@ -32,57 +33,82 @@ void EngineImpl::check(const GenerateRequest& request) const {
 
 // ---- admission ----
 
-// Reserves the pages of the prompt and the longest answer, so that a running question never waits for memory.
+// Reserves the pages of the prompt and the longest answer, so that a running question never waits for memory. A dialogue that nobody else
+// holds gives its place to what goes on from it.
 bool EngineImpl::admit(GenerateJob& job) {
-  const bool others = !running_.empty() || !prefilling_.empty() || !seeing_.empty() || !scoring_.empty();
-  if (!reserve(job, job.request.max_new_tokens, "The question", others)) return false;
+  const GenerateRequest& r = job.request;
+  const Scene* scene = job.scene.get();
+  job.takes_place = r.keep && scene && scene->dialogue && scene->holders == 1;
+  const auto take = [&] { return begin(job, r.ids, r.max_new_tokens); };
+  if (!take_room({job, scene, r.keep && !job.takes_place, take}, "The question", "ask for fewer new tokens, "))
+    return false;
   job.result.prompt_tokens = job.sequence.length + job.prompt.left();
   job.result.queue_ms = ms_since(job.submitted);
   job.phase_start = Clock::now();
   return true;
 }
 
-// Pages go in order of asking: a question takes none before an older scene or list of choices that waits for some. Those give up waiting when
-// nobody works who would give pages back, so that this ends.
-bool EngineImpl::yields_pages(const GenerateJob& job) const {
-  const auto older = [&](const auto& jobs) {
-    return !jobs.empty() && jobs.front()->waits_for_pages && jobs.front()->submitted < job.submitted;
-  };
-  return older(seeing_) || older(scoring_);
-}
-
 // Questions whose reader left before they were admitted end without having been read.
-void EngineImpl::end_unasked() {
-  for (auto it = waiting_.begin(); it != waiting_.end();) {
-    if (!(*it)->request.control->finish) {
-      ++it;
-      continue;
+bool EngineImpl::end_unasked() {
+  bool ended = false;
+  std::vector<GenerateJobPtr> left;
+  for (size_t i = 0; i < waiting_.size();) {
+    if (waiting_[i]->request.control->finish) {
+      left.push_back(std::move(waiting_[i]));
+      waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    } else {
+      ++i;
     }
-    GenerateJobPtr job = std::move(*it);
-    it = waiting_.erase(it);
-    job->result.finish = Finish::cancelled;
-    job->result.queue_ms = ms_since(job->submitted);
-    job->result.prompt_tokens = job->sequence.length + job->prompt.left();
-    job->phase_start = Clock::now();
-    job->uncached = job->prompt.ids;  // a dialogue goes on from the question, which is fed before the next one
-    guarded([&] { complete(*job); }, [&](const Error& error) { fail(*job, error); });
   }
+  for (GenerateJobPtr& job : left) {
+    const Scene* scene = job->scene.get();
+    job->takes_place = job->request.keep && scene && scene->dialogue && scene->holders == 1;
+    const auto take = [&] {
+      fork_scene(*job, job->request.ids);
+      job->scene.reset();
+      return true;
+    };
+    guarded(
+        [&] {
+          // It needs no page, and a place if it is kept.
+          const bool place = job->request.keep && !job->takes_place;
+          if (!place) {
+            take();
+          } else if (!take_room({*job, scene, place, take}, "The question", "")) {
+            waiting_.push_back(std::move(job));
+            return;
+          }
+          ended = true;
+          job->result.finish = Finish::cancelled;
+          job->result.queue_ms = ms_since(job->submitted);
+          job->result.prompt_tokens = job->sequence.length + job->prompt.left();
+          job->phase_start = Clock::now();
+          job->uncached = job->prompt.ids;  // a dialogue goes on from the question, which is fed before the next one
+          complete(*job);
+        },
+        [&](const Error& error) {
+          ended = true;
+          fail(*job, error);
+        });
+  }
+  return ended;
 }
 
-// Of the waiting questions the first one of the scene with the fewest running: one scene's list does not hold up another's question.
+// Of the waiting questions the first one of the scene with the fewest running: one scene's list does not hold up another's question. Where one
+// waits for room, in order of asking.
 bool EngineImpl::admit_waiting() {
-  const size_t waiting = waiting_.size();
-  end_unasked();
-  bool worked = waiting_.size() < waiting;
+  bool worked = end_unasked();
   while (!waiting_.empty() && static_cast<int64_t>(running_.size() + prefilling_.size()) < options_.max_batch) {
     std::map<int64_t, int64_t> served;
     for (const GenerateJobPtr& job : running_) ++served[job->request.scene];
     for (const GenerateJobPtr& job : prefilling_) ++served[job->request.scene];
-    const auto next =
-        std::min_element(waiting_.begin(), waiting_.end(), [&](const GenerateJobPtr& a, const GenerateJobPtr& b) {
-          return served[a->request.scene] < served[b->request.scene];
-        });
-    if (yields_pages(**next)) break;
+    const bool short_of_room =
+        std::any_of(waiting_.begin(), waiting_.end(), [](const auto& job) { return job->waits_for_room; });
+    const auto rank = [&](const GenerateJobPtr& job) {
+      return std::tuple(short_of_room ? 0 : served[job->request.scene], job->age);
+    };
+    const auto next = std::min_element(waiting_.begin(), waiting_.end(),
+                                       [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
     GenerateJobPtr job = std::move(*next);
     waiting_.erase(next);
     bool admitted = false, failed = false;
@@ -92,7 +118,7 @@ bool EngineImpl::admit_waiting() {
               fail(*job, error);
             });
     if (!admitted && !failed) {
-      waiting_.push_front(std::move(job));  // first in line until pages come back
+      waiting_.push_front(std::move(job));
       break;
     }
     worked = true;
@@ -401,16 +427,19 @@ bool EngineImpl::emit(GenerateJob& job, int32_t id, float logprob) {
 void EngineImpl::complete(GenerateJob& job) {
   job.result.decode_ms = ms_since(job.phase_start);
   if (job.request.keep) {
-    Scene scene;
-    scene.rope_regime = job.prompt.rope_regime;
-    scene.pending = std::move(job.uncached);
-    scene.ids = std::move(job.ids);
-    scene.tiles = std::move(job.tiles);
-    scene.image_tokens = job.image_tokens;
+    auto scene = std::make_shared<Scene>();
+    scene->dialogue = true;
+    scene->place_of = job.takes_place ? job.request.scene : 0;
+    CachedTokens& cached = scene->cached.emplace();
+    cached.rope_regime = job.prompt.rope_regime;
+    cached.pending = std::move(job.uncached);
+    cached.ids = std::move(job.ids);
+    cached.tiles = std::move(job.tiles);
+    cached.image_tokens = job.image_tokens;
     job.sequence.trim(job.sequence.length);
-    scene.sequence = std::move(job.sequence);
-    job.result.scene = next_scene_++;
-    scenes_.emplace(job.result.scene, std::move(scene));
+    cached.sequence = std::move(job.sequence);
+    job.result.scene = scene->id = next_scene_++;
+    scenes_.emplace(scene->id, std::move(scene));
   }
   job.sequence.release();
   publish_stats();  // whoever hears of the answer finds its pages free
@@ -418,6 +447,7 @@ void EngineImpl::complete(GenerateJob& job) {
 }
 
 void EngineImpl::fail(GenerateJob& job, const Error& error) {
+  job.scene.reset();
   job.sequence.release();
   publish_stats();
   job.request.on_error(error);

@@ -38,6 +38,16 @@ void EngineImpl::check(const SceneRequest& request) const {
 
 Progressed EngineImpl::scene_unit() {
   if (seeing_.empty()) return Progressed::waits;
+  if (!seeing_.front()->reserved) {
+    // A scene that is seen again for somebody is as old as what he asked.
+    for (const SceneJobPtr& job : seeing_) {
+      const auto found = scenes_.find(job->request.scene);
+      if (found != scenes_.end() && !found->second->claims.empty())
+        job->age = std::min(job->age, *found->second->claims.begin());
+    }
+    std::iter_swap(seeing_.begin(), std::min_element(seeing_.begin(), seeing_.end(),
+                                                     [](const auto& a, const auto& b) { return a->age < b->age; }));
+  }
   SceneJob& job = *seeing_.front();
   Progressed progressed = Progressed::waits;
   std::unique_ptr<Error> failure;
@@ -57,23 +67,13 @@ Progressed EngineImpl::scene_unit() {
 }
 
 Progressed EngineImpl::advance(SceneJob& job) {
-  if (!job.started) {
-    start(job);
-    return Progressed::worked;
-  }
   if (!job.reserved) {
-    job.reserved = cache_.reserve(job.sequence, job.result.tokens);
-    const bool others = !running_.empty() || !prefilling_.empty() || !scoring_.empty();  // they will give pages back
-    job.waits_for_pages = !job.reserved && others;
-    if (job.waits_for_pages) return Progressed::waits;
-    if (!job.reserved) {
-      throw Error(
-          Code::out_of_memory,
-          text("The scene needs %lld more pages of the KV cache, %lld of %lld are free. Dispose of scenes, or load the "
-               "model with more kvMemory.",
-               static_cast<long long>(cache_.pages_needed(job.sequence, job.result.tokens)),
-               static_cast<long long>(cache_.pages_free()), static_cast<long long>(cache_.pages_total())));
-    }
+    if (job.hashes.empty()) start(job);
+    if (!take_room({job, nullptr, true, [&] { return begin(job); }}, "The scene", "")) return Progressed::waits;
+    job.reserved = true;
+    counters_.shared_tokens += job.result.shared_tokens;
+    find_tiles(job);
+    return Progressed::worked;
   }
   if (job.encoded < job.to_encode.size()) {
     encode_tiles(job);
@@ -105,39 +105,68 @@ Progressed EngineImpl::advance(SceneJob& job) {
     read_cache_probes(probe, job.request.probe, job.sequence);
   }
 
-  Scene scene;
-  scene.rope_regime = job.prompt.rope_regime;
-  scene.ids = std::move(job.prompt.ids);
-  scene.tiles = std::move(job.hashes);
+  CachedTokens cached;
+  cached.rope_regime = job.prompt.rope_regime;
+  cached.ids = std::move(job.prompt.ids);
+  cached.tiles = std::move(job.hashes);
   if (space_.chunk_tokens && job.result.image_tokens > 0) {
     Tensor used = space_.image_tokens.rows(0, job.result.image_tokens);
     auto copy = std::make_shared<std::vector<char>>(used.bytes());
     device_->download(copy->data(), used);
-    scene.image_tokens = std::move(copy);
+    cached.image_tokens = std::move(copy);
   }
-  scene.sequence = std::move(job.sequence);
-  job.result.scene = next_scene_++;
-  scenes_.emplace(job.result.scene, std::move(scene));
+  cached.sequence = std::move(job.sequence);
+  keep_scene(job, std::move(cached));
   return Progressed::done;
 }
 
-// Which tiles are known, and which must be encoded.
+// Under its number, or under a new one. A scene that was released while it was seen again is gone.
+void EngineImpl::keep_scene(SceneJob& job, CachedTokens cached) {
+  std::shared_ptr<Scene> scene;
+  if (job.request.scene != 0) {
+    const auto found = scenes_.find(job.request.scene);
+    if (found != scenes_.end()) scene = found->second;
+    ++counters_.reseen;
+  } else {
+    scene = std::make_shared<Scene>();
+    scene->id = next_scene_++;
+    scenes_.emplace(scene->id, scene);
+  }
+  if (scene) {
+    scene->last_used = ++clock_;
+    scene->cached = std::move(cached);
+  }
+  job.result.scene = scene ? scene->id : job.request.scene;
+}
+
 void EngineImpl::start(SceneJob& job) {
-  job.started = true;
-  job.result.queue_ms = ms_since(job.submitted);
   job.result.tokens = static_cast<int64_t>(job.request.ids.size());
-  const Clock::time_point begin = Clock::now();
-  const int64_t tile_tokens = network_.vision.tile_tokens();
   for (const auto& image : job.request.images) {
     for (int64_t tile = 0; tile < image->count; ++tile) job.tiles.push_back(image->tile(tile));
     job.hashes.insert(job.hashes.end(), image->hashes.begin(), image->hashes.end());
   }
   job.result.tiles = static_cast<int64_t>(job.tiles.size());
-  job.result.image_tokens = job.result.tiles * tile_tokens;
+  job.result.image_tokens = job.result.tiles * network_.vision.tile_tokens();
   job.prompt.ids = job.request.ids;
   job.prompt.rope_regime = space_.language.rope().regime(job.result.tokens);
-  if (job.request.probe.empty()) share_prefix(job);
+}
 
+// Shares what stands in the cache already, with pages for the rest. False, and the scene holds nothing, if the pool has too few.
+bool EngineImpl::begin(SceneJob& job) {
+  if (job.request.probe.empty()) share_prefix(job);
+  if (cache_.reserve(job.sequence, job.result.tokens)) return true;
+  pages_lacking_ = cache_.pages_needed(job.sequence, job.result.tokens);
+  job.sequence.release();
+  job.prompt.cursor = 0;
+  job.prompt.slot = job.result.shared_tokens = 0;
+  return false;
+}
+
+// Which tiles are known, and which must be encoded.
+void EngineImpl::find_tiles(SceneJob& job) {
+  job.result.queue_ms = ms_since(job.submitted);
+  const Clock::time_point begin = Clock::now();
+  const int64_t tile_tokens = network_.vision.tile_tokens();
   // Tiles whose tokens stand in the shared prefix are needed again only for a host copy.
   const int64_t skipped = space_.chunk_tokens ? 0 : job.prompt.slot / tile_tokens;
   for (int64_t tile = skipped; tile < job.result.tiles; ++tile) {
@@ -157,9 +186,11 @@ void EngineImpl::start(SceneJob& job) {
 // Takes over the longest prefix that a living scene has in its cache: same ids, same pixels in the slots, same rotation.
 void EngineImpl::share_prefix(SceneJob& job) {
   const int64_t tile_tokens = network_.vision.tile_tokens();
-  const Scene* best = nullptr;
+  const CachedTokens* best = nullptr;
   int64_t best_length = 0;
-  for (const auto& [id, scene] : scenes_) {
+  for (const auto& [id, one] : scenes_) {
+    if (!one->cached) continue;
+    const CachedTokens& scene = *one->cached;
     if (scene.rope_regime != job.prompt.rope_regime) continue;
     const int64_t most = std::min<int64_t>(scene.sequence.length, job.result.tokens);
     int64_t length = 0, slot = 0;
@@ -180,7 +211,6 @@ void EngineImpl::share_prefix(SceneJob& job) {
   job.prompt.cursor = best_length;
   job.prompt.slot = std::count(job.prompt.ids.begin(), job.prompt.ids.begin() + best_length, -1);
   job.result.shared_tokens = best_length;
-  counters_.shared_tokens += best_length;
 }
 
 // The next tiles that are in no cache; neighbours of to_encode need not be neighbours in the scene.

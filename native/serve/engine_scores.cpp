@@ -18,11 +18,14 @@ float checked_logprob(const Sample& sample) {
 
 Progressed EngineImpl::score_unit() {
   if (scoring_.empty()) return Progressed::waits;
+  if (!scoring_.front()->reserved) {
+    std::iter_swap(scoring_.begin(), std::min_element(scoring_.begin(), scoring_.end(),
+                                                      [](const auto& a, const auto& b) { return a->age < b->age; }));
+  }
   ScoreJob& job = *scoring_.front();
   Progressed progressed = Progressed::waits;
   std::unique_ptr<Error> failure;
   guarded([&] { progressed = advance(job); }, [&](const Error& error) { failure = std::make_unique<Error>(error); });
-  job.waits_for_pages = progressed == Progressed::waits && !failure;
   if (progressed != Progressed::done && !failure) return progressed;
   ScoreJobPtr finished = std::move(scoring_.front());
   scoring_.pop_front();
@@ -38,20 +41,20 @@ Progressed EngineImpl::score_unit() {
 
 // Gives its pages back: whoever hears of the scores finds them free.
 void EngineImpl::end(ScoreJob& job) {
+  job.scene.reset();
   job.forks.clear();
   job.sequence.release();
 }
 
-// One pass of the prompt, or of the continuations. It waits for pages of whoever will give some back: a scene that has none of its
-// own yet waits for this job, and is not waited for.
+// One pass of the prompt, or of the continuations.
 Progressed EngineImpl::advance(ScoreJob& job) {
-  const bool others = !running_.empty() || !prefilling_.empty() || (!seeing_.empty() && seeing_.front()->reserved);
   if (!job.reserved) {
-    if (!reserve(job, 0, "The question", others)) return Progressed::waits;
+    const auto take = [&] { return begin(job, job.request.ids, 0); };
+    if (!take_room({job, job.scene.get(), false, take}, "The question", "")) return Progressed::waits;
     job.reserved = true;
   }
   device_->begin_stage();
-  const Progressed progressed = job.prompt.done() ? score_pass(job, others) : score_prompt(job);
+  const Progressed progressed = job.prompt.done() ? score_pass(job) : score_prompt(job);
   counters_.prefill_ms += device_->end_stage();
   return progressed;
 }
@@ -88,34 +91,31 @@ Progressed EngineImpl::score_prompt(ScoreJob& job) {
 }
 
 // As many rows as a pass gives logits for; the last id of a continuation is only read, never fed.
-Progressed EngineImpl::score_pass(ScoreJob& job, bool others_hold_pages) {
+Progressed EngineImpl::score_pass(ScoreJob& job) {
   const auto& continuations = job.request.continuations;
   std::vector<Chunk> chunks;
   std::vector<size_t> which;
-  bool short_of_pages = false;
   int64_t left = std::min(space_.language.max_logits(), space_.language.max_rows());
   for (size_t i = 0; i < continuations.size() && left > 0; ++i) {
     const int64_t rows =
         std::min<int64_t>(left, static_cast<int64_t>(continuations[i].size()) - 1 - static_cast<int64_t>(job.fed[i]));
     if (rows <= 0) continue;
     KvSequence& fork = job.forks[i];
-    if (!cache_.reserve(fork, fork.length + rows)) {
-      short_of_pages = true;
-      break;
+    const auto take = [&] {
+      if (cache_.reserve(fork, fork.length + rows)) return true;
+      pages_lacking_ = cache_.pages_needed(fork, fork.length + rows);
+      return false;
+    };
+    if (!take()) {
+      if (!chunks.empty()) break;
+      if (!take_room({job, nullptr, false, take, true}, "The list of choices", "offer shorter choices, "))
+        return Progressed::waits;
     }
     chunks.push_back({&fork, continuations[i].data() + job.fed[i], rows, {}, kRopePerRow, Logits::all});
     which.push_back(i);
     left -= rows;
   }
-  if (chunks.empty()) {
-    if (!short_of_pages) return Progressed::done;
-    if (others_hold_pages) return Progressed::waits;
-    throw Error(
-        Code::out_of_memory,
-        text("The choices need more pages of the KV cache than the %lld that are free. Dispose of scenes, offer "
-             "shorter choices, or load the model with more kvMemory.",
-             static_cast<long long>(cache_.pages_free())));
-  }
+  if (chunks.empty()) return Progressed::done;
   Tensor logits = space_.language.forward(chunks, cache_.kv(), nullptr, [&] {
     if (job.request.control->cancel) throw aborted();
   });

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,8 @@ struct Prompt {
   int64_t left() const { return static_cast<int64_t>(ids.size() - cursor); }
 };
 
-// An encoded moment: its tokens stand in the cache and are never changed.
-struct Scene {
+// What stands in the cache, and is never changed.
+struct CachedTokens {
   KvSequence sequence;
   int64_t rope_regime = 0;
   std::vector<int32_t> ids;      // of every cached token; -1 at image slots
@@ -43,12 +44,29 @@ struct Scene {
   std::shared_ptr<const std::vector<char>> image_tokens;
 };
 
-struct SceneJob {
+// An encoded moment, or a dialogue. It keeps its number while it is evicted.
+struct Scene {
+  int64_t id = 0;
+  std::optional<CachedTokens> cached;  // empty while it is evicted
+  bool dialogue = false;               // kept after an answer, and never evicted
+  int64_t holders = 1;
+  int64_t place_of =
+      0;  // of the dialogue that this one goes on from and takes the place of; 0 once that one was given up
+  int64_t last_used = 0;     // the engine's count of requests
+  std::set<int64_t> claims;  // ages of questions that found it evicted and will come again
+};
+
+// Requests in order of asking: what comes again after an eviction keeps its age.
+struct Job {
+  int64_t age = 0;
+  bool waits_for_room = false;  // that others will give back
+};
+
+struct SceneJob : Job {
   SceneRequest request;
   SceneResult result;
   Clock::time_point submitted = Clock::now();
-  bool started = false, reserved = false;
-  bool waits_for_pages = false;       // of work that will give some back
+  bool reserved = false;
   std::vector<const uint8_t*> tiles;  // each u8 [size, size, 3], in the request's images
   std::vector<Hash128> hashes;        // [tiles]
   std::vector<int64_t> to_encode;     // tiles that are in no cache, in order
@@ -57,8 +75,9 @@ struct SceneJob {
   Prompt prompt;
 };
 
-// What questions and scores have in common: a scene's fork and a prompt after it.
-struct Question {
+// What questions and scores have in common: a scene's fork and a prompt after it. Both are empty until its pages are reserved.
+struct Question : Job {
+  std::shared_ptr<Scene> scene;  // until it has begun; alive though it may have been released
   KvSequence sequence;
   Prompt prompt;
   std::vector<int32_t> ids;                               // of every cached token
@@ -70,6 +89,7 @@ struct GenerateJob : Question {
   GenerateRequest request;
   GenerateResult result;
   Clock::time_point submitted = Clock::now(), phase_start;
+  bool takes_place = false;       // the dialogue that is kept takes the place of the one it goes on from
   std::vector<int32_t> uncached;  // chosen and not cached yet; the last one's logits choose the next
   std::vector<int32_t> step_ids;  // rows of the current step: uncached, then drafted
   std::optional<Constraint> constraint;
@@ -80,8 +100,7 @@ struct ScoreJob : Question {
   ScoreRequest request;
   Clock::time_point submitted = Clock::now();
   std::vector<std::vector<float>> logprobs;
-  bool reserved = false;  // pages of the prompt
-  bool waits_for_pages = false;
+  bool reserved = false;          // pages of the prompt
   std::vector<KvSequence> forks;  // of the question, one a continuation
   std::vector<size_t> fed;        // ids of each continuation that are cached
 };

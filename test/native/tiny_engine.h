@@ -55,7 +55,8 @@ struct TinySource {
 };
 
 inline std::unique_ptr<Engine> tiny_engine(int64_t kv_tokens, int64_t max_batch, bool damage = false,
-                                           int64_t vision_cache_bytes = 0) {
+                                           int64_t vision_cache_bytes = 0, int64_t max_scenes = 1 << 30,
+                                           bool evict = false) {
   const TinySource tiny(damage);
   EngineOptions options;
   options.precision = DType::f32;
@@ -63,6 +64,8 @@ inline std::unique_ptr<Engine> tiny_engine(int64_t kv_tokens, int64_t max_batch,
   options.kv_tokens = kv_tokens;
   options.max_batch = max_batch;
   options.vision_cache_bytes = vision_cache_bytes;
+  options.max_scenes = max_scenes;
+  options.evict = evict;
   const std::atomic<bool> go_on{false};
   return Engine::load(tiny.source, options, [](int64_t, int64_t) {}, go_on);
 }
@@ -72,10 +75,11 @@ template <class Result>
 struct Outcome {
   std::shared_ptr<JobControl> control = std::make_shared<JobControl>();
   bool done = false, failed = false;
+  int64_t claim = 0;  // of a question that found its scene evicted
   Result result{};
   Code code = Code::internal;
   std::string message;
-  bool ended() const { return done || failed; }
+  bool ended() const { return done || failed || claim > 0; }
 };
 
 template <class Request, class Result>
@@ -91,12 +95,15 @@ std::shared_ptr<Outcome<Result>> follow(Request& request) {
     outcome->message = error.what();
     outcome->failed = true;
   };
+  if constexpr (requires { request.on_evicted; })
+    request.on_evicted = [outcome](int64_t claim) { outcome->claim = claim; };
   return outcome;
 }
 
 // A scene of `count` tiles whose pixels follow from the seed.
-inline auto see(Engine& engine, int64_t count, unsigned seed) {
+inline auto see(Engine& engine, int64_t count, unsigned seed, int64_t again = 0) {
   SceneRequest request;
+  request.scene = again;
   Random random(seed);
   auto tiles = std::make_shared<Tiles>(count, kTileSize);
   for (int64_t tile = 0; tile < count; ++tile) {
@@ -112,9 +119,10 @@ inline auto see(Engine& engine, int64_t count, unsigned seed) {
 }
 
 inline auto ask(Engine& engine, int64_t scene, int64_t tokens, bool keep = false,
-                std::vector<int32_t> ids = {11, 12, 13}) {
+                std::vector<int32_t> ids = {11, 12, 13}, int64_t claim = 0) {
   GenerateRequest request;
   request.scene = scene;
+  request.claim = claim;
   request.ids = std::move(ids);
   request.max_new_tokens = request.min_new_tokens = tokens;
   request.vocab_limit = kVocab;
@@ -124,9 +132,10 @@ inline auto ask(Engine& engine, int64_t scene, int64_t tokens, bool keep = false
   return outcome;
 }
 
-inline auto score(Engine& engine, int64_t scene, std::vector<std::vector<int32_t>> continuations) {
+inline auto score(Engine& engine, int64_t scene, std::vector<std::vector<int32_t>> continuations, int64_t claim = 0) {
   ScoreRequest request;
   request.scene = scene;
+  request.claim = claim;
   request.ids = {11, 12, 13};
   request.continuations = std::move(continuations);
   request.vocab_limit = kVocab;
