@@ -114,7 +114,12 @@ async function scoresOf(
       exact: overall.exact.value,
       lenient: overall.lenient.value,
       final: sheet?.final ?? null,
-      kinds: byKind.map(({ name, exact }) => ({ name, exact: exact.value, count: exact.count })),
+      kinds: byKind.map(({ name, exact, lenient }) => ({
+        name,
+        exact: exact.value,
+        lenient: lenient.value,
+        count: exact.count,
+      })),
     }
   } finally {
     await model.dispose()

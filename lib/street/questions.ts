@@ -88,16 +88,17 @@ export function stitchedBox(view: number, box: Box): [number, number, number, nu
   ]
 }
 
-/** Up to `count` questions about a world, each once. */
+/** Up to `count` questions about a world, each once. `shares`: how often a type is asked, where it is not as usual. */
 export function questionsOf(
   world: World,
   facts: readonly ViewFacts[],
   count: number,
   types: readonly QuestionType[] = questionTypes,
+  shares: Readonly<Partial<Record<QuestionType, number>>> = {},
 ): StreetQuestion[] {
   const random = new StreetRandom(Math.imul(world.seed, 40503) + 911)
   const asker = new Asker(world, facts, random)
-  const typeWeights = types.map((type) => weights[type])
+  const typeWeights = types.map((type) => shares[type] ?? weights[type])
   const out: StreetQuestion[] = []
   const asked = new Set<string>()
   for (let t = 0; t < count * 6 && out.length < count; t++) {

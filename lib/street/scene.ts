@@ -13,6 +13,8 @@ export interface StreetOptions {
   questions?: number
   /** Which types; default all. */
   types?: readonly QuestionType[]
+  /** How often a type is asked, in proportion to the others; usual are 0.15 (`weather`) to 2.6 (`locate`). */
+  shares?: Readonly<Partial<Record<QuestionType, number>>>
   /** Levels of noise in the pictures, in place of what the world has (2 to 6). */
   noise?: number
 }
@@ -35,14 +37,14 @@ export interface StreetScene {
  * Draws a moment.
  *
  * @param seed - A whole number; the same seed and domain give the same moment, on every machine.
- * @throws {@link ModelError} `BAD_ARGUMENT` for a seed, size, noise or number of questions out of range.
+ * @throws {@link ModelError} `BAD_ARGUMENT` for a seed, size, noise, share or number of questions out of range.
  *
  * @example
  * const { views, questions } = drawScene(7, await loadDomain('night-left'))
  * console.log(views.length, questions[0].question, questions[0].answer)
  */
 export function drawScene(seed: number, domain: Domain, options: StreetOptions = {}): StreetScene {
-  const { size = 112, questions = 12, noise } = options
+  const { size = 112, questions = 12, shares = {}, noise } = options
   const whole = (name: string, value: number, low: number, high: number): void => {
     if (Number.isSafeInteger(value) && value >= low && value <= high) return
     throw new ModelError('BAD_ARGUMENT', `${name}: expected a whole number from ${low} to ${high}, received ${value}.`)
@@ -50,6 +52,9 @@ export function drawScene(seed: number, domain: Domain, options: StreetOptions =
   whole('seed', seed, 0, 2 ** 32 - 1)
   whole('size', size, 28, 1344)
   whole('questions', questions, 0, 1000)
+  for (const [type, share] of Object.entries(shares))
+    if (!(share >= 0 && share < 1e6))
+      throw new ModelError('BAD_ARGUMENT', `shares.${type}: expected a number of at least 0, received ${share}.`)
   if (noise !== undefined && !(noise >= 0 && noise <= 64))
     throw new ModelError('BAD_ARGUMENT', `noise: expected a number from 0 to 64, received ${noise}.`)
   const drawn = makeWorld(seed, domain)
@@ -60,7 +65,7 @@ export function drawScene(seed: number, domain: Domain, options: StreetOptions =
     world,
     views,
     facts,
-    questions: questionsOf(world, facts, questions, options.types),
+    questions: questionsOf(world, facts, questions, options.types, shares),
     caption: captionOf(world, facts),
   }
 }

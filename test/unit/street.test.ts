@@ -166,12 +166,26 @@ describe('drawing', () => {
     expect(caption ?? '').not.toMatch(/undefined/)
   })
 
-  test.each([{ size: 27 }, { size: 1.5 }, { questions: -1 }, { noise: Number.NaN }, { noise: -1 }])(
-    '%j is refused',
-    (bad) => {
-      expect(() => drawScene(1, dayCity, bad)).toThrow(/expected a/)
-    },
-  )
+  test('types are asked by their shares', () => {
+    const none = Object.fromEntries(questionTypes.map((type) => [type, 0]))
+    const { questions } = drawScene(3, dayCity, { questions: 40, shares: { ...none, locate: 3, count: 1 } })
+    const count = (wanted: string) => questions.filter(({ type }) => type === wanted).length
+    expect(count('locate')).toBeGreaterThan(count('count'))
+    expect(count('count')).toBeGreaterThan(0)
+    expect(count('locate') + count('count')).toBe(questions.length)
+    expect(drawScene(3, dayCity, { shares: {} }).questions).toEqual(drawScene(3, dayCity).questions)
+  })
+
+  test.each([
+    { size: 27 },
+    { size: 1.5 },
+    { questions: -1 },
+    { noise: Number.NaN },
+    { noise: -1 },
+    { shares: { count: -1 } },
+  ])('%j is refused', (bad) => {
+    expect(() => drawScene(1, dayCity, bad)).toThrow(/expected a/)
+  })
 
   test.each([-1, 0.5, 2 ** 32, Number.NaN])('seed %s is refused', (seed) => {
     expect(() => drawScene(seed, dayCity)).toThrow(/seed: expected a whole number/)

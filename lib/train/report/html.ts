@@ -114,6 +114,13 @@ function panel(name: string, charts: Readonly<Record<string, Chart>>): string {
 
 const setsOf = (validations: readonly Validation[]): string[] => [...new Set(validations.map(({ set }) => set))]
 
+type Right = Pick<Validation, 'exact' | 'lenient'>
+
+/** Exactly right, and leniently where that says more: a box is hardly ever the same to the thousandth. */
+function rightOf({ exact, lenient }: Right = { exact: null, lenient: null }): string {
+  return exact === null || !(lenient! > exact) ? percent(exact) : `${percent(exact)} (${percent(lenient)})`
+}
+
 function validationPart(validations: readonly Validation[], charts: Readonly<Record<string, Chart>>): string {
   const sets = setsOf(validations)
   if (sets.length === 0) return ''
@@ -121,30 +128,26 @@ function validationPart(validations: readonly Validation[], charts: Readonly<Rec
     const own = validations.filter((one) => one.set === set)
     const first = own[0]!
     const last = own.at(-1)!
-    const best = own.find(({ best: isBest }) => isBest)
+    const best = own.findLast(({ best: isBest }) => isBest)
     const columns = [
       first,
       ...(best && best !== first && best !== last ? [best] : []),
       ...(last === first ? [] : [last]),
     ]
     const kinds = [...new Set(own.flatMap(({ kinds: all }) => all.map(({ name }) => name)))]
-    const row = (name: string, values: readonly (number | null)[], mark = ''): string =>
-      `<tr${mark}><th scope="row">${escapeHtml(name)}</th>${values.map((value) => `<td>${percent(value)}</td>`).join('')}</tr>`
+    const row = (name: string, values: readonly (Right | undefined)[], mark = ''): string =>
+      `<tr${mark}><th scope="row">${escapeHtml(name)}</th>${values.map((value) => `<td>${rightOf(value)}</td>`).join('')}</tr>`
     const body = kinds.map((kind) =>
       row(
         kind,
-        columns.map(({ kinds: all }) => all.find(({ name }) => name === kind)?.exact ?? null),
+        columns.map(({ kinds: all }) => all.find(({ name }) => name === kind)),
       ),
     )
     const heads = columns.map(
       (one) => `<th scope="col">after ${whole(one.updates)}${one === best ? ', best' : ''}</th>`,
     )
-    const total = row(
-      `all ${whole(last.questions)}`,
-      columns.map(({ exact }) => exact),
-      ' class="own"',
-    )
-    return `<div class="panel"><h3>${escapeHtml(set)}: exactly right, by kind of question</h3>
+    const total = row(`all ${whole(last.questions)}`, columns, ' class="own"')
+    return `<div class="panel"><h3>${escapeHtml(set)}: exactly right (leniently, where more is), by kind of question</h3>
 <div class="scroll"><table><thead><tr><th></th>${heads.join('')}</tr></thead><tbody>${body.join('')}${total}</tbody></table></div></div>`
   })
   return `<h2>Validation</h2>\n<div class="columns">${panel('Right answers', charts)}${tables.join('\n')}</div>`

@@ -10,7 +10,7 @@ export interface Validation {
   lenient: number | null
   /** DriveLM's final score, where all of its parts are there. */
   final: number | null
-  kinds: { name: string; exact: number | null; count: number }[]
+  kinds: { name: string; exact: number | null; lenient: number | null; count: number }[]
   /** Of all so far in this set; the last one that was is the checkpoint that is kept. */
   best: boolean
 }

@@ -1,0 +1,73 @@
+#!/usr/bin/env node
+// npm run street:train: trains street-tiny on from the weights that start/ has, by `drivlm adapt`, as recipe.json says.
+//
+//   node models/street-tiny/recipe/train.mjs [--out DIR] [--first N] [--last N] [--start DIR] [--threads N]
+//
+// Sitting N goes on from the result of sitting N - 1, which is DIR/sitting-<N - 1>; the first one from --start. One that is done is passed over,
+// one that was stopped goes on, so the same command is right at any time. Drawn moments of a sitting are removed when it is done.
+
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, rename, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { drawSitting } from './draw.mjs'
+
+const here = path.dirname(fileURLToPath(import.meta.url))
+const root = path.resolve(here, '../../..')
+const recipe = JSON.parse(await readFile(path.join(here, 'recipe.json'), 'utf8'))
+const { values } = parseArgs({
+  options: {
+    out: { type: 'string', default: path.join(root, '.cache', 'street-train') },
+    start: { type: 'string', default: path.resolve(here, '..') },
+    first: { type: 'string', default: '1' },
+    last: { type: 'string', default: String(recipe.sittings.length) },
+    threads: { type: 'string', default: '2' },
+  },
+})
+const out = path.resolve(values.out)
+
+/** One command of the package; ends this program if it fails. Ctrl-C reaches it too, and it saves. */
+async function drivlm(...args) {
+  const child = spawn(process.execPath, [path.join(root, 'dist', 'cli', 'main.js'), ...args.map(String)], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+  const [status] = await new Promise((resolve) => child.on('exit', (...found) => resolve(found)))
+  if (status !== 0) process.exit(status ?? 1)
+}
+
+/** A folder that is whole or not there. */
+async function once(folder, make) {
+  if (existsSync(folder)) return
+  const partial = `${folder}.partial`
+  await rm(partial, { recursive: true, force: true })
+  await make(partial)
+  await rename(partial, folder)
+}
+
+process.on('SIGINT', () => undefined).on('SIGTERM', () => undefined)
+await mkdir(out, { recursive: true })
+const { choice, moment, training, sittings } = recipe
+const choiceFolder = path.join(out, 'choice')
+await once(choiceFolder, (to) =>
+  drivlm('street', '--out', to, '--seed', choice.seed, '--scenes', choice.moments, '--questions', choice.questions),
+)
+for (let n = Number(values.first); n <= Number(values.last); n++) {
+  const { seed, moments, learningRate, ...own } = sittings[n - 1]
+  const start = n === 1 ? values.start : path.join(out, `sitting-${n - 1}`)
+  const result = path.join(out, `sitting-${n}`)
+  if (existsSync(path.join(result, 'adapt.json'))) continue
+  const data = path.join(out, `data-${n}`)
+  await once(data, async (to) => {
+    const counts = await drawSitting(to, { ...moment, seed, moments })
+    console.log(`Sitting ${n}: ${moments} moments from seed ${seed}, ${JSON.stringify(counts)}`)
+  })
+  const flags = Object.entries({ ...training, ...own }).flatMap(([key, value]) => [`--${key}`, value])
+  await drivlm(
+    ...['adapt', '--model', start, '--out', result, '--learning-rate', learningRate, ...flags],
+    ...['--data', path.join(data, 'moments.jsonl'), '--data', path.join(data, 'practice.jsonl')],
+    ...['--validate', path.join(choiceFolder, 'drivelm.json'), '--check', 'headers', '--threads', values.threads],
+  )
+  await rm(data, { recursive: true })
+}
