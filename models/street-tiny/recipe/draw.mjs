@@ -1,7 +1,7 @@
 // Draws what one sitting of street-tiny's training learns from: moments of day-city with many questions each, and text alone that practises
 // choosing a letter. `drivlm adapt` reads the files as they are.
 //
-//   FOLDER/images/<camera>/<n>.png    six views of each moment
+//   FOLDER/images/<camera>/<n>.png    six views of each moment; not where a sitting is text alone
 //   FOLDER/moments.jsonl              a question a line
 //   FOLDER/practice.jsonl             conversations without pictures
 //
@@ -32,16 +32,17 @@ class Writer {
     this.domain = domain
     this.next = next
     this.colours = Object.keys(domain.colours)
+    this.vehicles = domain.objects.filter(({ shape }) => ['car', 'truck', 'bus'].includes(shape))
   }
 
   pick(list) {
-    return list[Math.floor(this.next() * list.length)]
+    return list[this.below(list.length)]
   }
 
   shuffled(list) {
     const out = [...list]
     for (let i = out.length - 1; i > 0; i--) {
-      const j = Math.floor(this.next() * (i + 1))
+      const j = this.below(i + 1)
       ;[out[i], out[j]] = [out[j], out[i]]
     }
     return out
@@ -52,12 +53,33 @@ class Writer {
     return this.next() < 0.5 ? `in ${name}` : `to the ${direction} of the ego car`
   }
 
-  /** Four lettered colours, `colour` among them, and its letter. */
-  options(colour) {
-    const others = this.shuffled(this.colours.filter((name) => name !== colour)).slice(0, 3)
-    const options = this.shuffled([colour, ...others])
-    const text = options.map((name, i) => `${letters[i]}. ${capital(name)}.`).join(' ')
-    return { text, letter: letters[options.indexOf(colour)] }
+  below(count) {
+    return Math.floor(this.next() * count)
+  }
+
+  /**
+   * Finding the letter of a colour, from two to four options, as text alone. `list` names all letters, one lookup after the other; `letter` and
+   * `says` ask for one; `told` says before what things there are, as the image tokens of a picture do.
+   */
+  practice({ list, letter, says }) {
+    const count = 2 + this.below(3)
+    const options = this.shuffled(this.colours).slice(0, count)
+    const right = this.below(options.length)
+    const texts = options.map((name) => `${capital(name)}.`)
+    const text = texts.map((name, i) => `${letters[i]}. ${name}`).join(' ')
+    const answer = letters[right]
+    const kind = this.next()
+    if (kind < list) {
+      const all = this.shuffled(options).map((name) => `${capital(name)} is ${letters[options.indexOf(name)]}.`)
+      return { question: `Which option says what? ${text}`, answer: all.join(' ') }
+    }
+    if (kind < list + letter) return { question: `Which option says: ${texts[right]} ${text}`, answer }
+    if (kind < list + letter + says)
+      return { question: `What says option ${letters[right]}? ${text}`, answer: texts[right] }
+    const view = this.below(6)
+    const { name } = this.vehicles[this.below(this.vehicles.length)]
+    const told = `There is one ${options[right]} ${name} ${this.where(view)}.`
+    return { question: `${told} What is the colour of the ${name} ${this.where(view)}? ${text}`, answer }
   }
 
   /** Questions of forms that are not asked in tests: what a lettered choice of colours is made of, in single steps. */
@@ -78,19 +100,6 @@ class Writer {
     }
     return out
   }
-
-  /** The colour is told: what is left to do is to find the letter. */
-  told() {
-    const vehicles = this.domain.objects.filter(({ shape }) => ['car', 'truck', 'bus', 'tram'].includes(shape))
-    const facts = this.shuffled(vehicles)
-      .slice(0, 1 + Math.floor(this.next() * vehicles.length))
-      .map(({ name }) => ({ name, view: Math.floor(this.next() * 6), colour: this.pick(this.colours) }))
-    const about = this.pick(facts)
-    const texts = facts.map(({ name, view, colour }) => `There is one ${colour} ${name} ${this.where(view)}.`)
-    const { text, letter } = this.options(about.colour)
-    const question = `What is the colour of the ${about.name} ${this.where(about.view)}? ${text}`
-    return { question: `${texts.join(' ')} ${question}`, answer: letter }
-  }
 }
 
 /** The first so many of each type; a place is asked for once. */
@@ -107,17 +116,30 @@ function capped(questions, most) {
   })
 }
 
+async function writeLines(file, lines) {
+  await file.appendFile(lines.map((line) => `${JSON.stringify(line)}\n`).join(''))
+}
+
+function conversation(id, { question, answer }) {
+  const conversations = [
+    { from: 'human', value: question },
+    { from: 'gpt', value: answer },
+  ]
+  return { id, conversations }
+}
+
 /**
  * @param out - A folder that is not there yet.
- * @param sitting - `seed`, `moments`, and what each moment gets: up to `most` of each type of `questions` that are drawn by `shares`, `steps`, `practice`.
+ * @param sitting - `seed`, `moments`, and what each moment gets: up to `most` of each type of `questions` that are drawn by `shares`, `steps`,
+ *   and `practice` samples of text in this `mix`, every fourth of them about plans.
  */
-export async function drawSitting(out, { seed, moments, questions, shares, most, steps, practice }) {
+export async function drawSitting(out, { seed, moments, questions, shares, most, steps, practice, mix }) {
   const domain = await loadDomain('day-city')
   const pictureOf = (view, n) => path.join('images', domain.views[view].name, `${n}.png`)
   for (const { name } of domain.views) await mkdir(path.join(out, 'images', name), { recursive: true })
   const asked = await open(path.join(out, 'moments.jsonl'), 'w')
   const said = await open(path.join(out, 'practice.jsonl'), 'w')
-  const counts = {}
+  const counts = { practice: practice * moments }
   for (let n = 0; n < moments; n++) {
     const writer = new Writer(domain, numbersFrom(seed + n))
     const scene = drawScene(seed + n, domain, { questions, shares })
@@ -129,20 +151,17 @@ export async function drawSitting(out, { seed, moments, questions, shares, most,
       ),
     )
     const views = Object.fromEntries(domain.views.map(({ name }, view) => [name, pictureOf(view, n)]))
-    const lines = [...capped(scene.questions, most), ...writer.steps(scene, steps)].map(({ type, question, answer }, i) => {
-      counts[type] = (counts[type] ?? 0) + 1
-      return JSON.stringify({ id: `${n}_${i}`, views, question, answer })
-    })
-    await asked.appendFile(`${lines.join('\n')}\n`)
-    for (let i = 0; i < practice; i++) {
-      const { question, answer } = i % 2 === 0 ? writer.told() : letterPractice(domain, (seed + n) * practice + i)
-      const conversations = [
-        { from: 'human', value: question },
-        { from: 'gpt', value: answer },
-      ]
-      counts.practice = (counts.practice ?? 0) + 1
-      await said.appendFile(`${JSON.stringify({ id: `${n}_${i}`, conversations })}\n`)
-    }
+    const list = [...capped(scene.questions, most), ...writer.steps(scene, steps)]
+    for (const { type } of list) counts[type] = (counts[type] ?? 0) + 1
+    const lines = list.map(({ question, answer }, i) => ({ id: `${n}_${i}`, views, question, answer }))
+    await writeLines(asked, lines)
+    const texts = Array.from({ length: practice }, (_, i) =>
+      i % 4 === 3 ? letterPractice(domain, (seed + n) * practice + i) : writer.practice(mix),
+    )
+    await writeLines(
+      said,
+      texts.map((text, i) => conversation(`${n}_${i}`, text)),
+    )
   }
   await asked.close()
   await said.close()

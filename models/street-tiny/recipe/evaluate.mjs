@@ -92,7 +92,17 @@ const drawn = path.join(out, `drawn-${seed}-${scenes}-${values.questions}`)
 const file = path.join(drawn, 'drivelm.json')
 await mkdir(out, { recursive: true })
 if (!existsSync(drawn))
-  await drivlm('street', '--out', drawn, '--seed', values.seed, '--scenes', values.scenes, '--questions', values.questions)
+  await drivlm(
+    'street',
+    '--out',
+    drawn,
+    '--seed',
+    values.seed,
+    '--scenes',
+    values.scenes,
+    '--questions',
+    values.questions,
+  )
 
 const questions = []
 const grey = path.join(out, 'grey')
@@ -129,7 +139,9 @@ const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / num
 const percent = (share) => `${(100 * share).toFixed(1)} %`
 const kinds = [...guessed.keys()].sort((a, b) => seen.get(b) - seen.get(a))
 const row = (name, of, count) =>
-  console.log(`| ${name} | ${[seen, unseen, new Map([...guessed].map(([k, v]) => [k, mean(v)]))].map(of).map(percent).join(' | ')} | ${count} |`)
+  console.log(
+    `| ${name} | ${[seen, unseen, new Map([...guessed].map(([k, v]) => [k, mean(v)]))].map(of).map(percent).join(' | ')} | ${count} |`,
+  )
 console.log(`\n| kind | right | grey | guess | questions |\n|---|---|---|---|---|`)
 for (const kind of kinds) row(`\`${kind}\``, (shares) => shares.get(kind), guessed.get(kind).length)
 row('mean of all kinds', (shares) => mean(kinds.map((kind) => shares.get(kind))), questions.length)

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // npm run street:train: trains street-tiny on from the weights that start/ has, by `drivlm adapt`, as recipe.json says.
 //
-//   node models/street-tiny/recipe/train.mjs [--out DIR] [--first N] [--last N] [--start DIR] [--threads N]
+//   node models/street-tiny/recipe/train.mjs [--out DIR] [--first N] [--last N] [--start DIR] [--threads N] [--validate N]
 //
 // Sitting N goes on from the result of sitting N - 1, which is DIR/sitting-<N - 1>; the first one from --start. One that is done is passed over,
 // one that was stopped goes on, so the same command is right at any time. Drawn moments of a sitting are removed when it is done.
@@ -24,6 +24,7 @@ const { values } = parseArgs({
     first: { type: 'string', default: '1' },
     last: { type: 'string', default: String(recipe.sittings.length) },
     threads: { type: 'string', default: '2' },
+    validate: { type: 'string', default: '500' },
   },
 })
 const out = path.resolve(values.out)
@@ -48,26 +49,23 @@ async function once(folder, make) {
 
 process.on('SIGINT', () => undefined).on('SIGTERM', () => undefined)
 await mkdir(out, { recursive: true })
-const { choice, moment, training, sittings } = recipe
+const { choice, training, sittings } = recipe
 const choiceFolder = path.join(out, 'choice')
 await once(choiceFolder, (to) =>
   drivlm('street', '--out', to, '--seed', choice.seed, '--scenes', choice.moments, '--questions', choice.questions),
 )
 for (let n = Number(values.first); n <= Number(values.last); n++) {
-  const { seed, moments, learningRate, ...own } = sittings[n - 1]
+  const sitting = sittings[n - 1]
   const start = n === 1 ? values.start : path.join(out, `sitting-${n - 1}`)
   const result = path.join(out, `sitting-${n}`)
   if (existsSync(path.join(result, 'adapt.json'))) continue
   const data = path.join(out, `data-${n}`)
-  await once(data, async (to) => {
-    const counts = await drawSitting(to, { ...moment, seed, moments })
-    console.log(`Sitting ${n}: ${moments} moments from seed ${seed}, ${JSON.stringify(counts)}`)
-  })
-  const flags = Object.entries({ ...training, ...own }).flatMap(([key, value]) => [`--${key}`, value])
+  await once(data, async (to) => console.log(`Sitting ${n}: ${JSON.stringify(await drawSitting(to, sitting.data))}`))
+  const flags = Object.entries({ ...training, ...sitting.training }).flatMap(([key, value]) => [`--${key}`, value])
   await drivlm(
-    ...['adapt', '--model', start, '--out', result, '--learning-rate', learningRate, ...flags],
+    ...['adapt', '--model', start, '--out', result, '--check', 'headers', '--threads', values.threads, ...flags],
     ...['--data', path.join(data, 'moments.jsonl'), '--data', path.join(data, 'practice.jsonl')],
-    ...['--validate', path.join(choiceFolder, 'drivelm.json'), '--check', 'headers', '--threads', values.threads],
+    ...['--validate', path.join(choiceFolder, 'drivelm.json'), '--validate-every', values.validate],
   )
   await rm(data, { recursive: true })
 }
