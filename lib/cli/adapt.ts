@@ -40,6 +40,7 @@ export interface AdaptFlags
   check?: 'whole' | 'headers'
   conversion?: Conversion
   plan?: boolean
+  finish?: boolean
   json?: boolean
 }
 
@@ -111,7 +112,7 @@ async function train(
   threads: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const { model, saveEvery, json = false } = flags
+  const { model, saveEvery, finish = false, json = false } = flags
   const out = path.resolve(flags.out!)
   const runFolder = `${out}.run`
   await mkdir(runFolder, { recursive: true }).catch((error) => {
@@ -144,6 +145,7 @@ async function train(
       threads,
       ...(saveEvery === undefined ? {} : { saveEvery }),
       ...(sets.length > 0 ? { checkpoints: { every, use: look } } : {}),
+      finish,
       signal,
     })
     for await (const { step, steps: all, loss, questionsPerSecond, secondsLeft } of steps) {
@@ -159,13 +161,14 @@ async function train(
     await writeReport(flags, settings, data, validations.all, out)
   }
   const last = (await readSteps(out)).at(-1)
+  const done = last === undefined ? 0 : last.step + 1
   const best = validations.all.findLast(({ best: isBest, set, updates }) => isBest && set === 'domain' && updates > 0)
   if (json) {
-    printJson({ out, steps: data.steps, loss: last?.loss, validations: validations.all, report: reportFile(out) })
+    printJson({ out, steps: done, loss: last?.loss, validations: validations.all, report: reportFile(out) })
     return
   }
   print(
-    `\n${data.steps} updates took ${formatDuration((performance.now() - started) / 1000)} in this call; the loss of the last is ${last?.loss.toFixed(3) ?? '–'}.`,
+    `\n${done} of ${data.steps} updates are done, ${formatDuration((performance.now() - started) / 1000)} in this call; the loss of the last is ${last?.loss.toFixed(3) ?? '–'}.`,
   )
   print('\nWritten')
   for (const file of [out, ...(best ? [`${out}.best`] : []), reportFile(out)]) print(`  ${path.relative('', file)}`)

@@ -201,6 +201,7 @@ function program(): Command {
       ]),
     )
     .option('--plan', 'say what the run would take, and train nothing')
+    .option('--finish', 'end a run that was stopped: write what it had learned to <dir>, without another update')
     .option('--json', 'print one JSON object')
     .action(async (flags) => (await import('./adapt.ts')).adapt(flags))
 

@@ -23,7 +23,7 @@ import {
   type TrainingPack,
 } from './types.ts'
 
-const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'checkpoints', 'signal']
+const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'checkpoints', 'finish', 'signal']
 const usualSaveEvery = 100
 const namesShown = 6
 
@@ -117,12 +117,13 @@ interface Run {
   threads: number
   saveEvery: number
   checkpoints: AdaptOptions['checkpoints']
+  finish: boolean
   signal: AbortSignal | undefined
 }
 
 async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptStep, string, undefined> {
   const settings = settingsOf(options)
-  const { data, out, threads, saveEvery, checkpoints, signal } = ownOptions(options)
+  const { data, out, threads, saveEvery, checkpoints, finish, signal } = ownOptions(options)
   throwIfAborted(signal)
   const checkpoint = await readCheckpoint(dir)
   partsOf(settings, checkpoint.network) // throws
@@ -139,6 +140,8 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
       await folder.finish()
       return out
     }
+    if (finish && !(await folder.hasState()))
+      throw new ModelError('BAD_ARGUMENT', `${folder.dir} has no saved state that could be finished.`)
     refuseWhatCannotFit(memoryOfTraining(checkpoint.network, settings, data.bounds), settings)
     await folder.claim(of, key)
     const trainer = await loadAddon().train(
@@ -165,7 +168,12 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
         await checkpoints.use(folder.snapshotDir, updates)
         await rm(folder.snapshotDir, { recursive: true, force: true })
       }
-      const records = yield* steps({ checkpoint, settings, data, saveEvery, signal, look }, key, folder, trainer)
+      const records = yield* steps(
+        { checkpoint, settings, data, saveEvery, finish, signal, look },
+        key,
+        folder,
+        trainer,
+      )
       await write(folder.checkpointDir, { key, steps: records })
     } finally {
       await trainer.dispose()
@@ -181,14 +189,14 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
   }
 }
 
-interface Steps extends Pick<Run, 'checkpoint' | 'settings' | 'data' | 'saveEvery' | 'signal'> {
+interface Steps extends Pick<Run, 'checkpoint' | 'settings' | 'data' | 'saveEvery' | 'finish' | 'signal'> {
   /** Lets others look at the weights after so many updates, if they want to. */
   look: (updates: number) => Promise<void>
 }
 
 /** The updates that are left to do. Whoever leaves between two of them, by whatever way, leaves a saved state. */
 async function* steps(
-  { checkpoint, settings, data, saveEvery, signal, look }: Steps,
+  { checkpoint, settings, data, saveEvery, finish, signal, look }: Steps,
   key: string,
   folder: RunFolder,
   trainer: NativeTrainer,
@@ -205,6 +213,7 @@ async function* steps(
   }
   const tileBytes = 3 * checkpoint.network.vision.tileSize ** 2
   if (begun > 0) await look(begun)
+  if (finish) return records
   const since = performance.now()
   let whole = true // no update is half done
   try {
@@ -290,6 +299,7 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
   if (unknown !== undefined)
     throw new ModelError('BAD_ARGUMENT', `options.${unknown} is unknown; known are ${known.join(', ')}.`)
   const { data, out, threads = os.availableParallelism(), saveEvery = usualSaveEvery, checkpoints, signal } = options
+  const { finish = false } = options
   const bad = (expected: string, key: string, value: unknown) =>
     new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${key}, received ${describeValue(value)}.`)
   if (typeof data?.packsOfStep !== 'function' || !Number.isSafeInteger(data.steps) || data.steps < 1)
@@ -301,7 +311,8 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
     throw bad('a whole number of at least 1', 'saveEvery', saveEvery)
   if (checkpoints !== undefined && !(Number.isSafeInteger(checkpoints.every) && checkpoints.every >= 1))
     throw bad('a whole number of at least 1', 'checkpoints.every', checkpoints.every)
-  return { data, out: path.resolve(out), threads, saveEvery, checkpoints, signal }
+  if (typeof finish !== 'boolean') throw bad('true or false', 'finish', finish)
+  return { data, out: path.resolve(out), threads, saveEvery, checkpoints, finish, signal }
 }
 
 /**

@@ -163,6 +163,11 @@ export interface AdaptOptions extends Partial<AdaptSettings> {
    * has returned. A run that was killed meanwhile calls it again for the same update.
    */
   checkpoints?: { every: number; use: (folder: string, updates: number) => unknown } | undefined
+  /**
+   * Ends the run where its saved state is: no further update is done, and `out` becomes the checkpoint of what was learned so far. The other
+   * options are those of the run. Default false.
+   */
+  finish?: boolean
   /** Saves and ends: the iteration then throws `ABORTED`, and the same call goes on later. */
   signal?: AbortSignal
 }

@@ -98,6 +98,27 @@ describe('the folder that a run makes', () => {
     }
   })
 
+  test('is what was learned so far, where a stopped run is finished', async () => {
+    let after3: Buffer | undefined
+    const checkpoints = {
+      every: 3,
+      use: (folder: string, updates: number) => {
+        if (updates === 3) after3 = readFileSync(join(folder, weights))
+      },
+    }
+    const finish = () => adapt(start, options('finished', { finish: true }))
+    await expect(finish().folder).rejects.toMatchObject({
+      code: 'BAD_ARGUMENT',
+      message: expect.stringMatching(/finished\.run has no saved state/),
+    })
+    for await (const { step } of adapt(start, options('finished', { checkpoints }))) if (step === 2) break
+    expect(await stepsOf(finish())).toEqual([])
+    expect(weightsOf('finished').equals(after3!)).toBe(true)
+    expect(JSON.parse(readFileSync(join(dir, 'finished', 'adapt.json'), 'utf8')).steps).toHaveLength(3)
+    expect(readdirSync(join(dir, 'finished.run'))).toEqual(['steps.jsonl'])
+    expect(await stepsOf(adapt(start, options('finished')))).toEqual([]) // it is over
+  })
+
   test('follows from drop path, its seed and the precision of products', async () => {
     const ways = { off: { dropPath: 0 }, seed: { seed: 43 }, bf16: { precision: 'bf16' } } as const
     const losses: number[] = []
