@@ -94,7 +94,7 @@ export const loadOptions = {
     flag: {
       name: '--device <name>',
       help: 'auto, cpu, cuda or cuda:N',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /** `bf16` (default): weights and activations in bf16, sums in f32. `f32`: everything in f32, CPU only. */
@@ -105,7 +105,7 @@ export const loadOptions = {
     flag: {
       name: '--precision <type>',
       help: 'f32 is for the CPU',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /**
@@ -119,7 +119,7 @@ export const loadOptions = {
     flag: {
       name: '--weights <type>',
       help: 'int8 and int4 take less memory',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token; CPU only. Default `bf16`. */
@@ -130,7 +130,7 @@ export const loadOptions = {
     flag: {
       name: '--activations <type>',
       help: 'int8 goes with weights in 8 or 4 bits, on the CPU',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /**
@@ -143,7 +143,7 @@ export const loadOptions = {
     flag: {
       name: '--cache',
       help: 'keep weights in 8 or 4 bits in the model folder, for later loads',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /** Threads of the CPU backend, for the whole process. Default: the cores this process may use. */
@@ -154,7 +154,7 @@ export const loadOptions = {
     flag: {
       name: '--threads <n>',
       help: 'threads on the CPU (default: all)',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /** Longest sequence in tokens: views, question and answer. Default: what the model was made for, at most 8192. */
@@ -165,7 +165,7 @@ export const loadOptions = {
     flag: {
       name: '--max-context <tokens>',
       help: 'longest sequence: views, question and answer',
-      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /** Bytes of the KV cache, for all scenes and questions together. Default: room for two sequences of `maxContext`. */
@@ -305,7 +305,7 @@ export const answerOptions = {
     kind: 'integer',
     low: 1,
     default: 512,
-    flag: { name: '--max-new-tokens <n>', help: 'longest answer', on: ['ask', 'eval', 'annotate'] },
+    flag: { name: '--max-new-tokens <n>', help: 'longest answer', on: ['ask', 'eval', 'annotate', 'watch'] },
     engine: true,
   },
   /** The answer does not end before so many tokens. Default 0. */

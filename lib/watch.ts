@@ -13,8 +13,8 @@ import { isViewSource } from './views/prepared.ts'
 export interface WatchMoment {
   /** When its pictures were taken, ns. */
   stamp: bigint
-  /** The pictures, or what reads them once the moment is asked about. */
-  views: Views | (() => Views | PromiseLike<Views>)
+  /** The pictures, or what reads them once the moment is asked about, until the signal is aborted. */
+  views: Views | ((signal: AbortSignal) => Views | PromiseLike<Views>)
   /** Moments before it that the source dropped by itself; counted with those that are dropped here. */
   dropped?: number | undefined
 }
@@ -24,7 +24,10 @@ export type WatchQuestion = string | { locate: string; camera?: string | undefin
 
 /** An answer about a moment. */
 export interface WatchedAnswer {
+  /** As it was asked. */
   question: string
+  /** `locate` for a question whose answer has boxes. */
+  kind: 'ask' | 'locate'
   /** The answer; of a question to locate something with labels in place of boxes. */
   text: string
   /** In pixels of the camera they lie in. */
@@ -57,8 +60,9 @@ export interface WatchResult<M extends WatchMoment = WatchMoment> {
 export interface WatchCounts {
   /** Moments that were asked about. */
   asked: number
-  /** Of these, moments with an answer that was late, and moments whose pictures could not be read. */
+  /** Of these, moments with an answer that was late. */
   late: number
+  /** Of these, moments whose pictures could not be read. */
   failed: number
   /** Moments that were dropped. */
   dropped: number
@@ -306,7 +310,7 @@ export class Watch<M extends WatchMoment = WatchMoment> implements AsyncIterable
     let failed: ModelError | undefined
     this.#counts.asked++
     try {
-      const given = typeof moment.views === 'function' ? moment.views() : moment.views
+      const given = typeof moment.views === 'function' ? moment.views(signal) : moment.views
       const views = await untilAborted(Promise.resolve(given), signal)
       viewsAt = seenAt = performance.now()
       scene = await this.#see(views, signal)
@@ -364,10 +368,10 @@ export class Watch<M extends WatchMoment = WatchMoment> implements AsyncIterable
         const options = { ...this.#settings.ask, signal }
         if (typeof question === 'string') {
           const answer = await scene.ask(question, options)
-          return { question, text: answer.text, boxes: [], answer }
+          return { question, kind: 'ask', text: answer.text, boxes: [], answer }
         }
         const { locate, camera } = question
-        return { question: locate, ...(await scene.locate(locate, { ...options, camera })) }
+        return { question: locate, kind: 'locate', ...(await scene.locate(locate, { ...options, camera })) }
       } catch (error) {
         if (overdue() && error instanceof ModelError && error.code === 'ABORTED') return undefined
         first ??= { error }

@@ -1,6 +1,6 @@
 /** `drivlm annotate`: questions about the moments of a robot's log, and a log of answers to be opened beside it. */
 import { createHash } from 'node:crypto'
-import { readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
 import { loadModel } from '../load-model.ts'
@@ -22,6 +22,7 @@ import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
 import { mapLines, untimedLines } from './log.ts'
 import { modelFolder } from './model-folder.ts'
 import { formatDuration, print, printable, withProgress } from './terminal.ts'
+import { mapOf, questionsOf, type Wanted } from './wanted.ts'
 
 export interface AnnotateFlags extends LoadFlags {
   model?: string
@@ -47,11 +48,6 @@ export interface AnnotateFlags extends LoadFlags {
   jsonl?: string
   strict?: boolean
   resume?: boolean
-}
-
-interface Wanted {
-  kind: MomentAnswer['kind']
-  question: string
 }
 
 export async function annotate(sources: readonly string[], flags: AnnotateFlags): Promise<void> {
@@ -257,61 +253,16 @@ function shareOf(moments: readonly Moment[], shard: AnnotateFlags['shard']): rea
   return moments.slice(from(shard.index - 1), from(shard.index))
 }
 
-async function questionsOf({ ask = [], locate = [], questions }: AnnotateFlags): Promise<Wanted[]> {
-  const lines =
-    questions === undefined ? [] : (await readFile(questions, 'utf8')).split('\n').map((line) => line.trim())
-  const wanted: Wanted[] = [
-    ...[...ask, ...lines.filter((line) => line !== '')].map((question): Wanted => ({ kind: 'ask', question })),
-    ...locate.map(
-      (what): Wanted => ({
-        kind: 'locate',
-        question: `Please provide the bounding box coordinate of the region this sentence describes: <ref>${what}</ref>`,
-      }),
-    ),
-  ]
-  if (wanted.length > 0) return wanted
-  throw new ModelError('BAD_ARGUMENT', 'There is nothing to ask; give --ask, --questions or --locate.')
-}
-
 async function camerasOf(log: Log, map: readonly string[] | undefined): Promise<Record<string, string>> {
-  if (map === undefined) {
-    const { cameras, doubtful } = log.guessCameras()
-    for (const { camera, others } of doubtful) note(`${camera} could also be ${visible(others.join(', '))}`)
-    if (Object.keys(cameras).length > 0) return cameras as Record<string, string>
-    throw new ModelError(
-      'BAD_ARGUMENT',
-      `No topic of this log can be told to be a camera. Fill in and copy:\n  ${mapLines(log).join('\n  ')}`,
-    )
-  }
-  const cameras: Record<string, string> = {}
-  for (const pair of map) {
-    for (const [camera, topic] of await pairsOf(pair)) {
-      if (Object.hasOwn(cameras, camera)) throw new ModelError('BAD_ARGUMENT', `--map gives ${camera} twice.`)
-      cameras[camera] = topic
-    }
-  }
-  return cameras
-}
-
-/** `CAM_FRONT=/topic`, or the path of a JSON file of such pairs. */
-async function pairsOf(text: string): Promise<[camera: string, topic: string][]> {
-  const [, camera, topic] = /^(\w+)=(.+)$/s.exec(text) ?? []
-  if (camera !== undefined) return [[camera, topic!]]
-  const bad = (what: string, cause?: unknown) =>
-    new ModelError('BAD_ARGUMENT', `Expected --map CAMERA=TOPIC or a JSON file of them; ${visible(text)} ${what}.`, {
-      cause,
-    })
-  let found: unknown
-  try {
-    found = JSON.parse(await readFile(text, 'utf8'))
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    throw bad(code === undefined ? 'is no JSON' : `is neither (${code})`, error)
-  }
-  const pairs = typeof found === 'object' && found !== null && !Array.isArray(found) ? Object.entries(found) : []
-  if (pairs.length === 0 || !pairs.every(([, value]) => typeof value === 'string'))
-    throw bad('is no object of topics by camera')
-  return pairs
+  const given = await mapOf(map)
+  if (given !== undefined) return given
+  const { cameras, doubtful } = log.guessCameras()
+  for (const { camera, others } of doubtful) note(`${camera} could also be ${visible(others.join(', '))}`)
+  if (Object.keys(cameras).length > 0) return cameras as Record<string, string>
+  throw new ModelError(
+    'BAD_ARGUMENT',
+    `No topic of this log can be told to be a camera. Fill in and copy:\n  ${mapLines(log).join('\n  ')}`,
+  )
 }
 
 /** What came of the log's pictures, before the model is loaded. */

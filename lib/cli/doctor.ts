@@ -6,6 +6,7 @@ import { buildCommand } from '../addon-file.ts'
 import { loadModel } from '../load-model.ts'
 import { addonFile, loadAddon, type NativeAddon, type NativeSystem, packageRoot, toModelError } from '../native.ts'
 import { viewsIn } from './ask.ts'
+import { type DeadlineFlags, measureDeadline, printDeadline } from './doctor-deadline.ts'
 import { errorText, formatBytes, formatMs, print, printFields, printJson, styled, withProgress } from './terminal.ts'
 
 interface Check {
@@ -17,7 +18,12 @@ interface Check {
   advice?: string
 }
 
-export async function doctor(flags: { json?: boolean }): Promise<void> {
+export interface DoctorFlags extends Omit<DeadlineFlags, 'deadline'> {
+  deadline?: number
+  json?: boolean
+}
+
+export async function doctor(flags: DoctorFlags): Promise<void> {
   const checks: Check[] = [checkNode()]
   const addon = checkAddon(checks)
   const system = addon === undefined ? undefined : checkSystem(addon, checks)
@@ -25,9 +31,15 @@ export async function doctor(flags: { json?: boolean }): Promise<void> {
   if (addon !== undefined) checks.push(await checkAnswer())
 
   const failed = checks.filter(({ ok, optional }) => !ok && !optional)
-  if (flags.json) printJson({ ok: failed.length === 0, checks, system, build: addon?.build })
-  else printChecks(checks, failed.length)
-  if (failed.length > 0) process.exitCode = 1
+  if (!flags.json) printChecks(checks, failed.length)
+  const { deadline } = flags
+  const timed = deadline !== undefined && failed.length === 0
+  const report = timed ? await measureDeadline({ ...flags, deadline }) : undefined
+  if (flags.json) printJson({ ok: failed.length === 0, checks, system, build: addon?.build, deadline: report })
+  else if (report !== undefined) printDeadline(report)
+  const missed =
+    report !== undefined && report.proposal.format === undefined && report.proposal.tileBudget === undefined
+  if (failed.length > 0 || missed) process.exitCode = 1
 }
 
 function checkNode(): Check {

@@ -295,9 +295,39 @@ function program(): Command {
     (await import('./annotate.ts')).annotate(logs, { ...flags, shard: flags.shard ?? shardOfEnvironment() }),
   )
 
+  const watching = root
+    .command('watch')
+    .description("ask about what a robot's cameras see now, until Ctrl-C")
+    .argument('<url>', "server of Foxglove's WebSocket protocol, such as ws://robot:8765")
+    .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
+    .option('--ask <question>', 'may be given several times', list)
+    .option('--questions <file>', 'a question a line')
+    .option('--locate <what>', 'find it, and give its boxes', list)
+    .option('--rosbridge', 'the server is a rosbridge, such as ws://robot:9090')
+    .option('--map <camera=topic>', 'in place of what names tell; may be given several times', list)
+    .option('--every <seconds>', 'least from one moment to the next (default: 0, as fast as the model is)', seconds)
+    .option('--deadline <ms>', 'answers that are not there so soon after their moment are given up', decimal)
+    .option('--max-skew <seconds>', 'most that pictures of a moment are apart (default: 0.1)', seconds)
+    .addOption(new Option('--missing <what>', 'moments that lack a camera (default: skip)').choices(['skip', 'black']))
+    .option('--moments <n>', 'end after so many', integer(1))
+    .option('--jsonl <file>', 'answers as JSON, a moment a line, added to the file; - is stdout')
+    .option('--serve <port>', 'answers as channels for Foxglove and Lichtblick', integer(0))
+    .option('--host <address>', 'where --serve listens', '127.0.0.1')
+  addFlags(watching, answerOptions)
+  addLoadFlags(watching).action(async (url, flags) => (await import('./watch.ts')).watch(url, flags))
+
   root
     .command('doctor')
     .description('check the addon, the processor, the GPU and its driver, and say what to do')
+    .option(
+      '--deadline <ms>',
+      'measure too, and propose the format or tile budget with which answers are there in time',
+      decimal,
+    )
+    .option('-m, --model <dir>', 'what to measure (default: the bundled street-tiny)')
+    .option('--device <name>', 'auto, cpu, cuda or cuda:N')
+    .option('--max-new-tokens <n>', 'tokens of an answer', integer(1), 32)
+    .option('--yes', 'fetch a model that is given by name without asking')
     .option('--json', 'print one JSON object')
     .action(async (flags) => (await import('./doctor.ts')).doctor(flags))
 

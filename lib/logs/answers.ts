@@ -166,6 +166,38 @@ function momentOf(line: string): AnsweredMoment | undefined {
   }
 }
 
+/** A message about a moment, as Foxglove and Lichtblick show it. */
+export interface AnswerMessage {
+  topic: string
+  /** Of {@link answerSchemas}. */
+  schema: string
+  time: JsonTime
+  content: object
+}
+
+/** What is said of a moment, in the order of a log. */
+export function* answerMessages(line: AnsweredMoment): Generator<AnswerMessage, void, undefined> {
+  const { timestamp: time, cameras, model, moment, answers, skipped } = line
+  const say = (level: number, message: string): AnswerMessage => {
+    const content = { timestamp: time, level, message, name: 'drivlm', file: '', line: 0 }
+    return { topic: topics.log, schema: 'foxglove.Log', time, content }
+  }
+  yield { topic: topics.moments, schema: 'drivlm.Moment', time, content: line }
+  if (skipped !== undefined) yield say(3, `Left out: ${skipped}`)
+  for (const answer of answers) {
+    const content = { timestamp: time, moment, model, cameras, ...answer }
+    yield { topic: topics.answers, schema: 'drivlm.Answer', time, content }
+    yield say(2, `Q ${answer.question} A ${answer.answer}`)
+  }
+  for (const [camera, { topic, timestamp: own }] of Object.entries(cameras)) {
+    const boxes = answers.flatMap((answer) => answer.boxes.filter((box) => box.camera === camera))
+    if (!answers.some(({ kind }) => kind === 'locate')) continue
+    // A message without boxes takes those of the moment before away.
+    const content = annotationsOf(own, boxes)
+    yield { topic: annotationTopic(topic), schema: 'foxglove.ImageAnnotations', time: own, content }
+  }
+}
+
 /** Writes moments as MCAP: to a temporary name beside it, which is then renamed. */
 export async function writeAnswers(
   file: string,
@@ -210,7 +242,7 @@ export async function writeAnswers(
       const time = BigInt(sec) * 1_000_000_000n + BigInt(nsec)
       return copy({
         topic,
-        schema: { name, encoding: 'jsonschema', data: Buffer.from(JSON.stringify(jsonSchemas[name])) },
+        schema: { name, encoding: 'jsonschema', data: Buffer.from(JSON.stringify(answerSchemas[name])) },
         encoding: 'json',
         metadata: new Map(),
         logTime: time,
@@ -219,22 +251,9 @@ export async function writeAnswers(
       })
     }
     for (const line of lines) {
-      const { timestamp, cameras, model, moment, answers, skipped } = line
-      const say = (level: number, message: string) =>
-        put(topics.log, 'foxglove.Log', timestamp, { timestamp, level, message, name: 'drivlm', file: '', line: 0 })
-      await put(topics.moments, 'drivlm.Moment', timestamp, line)
-      if (skipped !== undefined) await say(3, `Left out: ${skipped}`)
-      for (const answer of answers) {
-        await put(topics.answers, 'drivlm.Answer', timestamp, { timestamp, moment, model, cameras, ...answer })
-        await say(2, `Q ${answer.question} A ${answer.answer}`)
-      }
-      for (const [camera, { topic, timestamp: own }] of Object.entries(cameras)) {
-        const boxes = answers.flatMap((answer) => answer.boxes.filter((box) => box.camera === camera))
-        if (!answers.some(({ kind }) => kind === 'locate')) continue
-        // A message without boxes takes those of the moment before away.
-        await put(annotationTopic(topic), 'foxglove.ImageAnnotations', own, annotationsOf(own, boxes))
-      }
-      if (images !== undefined && skipped === undefined) for await (const message of images(line)) await copy(message)
+      for (const { topic, schema, time, content } of answerMessages(line)) await put(topic, schema, time, content)
+      if (images !== undefined && line.skipped === undefined)
+        for await (const message of images(line)) await copy(message)
     }
     await writer.end()
   } finally {
@@ -280,7 +299,7 @@ class AnswerFile {
         if (!(Number.isInteger(moment) && moment >= 0 && moment < moments && moments <= maxMoments))
           throw new Error(`a moment in it is number ${moment} of ${moments}.`)
         this.lines.push(own)
-      } else if (line !== undefined && !(encoding === 'json' && Object.hasOwn(jsonSchemas, schema))) {
+      } else if (line !== undefined && !(encoding === 'json' && Object.hasOwn(answerSchemas, schema))) {
         // What is not made of a moment stands behind it, as it was published.
         this.#copied.set(line.moment, [...(this.#copied.get(line.moment) ?? []), message])
       }
@@ -418,7 +437,7 @@ const answerFields = {
 }
 
 /** As readers of MCAP want them: an object at the root, enumerations as numbers. https://docs.foxglove.dev/docs/sdk/schemas */
-const jsonSchemas: Readonly<Record<string, object>> = {
+export const answerSchemas: Readonly<Record<string, object>> = {
   'drivlm.Moment': object({
     moment: integer,
     moments: integer,

@@ -170,7 +170,7 @@ function jsonTime(time: unknown): bigint | undefined {
 }
 
 /** Line ends are left out, and both alphabets taken; what else is not of them is an error. */
-function base64(value: unknown): Uint8Array {
+export function base64(value: unknown): Uint8Array {
   if (typeof value !== 'string') throw new Error("'data' is no text of base64")
   const text = /\s/.test(value) ? value.replace(/\s+/g, '') : value
   const data = Buffer.from(text, 'base64')

@@ -144,7 +144,8 @@ export function momentsOf(
   return { reference, offsets, moments }
 }
 
-function referenceOf(
+/** The camera that the others are matched with: see {@link momentsOf}. */
+export function referenceOf(
   names: readonly string[],
   stamps: Readonly<Record<string, Stamps>>,
   periods: ReadonlyMap<string, bigint | undefined>,
@@ -160,14 +161,15 @@ function referenceOf(
 }
 
 /** The median distance of pictures, ns; undefined for fewer than two. */
-function periodOf(list: Stamps): bigint | undefined {
+export function periodOf(list: Stamps): bigint | undefined {
   const most = 10_000
   const gaps: bigint[] = []
   for (let i = 1; i < list.length && i <= most; i++) gaps.push(list.stamp(i) - list.stamp(i - 1))
   return median(gaps)
 }
 
-function offsetOf(reference: Stamps, list: Stamps, period: bigint | undefined): bigint {
+/** How far a camera's pictures usually are from those of the reference, ns. */
+export function offsetOf(reference: Stamps, list: Stamps, period: bigint | undefined): bigint {
   const found: bigint[] = []
   for (let i = 0, at = 0; i < Math.min(reference.length, referenceFrames); i++) {
     const stamp = reference.stamp(i)
@@ -362,7 +364,8 @@ function reportOf(
   }
 }
 
-function skewOf(stamps: readonly bigint[]): bigint {
+/** From the earliest to the latest, ns. */
+export function skewOf(stamps: readonly bigint[]): bigint {
   const [first = 0n] = stamps
   const least = stamps.reduce((a, b) => (a < b ? a : b), first)
   return stamps.reduce((a, b) => (a > b ? a : b), first) - least

@@ -6,6 +6,7 @@ import { throwIfAborted } from '../options.ts'
 export interface ReplayOptions {
   /** How fast: 2 is twice as fast as it was recorded. Default 1. */
   rate?: number | undefined
+  /** Ends it; the iteration rejects with `ABORTED`. */
   signal?: AbortSignal | undefined
 }
 

@@ -286,12 +286,34 @@ describe('drivlm inspect', () => {
 
 describe('drivlm doctor', () => {
   it('finds everything that is needed', async () => {
-    const { code, stdout, stderr } = await drivlm(['doctor'])
+    const { code, stdout, stderr } = await drivlm(['doctor', '--deadline', '1000000', '--max-new-tokens', '2'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     for (const name of ['node', 'addon', 'processor', 'memory', 'pictures', 'an answer']) {
       expect(stdout).toMatch(new RegExp(`^ {2}${name} +✓ `, 'm'))
     }
     expect(stdout).toMatch(/CAM_FRONT_LEFT\./)
+    expect(stdout).toMatch(
+      /✓ weights bf16: 6 tiles seen in .*, 2 tokens answered in .*\nThe model as it is meets the deadline\.\n$/,
+    )
+  })
+
+  it('says that no format and no tile budget meets a deadline', async () => {
+    const separate = path.join(dir, 'separate')
+    cpSync('models/street-tiny', separate, { recursive: true, filter: (source) => !source.includes('moments') })
+    writeFileSync(
+      path.join(separate, 'drivlm.json'),
+      '{ "layout": "separate", "tileBudget": 36, "maxTilesPerImage": 6 }',
+    )
+    const limits = ['--deadline', '0.001', '--max-new-tokens', '2']
+    const { code, stdout } = await drivlm(['doctor', '-m', separate, ...limits, '--json'])
+    expect(code).toBe(1)
+    const { measured, proposal } = JSON.parse(stdout).deadline
+    const choices = new Set(
+      measured.map((one: { weights: string; tileBudget?: number }) => `${one.weights} ${one.tileBudget ?? 'all'}`),
+    )
+    expect([...choices]).toEqual(expect.arrayContaining(['bf16 all', 'bf16 6', 'int8 all', 'int4 all']))
+    expect(measured.every(({ totalMs }: { totalMs: number }) => totalMs > 0.001)).toBe(true)
+    expect(proposal).toEqual({ fastest: expect.objectContaining({ tiles: expect.any(Number) }) })
   })
 
   it('says which setting is wrong', async () => {

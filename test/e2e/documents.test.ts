@@ -157,7 +157,7 @@ const values: Record<string, string> = {
   nuscenes: 'night',
 }
 /** Commands that take minutes, a machine or a network: only that they and their options exist is looked at. */
-const onlyKnown = ['build', 'pull', 'serve']
+const onlyKnown = ['build', 'pull', 'serve', 'watch']
 
 /** Commands of a block, without the remarks behind two spaces. */
 const commandsOf = ({ text }: Block): string[] =>

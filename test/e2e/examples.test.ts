@@ -12,8 +12,8 @@ const expected: Record<string, RegExp> = {
   'stream.mjs': /^Keep going at the same speed\.\n\(stop, \d+ ms\)\n$/,
 }
 
-/** Run by a test of its own. */
-const elsewhere = ['control-loop.mjs']
+/** Run by tests of their own. */
+const elsewhere = ['control-loop.mjs', 'live.mjs', 'log.mjs']
 
 it('knows every example', () => {
   const known = [...Object.keys(expected), ...elsewhere].sort()
