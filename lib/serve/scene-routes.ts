@@ -66,9 +66,18 @@ export type AnswerEvent =
 
 /** Aborted when the caller hangs up, or takes too long. */
 export function signalOf({ raw }: FastifyReply, seconds: number): AbortSignal {
-  const gone = new AbortController()
-  raw.once('close', () => gone.abort())
-  return AbortSignal.any([gone.signal, AbortSignal.timeout(1000 * seconds)])
+  const ended = new AbortController()
+  if (raw.destroyed) {
+    ended.abort() // it hung up while its request waited for its turn
+    return ended.signal
+  }
+  // Not AbortSignal.timeout: its timers stay for as long as they were set to, and thousands of requests would leave theirs.
+  const late = setTimeout(() => ended.abort(), 1000 * seconds)
+  raw.once('close', () => {
+    clearTimeout(late)
+    ended.abort()
+  })
+  return ended.signal
 }
 
 /** Pictures as a body has them. */

@@ -1,5 +1,5 @@
 /** The server, asked by OpenAI's own package, by the AI SDK and by hand. */
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import net, { type AddressInfo } from 'node:net'
@@ -7,11 +7,12 @@ import path from 'node:path'
 import { crc32, deflateSync } from 'node:zlib'
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { generateText, streamText } from 'ai'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import OpenAI from 'openai'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bundledModel, cameras, loadModel, type Model } from '../../lib/index.ts'
+import { signalOf } from '../../lib/serve/scene-routes.ts'
 import { createServer, type ServeOptions } from '../../lib/serve/server.ts'
 
 const question = 'Which camera sees the cyclist?'
@@ -275,6 +276,15 @@ describe('bad input has a status and a sentence', () => {
     ['a conversation', 400, () => ({ ...chat(), messages: [...chat().messages, { role: 'assistant', content: 'x' }] })],
     ['a wrong temperature', 400, () => ({ ...chat(), temperature: 'hot' })],
     ['a schema that is none', 400, () => ({ ...chat(), response_format: { type: 'json_schema' } })],
+    ['lists in lists', 400, () => `{"model":"street-tiny","messages":${'['.repeat(100_000)}${']'.repeat(100_000)}}`],
+    [
+      'a form in forms',
+      400,
+      () => {
+        const schema = `${'{"items":'.repeat(50_000)}{}${'}'.repeat(50_000)}`
+        return `${JSON.stringify(chat()).slice(0, -1)},"response_format":{"type":"json_schema","json_schema":{"schema":${schema}}}}`
+      },
+    ],
     ['33 MiB', 413, () => JSON.stringify({ x: 'y'.repeat(33 << 20) })],
   ])('%s', async (_, status, body) => {
     const told = await failure(await post('/v1/chat/completions', await body()))
@@ -368,6 +378,12 @@ describe('bad input has a status and a sentence', () => {
       .poll(async () => (await post(`${where}/v1/chat/completions`, '{}')).status, { timeout: 10_000 })
       .toBe(400)
     await small.close()
+  })
+
+  test('a caller that hung up before its request began has nothing begun for it, and no timer', () => {
+    const raw = Object.assign(new EventEmitter(), { destroyed: true })
+    expect(signalOf({ raw } as unknown as FastifyReply, 300).aborted).toBe(true)
+    expect(raw.listenerCount('close')).toBe(0)
   })
 
   test('a reader of a stream that vanishes ends its question', async () => {
