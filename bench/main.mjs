@@ -7,7 +7,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
-const usage = `usage: npm run bench -- [kernels | ask | scenes | all | train] [options]
+const usage = `usage: npm run bench -- [kernels | ask | scenes | all | train | serve] [options]
   --json FILE        write the result to FILE
   --compare OLD      compare with the result in OLD
   --fail-below R     with --compare: fail if a row is below R times as good as in OLD
@@ -19,7 +19,7 @@ const usage = `usage: npm run bench -- [kernels | ask | scenes | all | train] [o
   --quick            the bundled model and few runs: shows that everything works, not how fast`
 
 const ofAll = ['kernels', 'ask', 'scenes']
-const parts = [...ofAll, 'train']
+const parts = [...ofAll, 'train', 'serve']
 const here = path.dirname(fileURLToPath(import.meta.url))
 const refusals = ['BAD_ARGUMENT', 'DEVICE_UNAVAILABLE', 'UNSUPPORTED_MODEL'] // what a build says to a mode it lacks
 const optionalSeconds = 40 // for a mode that is there for comparison only
@@ -83,7 +83,7 @@ const { bundledModel } = await import('../dist/index.js')
 const { describeDevice, warningsOf } = await import('./device.mjs')
 const { buildBenches, runGpuCheck, runToFile } = await import('./native.mjs')
 const { betterPeaks, measurePeaks } = await import('./peaks.mjs')
-const { nativeRow, sceneRows, skippedRow, stageRow } = await import('./rows.mjs')
+const { nativeRow, sceneRows, serveRows, skippedRow, stageRow } = await import('./rows.mjs')
 const { percent, show, table } = await import('./statistics.mjs')
 const { comparisonText, compareRows } = await import('./compare.mjs')
 const { decodeStage } = await import('./workload.mjs')
@@ -205,6 +205,11 @@ if (options.parts.includes('ask')) {
 if (options.parts.includes('scenes')) {
   log(`Scenes of ${path.basename(model)}`)
   seen = sceneRows(scenes(model))
+}
+if (options.parts.includes('serve')) {
+  log('Serving')
+  const sizes = options.quick ? ['--requests', '200', '--rounds', '16'] : []
+  seen = serveRows(runToFile(process.execPath, [path.join(here, 'serve.mjs'), ...sizes]))
 }
 peaksNow()
 

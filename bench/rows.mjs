@@ -47,6 +47,16 @@ export function sceneRows({ medianMs, lateMs, guesses }) {
   return measured.map(([name, value]) => ({ name: `scene_${name}`, value, unit: 'ms', floor: null, share: null }))
 }
 
+/** Rows of bench/serve.mjs: a question by the library and over HTTP, and how long the event loop was held. */
+export function serveRows({ medianMs, loop }) {
+  const told = [
+    ...Object.entries(medianMs).map(([name, value]) => [`question_${name}`, value]),
+    ['loop_late_p99', loop.late.p99],
+    ['loop_own_p99', loop.own.p99],
+  ]
+  return told.map(([name, value]) => ({ name: `serve_${name}`, value, unit: 'ms', floor: null, share: null }))
+}
+
 /** A row that has no value, and why. */
 export const skippedRow = (name, unit, reason) => ({
   name,
