@@ -20,21 +20,6 @@ export interface ImagePart {
 
 export type PromptPart = TextPart | ImagePart
 
-/** What a message says: text (never trusted), images and videos in order. */
-export type MessagePart = { text: string } | ImagePart | { frames: number[] }
-
-export interface Turn {
-  user: string | readonly MessagePart[]
-  /** undefined or null: to be generated; only the last turn. */
-  assistant?: string | null
-}
-
-export interface Conversation {
-  /** Replaces the template's system message; an empty one still prints the block. */
-  system?: string | undefined
-  turns: readonly Turn[]
-}
-
 /** How views are put into the text before a question. */
 export type ImageLayout =
   /** `<image>\n` for each image: one picture, one canvas, or the -hf way of several. */
@@ -59,46 +44,12 @@ export function imageLayoutOf(
   return { kind: numbered ? 'numbered' : 'plain' }
 }
 
-/** `<image>` in a text, filled from left to right with images of so many tokens; further ones stay text. */
-export function fillPlaceholders(texts: readonly string[], imageTokens: readonly number[]): MessagePart[][] {
-  let used = 0
-  return texts.map((text) => {
-    const parts: MessagePart[] = []
-    const pieces = text.split('<image>')
-    let pending = pieces[0]!
-    for (const piece of pieces.slice(1)) {
-      if (used < imageTokens.length) {
-        parts.push({ text: pending }, { imageTokens: imageTokens[used++]! })
-        pending = piece
-      } else pending += `<image>${piece}`
-    }
-    parts.push({ text: pending })
-    return parts
-  })
-}
-
 function trusted(text: string): TextPart {
   return { text, trusted: true }
 }
 
-function userParts(template: Template, content: string | readonly MessagePart[]): PromptPart[] {
-  if (typeof content === 'string') return [questionText(template, content, false)]
-  const out: PromptPart[] = []
-  for (const part of content) {
-    if ('text' in part) out.push(questionText(template, part.text, out.length > 0))
-    else if ('imageTokens' in part) {
-      out.push(...imageParts(template, part))
-    } else {
-      for (const [i, imageTokens] of part.frames.entries()) {
-        out.push(trusted(`Frame${i + 1}: `), { imageTokens })
-        if (i + 1 < part.frames.length || template.image) out.push(trusted('\n'))
-      }
-    }
-  }
-  return out
-}
-
-function imageParts(template: Template, image: ImagePart): PromptPart[] {
+/** An image as the template prints it. */
+export function imageParts(template: Template, image: ImagePart): PromptPart[] {
   const { before, after } = template.image ?? { before: '', after: '' }
   return [...textPart(before), image, ...textPart(after)]
 }
@@ -107,12 +58,8 @@ function textPart(text: string): TextPart[] {
   return text === '' ? [] : [trusted(text)]
 }
 
-function isEmpty(parts: readonly PromptPart[]): boolean {
-  return parts.every((part) => 'text' in part && part.text === '')
-}
-
 /** Everything before the first question. */
-function headParts(template: Template, system: string | undefined): PromptPart[] {
+export function headParts(template: Template, system: string | undefined): PromptPart[] {
   const user = trusted(template.user)
   const message = system ?? template.systemMessage
   if (message === undefined) return [...textPart(template.begin ?? ''), user]
@@ -128,49 +75,23 @@ function headParts(template: Template, system: string | undefined): PromptPart[]
 }
 
 /** What stands between a question and its answer. */
-function questionEnd(template: Template, isOpen: boolean): string {
+export function questionEnd(template: Template, isOpen: boolean): string {
   return (isOpen ? '' : (template.questionSep ?? template.sep)) + template.assistant
 }
 
 /** What stands between an answer and the next question. */
-function nextQuestion(template: Template): string {
+export function nextQuestion(template: Template): string {
   return template.sep + template.user
 }
 
 /** A question as the template prints it; `behindPicture` says that a picture stands before it in the same text. */
-function questionText(template: Template, question: string, behindPicture: boolean): TextPart {
+export function questionText(template: Template, question: string, behindPicture: boolean): TextPart {
   const text = !template.trimsQuestion
     ? question
     : behindPicture && template.image?.inText
       ? question.slice(0, trailingSpace(question, 'python'))
       : stripPython(question)
   return { text, trusted: false }
-}
-
-/** The whole conversation, ready for {@link encodePrompt}. */
-export function renderConversation(template: Template, conversation: Conversation): PromptPart[] {
-  const { system, turns } = conversation
-  const out = headParts(template, system)
-  for (const [i, { user, assistant }] of turns.entries()) {
-    const last = i === turns.length - 1
-    const question = userParts(template, user)
-    out.push(...question, trusted(questionEnd(template, template.emptyIsOpen && isEmpty(question))))
-    if (typeof assistant !== 'string') {
-      if (last) break
-      throw new ModelError('BAD_ARGUMENT', `Turn ${i + 1} of ${turns.length} has no answer; only the last may be open.`)
-    }
-    const open = template.emptyIsOpen && assistant === ''
-    if (open) out.push(...(last ? [] : [trusted(template.user)]))
-    else out.push({ text: assistant, trusted: false }, trusted(last ? template.sep : nextQuestion(template)))
-  }
-  return out
-}
-
-/** The prompt as one string, image tokens written out: what the reference tokenises. */
-export function promptText(parts: readonly PromptPart[]): string {
-  return parts
-    .map((part) => ('text' in part ? part.text : `<img>${'<IMG_CONTEXT>'.repeat(part.imageTokens)}</img>`))
-    .join('')
 }
 
 const imageText = '<img><IMG_CONTEXT></img>'
@@ -363,26 +284,15 @@ export function encodeAnswer(
   return encodePrompt(tokenizer, parts, scene.after)
 }
 
-export interface TurnOptions {
-  /** The cached sequence already ends with the stop token. Default false. */
-  stopped?: boolean
-}
-
 /** One more turn behind a generated answer: the end of that answer, the question, the assistant role. */
-export function buildTurn(
-  tokenizer: Tokenizer,
-  template: Template,
-  question: string,
-  options: TurnOptions = {},
-): Int32Array<ArrayBuffer> {
+export function buildTurn(tokenizer: Tokenizer, template: Template, question: string): Int32Array<ArrayBuffer> {
   const stop = stopId(tokenizer, template)
   const parts: PromptPart[] = [
     trusted(nextQuestion(template).slice(template.stop.length)),
     questionText(template, question, false),
     trusted(questionEnd(template, template.emptyIsOpen && question === '')),
   ]
-  const ids = encodePrompt(tokenizer, parts, template.stop)
-  return options.stopped ? ids : Int32Array.from([stop, ...ids])
+  return Int32Array.from([stop, ...encodePrompt(tokenizer, parts, template.stop)])
 }
 
 function stopId(tokenizer: Tokenizer, template: Template): number {

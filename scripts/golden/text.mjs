@@ -6,8 +6,11 @@ import path from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { gunzipSync } from 'node:zlib'
 import { loadTokenizer } from '../../dist/text/load-tokenizer.js'
-import { fillPlaceholders, promptText, renderConversation } from '../../dist/text/prompt.js'
+import * as prompts from '../../dist/text/prompt.js'
 import { templateOf, templates } from '../../dist/text/templates.js'
+import { conversationRenderer, fillPlaceholders, promptText } from './conversation.mjs'
+
+const renderConversation = conversationRenderer(prompts)
 
 const readJson = (...parts) => JSON.parse(readFileSync(path.join(...parts), 'utf8'))
 

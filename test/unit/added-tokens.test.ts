@@ -2,9 +2,13 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
-import { buildQuestion, buildScenePrompt, buildTurn, encodePrompt, renderConversation } from '../../lib/text/prompt.ts'
+import * as prompts from '../../lib/text/prompt.ts'
+import { buildQuestion, buildScenePrompt, buildTurn, encodePrompt } from '../../lib/text/prompt.ts'
 import { templateOf, templates } from '../../lib/text/templates.ts'
+import { conversationRenderer } from '../../scripts/golden/conversation.mjs'
 import { fixtures, folder, json } from './tokenizer-shared.ts'
+
+const renderConversation = conversationRenderer(prompts)
 
 interface Flags {
   id: number

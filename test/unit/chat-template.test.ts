@@ -4,19 +4,14 @@ import { Template as Jinja } from '@huggingface/jinja'
 import { beforeAll, describe, expect, test, vi } from 'vitest'
 import { templateOfFolder } from '../../lib/text/chat-template.ts'
 import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
-import {
-  buildQuestion,
-  buildScenePrompt,
-  buildTurn,
-  encodePrompt,
-  imageSlot,
-  promptText,
-  renderConversation,
-  type Turn,
-} from '../../lib/text/prompt.ts'
+import * as prompts from '../../lib/text/prompt.ts'
+import { buildQuestion, buildScenePrompt, buildTurn, encodePrompt, imageSlot } from '../../lib/text/prompt.ts'
 import { templates } from '../../lib/text/templates.ts'
 import type { Tokenizer } from '../../lib/text/tokenizer.ts'
+import { conversationRenderer, promptText } from '../../scripts/golden/conversation.mjs'
 import { fixtures } from './tokenizer-shared.ts'
+
+const renderConversation = conversationRenderer(prompts)
 
 // A worker is begun for each template, and the machine may be busy.
 vi.setConfig({ testTimeout: 120_000 })
@@ -77,11 +72,7 @@ describe('chat templates of -hf folders', () => {
     for (const system of systems) {
       const first = system === undefined ? [] : [{ role: 'system', content: system }]
       for (const question of words) {
-        const turns: Turn[] = [
-          { user: question, assistant: 'Yes.' },
-          { user: question, assistant: 'No.' },
-          { user: question },
-        ]
+        const turns = [{ user: question, assistant: 'Yes.' }, { user: question, assistant: 'No.' }, { user: question }]
         const messages = turns.flatMap(({ user, assistant }) => [
           { role: 'user', content: template.image?.inText ? user : [{ type: 'text', text: user }] },
           ...(assistant ? [{ role: 'assistant', content: assistant }] : []),

@@ -6,9 +6,13 @@ import { loadModel, resolveOptions, templateFor } from '../../lib/load-model.ts'
 import type { Model } from '../../lib/model.ts'
 import { loadAddon } from '../../lib/native.ts'
 import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
-import { encodePrompt, renderConversation, stopIds } from '../../lib/text/prompt.ts'
+import * as prompts from '../../lib/text/prompt.ts'
+import { encodePrompt, stopIds } from '../../lib/text/prompt.ts'
 import { imagesFor } from '../../lib/views/compose.ts'
+import { conversationRenderer } from '../../scripts/golden/conversation.mjs'
 import { collectUntil, idle, momentViews, streetTiny, weather } from './street-tiny.ts'
+
+const renderConversation = conversationRenderer(prompts)
 
 const texts = (answers: readonly Answer[]): string[] => answers.map(({ text }) => text)
 const day = momentViews('day')
