@@ -1,10 +1,10 @@
 /**
- * From a pattern to the smallest automaton of the same language: Thompson's construction, subsets, Hopcroft's partition. Bytes that no
- * part of the pattern tells apart are one column until the table is written.
+ * From a pattern of bytes to the smallest automaton of the same language: subsets of the states of `patterns.ts`, Hopcroft's partition. Bytes that
+ * no part of the pattern tells apart are one column until the table is written.
  */
 import { ModelError } from '../errors.ts'
 import type { NativeAutomaton } from '../native.ts'
-import type { Pattern } from './byte-patterns.ts'
+import { Automaton, type Pattern } from './patterns.ts'
 
 /** Most states of an automaton; its table takes 1 KiB a state. */
 export const maxStates = 8192
@@ -12,20 +12,13 @@ export const maxStates = 8192
 const maxParts = 1 << 17
 const maxWork = 1 << 23
 
-/** States with ways on: by nothing (`free`), or by one byte of a range to the next state. */
-interface Nfa {
-  free: number[][]
-  ranges: (readonly (readonly [number, number])[])[]
-  next: number[]
-  start: number
-  end: number
-}
-
 /** @throws {@link ModelError} `BAD_ARGUMENT` if the automaton would be too large. */
 export function compile(pattern: Pattern): NativeAutomaton {
-  const nfa = construct(pattern)
-  const { columns, columnOf } = columnsOf(nfa)
-  return table(minimise(determinise(nfa, columns), columns.length), columnOf)
+  const automaton = new Automaton(256, maxParts, tooLarge)
+  const start = automaton.state()
+  const end = pattern(automaton, start)
+  automaton.seal()
+  return table(minimise(determinise(automaton, start, end), automaton.classes), automaton.classOf)
 }
 
 function tooLarge(): ModelError {
@@ -36,115 +29,44 @@ function tooLarge(): ModelError {
   )
 }
 
-/** Written from the end to the start: each part is told the state it goes on to. */
-function construct(pattern: Pattern): Nfa {
-  const nfa: Nfa = { free: [], ranges: [], next: [], start: 0, end: 0 }
-  const state = (free: number[], ranges: readonly (readonly [number, number])[] = [], next = -1): number => {
-    if (nfa.free.length >= maxParts) throw tooLarge()
-    nfa.free.push(free)
-    nfa.ranges.push(ranges)
-    nfa.next.push(next)
-    return nfa.free.length - 1
-  }
-  const build = (part: Pattern, to: number): number => {
-    switch (part.kind) {
-      case 'bytes':
-        return part.bytes.reduceRight((next, byte) => state([], [[byte, byte]], next), to)
-      case 'byte':
-        return state([], part.ranges, to)
-      case 'sequence':
-        return part.parts.reduceRight((next, one) => build(one, next), to)
-      case 'choice':
-        return state(part.options.map((one) => build(one, to)))
-      case 'repeat': {
-        let at = to
-        if (part.most === Number.POSITIVE_INFINITY) {
-          at = state([to])
-          nfa.free[at]!.push(build(part.of, at))
-        } else {
-          for (let i = part.least; i < part.most; i++) at = state([to, build(part.of, at)])
-        }
-        for (let i = 0; i < part.least; i++) at = build(part.of, at)
-        return at
-      }
-    }
-  }
-  nfa.end = state([])
-  nfa.start = build(pattern, nfa.end)
-  return nfa
-}
-
-/** Bytes by what the ranges tell apart: the first byte of each column, and the column of each byte. */
-function columnsOf(nfa: Nfa): { columns: number[]; columnOf: Uint8Array } {
-  const starts = new Set([0])
-  for (const [low, high] of nfa.ranges.flat()) {
-    starts.add(low)
-    if (high < 255) starts.add(high + 1)
-  }
-  const columns = [...starts].sort((a, b) => a - b)
-  const columnOf = new Uint8Array(256)
-  for (let byte = 0, column = -1; byte < 256; byte++) {
-    if (starts.has(byte)) column++
-    columnOf[byte] = column
-  }
-  return { columns, columnOf }
-}
-
 /** [states][columns] next states, −1 for none; state 0 starts. */
 interface Dfa {
   next: Int32Array[]
   accepting: boolean[]
 }
 
-function determinise(nfa: Nfa, columns: readonly number[]): Dfa {
+function determinise(automaton: Automaton, start: number, end: number): Dfa {
   const dfa: Dfa = { next: [], accepting: [] }
   const known = new Map<string, number>()
   const sets: number[][] = []
-  const seen = new Int32Array(nfa.free.length).fill(-1)
-  let round = 0
-  let work = 0
+  const { classes } = automaton
+  let steps = 0
 
-  /** The DFA state of these NFA states and what is free to reach from them; only those with a byte to read count. */
+  /** The state of the table for these states and what is free to reach from them. */
   const intern = (from: readonly number[]): number => {
-    const stack = [...from]
-    const set: number[] = []
-    let accepts = false
-    for (let at = stack.pop(); at !== undefined; at = stack.pop()) {
-      if (seen[at] === round) continue
-      seen[at] = round
-      if (++work > maxWork) throw tooLarge()
-      if (nfa.next[at]! >= 0) set.push(at)
-      if (at === nfa.end) accepts = true
-      for (const to of nfa.free[at]!) stack.push(to)
-    }
-    round++
-    set.sort((a, b) => a - b)
-    const key = `${accepts}${set.join()}`
+    const set = automaton.closure(from)
+    if (automaton.work + steps > maxWork) throw tooLarge()
+    const key = set.join()
     let id = known.get(key)
     if (id === undefined) {
       id = sets.length
       if (id >= 4 * maxStates) throw tooLarge()
       known.set(key, id)
       sets.push(set)
-      dfa.next.push(new Int32Array(columns.length).fill(-1))
-      dfa.accepting.push(accepts)
+      dfa.next.push(new Int32Array(classes).fill(-1))
+      dfa.accepting.push(set.includes(end))
     }
     return id
   }
 
-  intern([nfa.start])
+  intern([start])
   for (let id = 0; id < sets.length; id++) {
-    const targets = columns.map((): number[] => [])
-    for (const at of sets[id]!) {
-      for (const [low, high] of nfa.ranges[at]!) {
-        for (let column = 0; column < columns.length; column++) {
-          if (columns[column]! >= low && columns[column]! <= high) targets[column]!.push(nfa.next[at]!)
-        }
-        work += columns.length >> 3
-      }
+    const set = sets[id]!
+    steps += (set.length * classes) >> 3
+    for (let column = 0; column < classes; column++) {
+      const to = automaton.move(set, column)
+      if (to.length > 0) dfa.next[id]![column] = intern(to)
     }
-    const row = dfa.next[id]!
-    for (const [column, to] of targets.entries()) if (to.length > 0) row[column] = intern(to)
   }
   return dfa
 }
@@ -284,7 +206,7 @@ function merged(dfa: Dfa, { blockOf }: Partition, none: number, columns: number)
   return out
 }
 
-function table(dfa: Dfa, columnOf: Uint8Array): NativeAutomaton {
+function table(dfa: Dfa, columnOf: Uint16Array): NativeAutomaton {
   const transitions = new Int32Array(dfa.next.length * 256)
   for (const [state, row] of dfa.next.entries()) {
     for (let byte = 0; byte < 256; byte++) transitions[state * 256 + byte] = row[columnOf[byte]!]!

@@ -1,42 +1,30 @@
-/** Languages of bytes, put together from small ones. They all have at least one word. */
-
-/** What an answer's bytes may be. */
-export type Pattern =
-  | { kind: 'bytes'; bytes: Uint8Array }
-  /** One byte of these ranges, ends included. */
-  | { kind: 'byte'; ranges: readonly (readonly [number, number])[] }
-  | { kind: 'sequence'; parts: readonly Pattern[] }
-  | { kind: 'choice'; options: readonly Pattern[] }
-  | { kind: 'repeat'; of: Pattern; least: number; most: number }
+/** Patterns over the bytes of an answer. They all have at least one word. */
+import { alt, type CharSet, one, opt, type Pattern, seq, times } from './patterns.ts'
 
 const encoder = new TextEncoder()
+const single: CharSet[] = Array.from({ length: 256 }, (_, byte) => [[byte, byte]])
 
 /** Exactly this text, in UTF-8. */
 export function literal(text: string): Pattern {
-  return { kind: 'bytes', bytes: encoder.encode(text) }
+  return seq(...Array.from(encoder.encode(text), (byte) => one(single[byte]!)))
 }
 
-export function oneOf(...ranges: readonly (readonly [number, number])[]): Pattern {
-  return { kind: 'byte', ranges }
-}
-
-export function sequence(...parts: readonly Pattern[]): Pattern {
-  return { kind: 'sequence', parts }
+/** One byte of these ranges, ends included. */
+export function oneOf(...ranges: CharSet): Pattern {
+  return one(ranges)
 }
 
 export function choice(...options: readonly Pattern[]): Pattern {
-  return options.length === 1 ? options[0]! : { kind: 'choice', options }
-}
-
-export function repeat(of: Pattern, least: number, most: number): Pattern {
-  return { kind: 'repeat', of, least, most }
-}
-
-export function optional(of: Pattern): Pattern {
-  return repeat(of, 0, 1)
+  return options.length === 1 ? options[0]! : alt(...options)
 }
 
 /** `first`, then `separator` and `of` over and over: so many of `of` in all, at least one. */
 export function separated(of: Pattern, separator: Pattern, least: number, most: number): Pattern {
-  return sequence(of, repeat(sequence(separator, of), Math.max(0, least - 1), most - 1))
+  return seq(of, times(Math.max(0, least - 1), most - 1, seq(separator, of)))
+}
+
+export { opt as optional, type Pattern, seq as sequence }
+
+export function repeat(of: Pattern, least: number, most: number): Pattern {
+  return times(least, most, of)
 }

@@ -15,7 +15,7 @@ import {
   text,
   times,
   word,
-} from '../../automata/scanner.ts'
+} from '../../automata/patterns.ts'
 import { digits, letters, uppers, wordExtras } from './unicode-classes.ts'
 
 /** What a recognised text becomes: a token (or none), and how many of its code units are used up. */

@@ -8,7 +8,8 @@
 //
 // At each position the rule whose match with its look-ahead is longest wins, the earlier one on ties.
 
-import { Automaton, Machine, type Match, type Vain } from '../../automata/scanner.ts'
+import { Automaton } from '../../automata/patterns.ts'
+import { Machine, type Match, type Vain } from '../../automata/scanner.ts'
 import { lineBreakRule, type Piece, rules } from './ptb-rules.ts'
 
 interface Tokenizer {
@@ -21,7 +22,7 @@ let built: Tokenizer | undefined
 
 function tokenizer(): Tokenizer {
   if (built) return built
-  const automaton = new Automaton()
+  const automaton = new Automaton(65_536)
   const start = automaton.state()
   const labels = new Map<number, number>()
   const alone = rules.map(({ body, ahead }, rule) => {
