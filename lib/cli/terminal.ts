@@ -25,8 +25,10 @@ export function printFields(fields: readonly (readonly [string, string])[], inde
   for (const [name, value] of fields) print(`${indent}${styled('dim', name.padEnd(width))}  ${value}`)
 }
 
+/** What steers a terminal stands as `\\u009b` in it, also what JSON would leave as it is. */
 export function printJson(value: unknown): void {
-  print(JSON.stringify(value, null, 2))
+  const escaped = (sign: string) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`
+  print(JSON.stringify(value, null, 2).replace(/[\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g, escaped))
 }
 
 /** Sizes of memory, as the GPU tools write them. */

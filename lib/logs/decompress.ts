@@ -1,6 +1,5 @@
 /** The decompressors of chunks: WebAssembly, loaded when a log first needs one. */
 import { createRequire } from 'node:module'
-import path from 'node:path'
 
 /** Most bytes that one chunk may have, decompressed. It is held twice for a moment: in WebAssembly's memory and as a buffer. */
 export const maxChunkBytes: number = 128 * 1024 * 1024
@@ -10,17 +9,39 @@ export type Compression = 'lz4' | 'zstd' | 'bz2'
 
 type Decompress = (data: Uint8Array, size: number) => Uint8Array
 
+/** An instance of wasm-lz4's WebAssembly. */
+interface Lz4Module {
+  /** Its memory; another view after it grew. */
+  readonly HEAPU8: Uint8Array
+  _malloc(bytes: number): number
+  _free(at: number): void
+  _createDecompressionContext(): number
+  /** Bytes made, or -1. */
+  _decompressFrame(context: number, to: number, size: number, from: number, length: number): number
+}
+
 const require = createRequire(import.meta.url)
 
 const loaders: Record<Compression, () => Promise<Decompress>> = {
   lz4: async () => {
-    // The package keeps one context for good, which decompresses nothing any more after a frame that was damaged: a fresh one is taken then.
-    const file = require.resolve('@foxglove/wasm-lz4')
-    for (const key of Object.keys(require.cache))
-      if (path.dirname(key) === path.dirname(file)) delete require.cache[key]
-    const lz4 = require(file) as Decompress & { isLoaded: Promise<void> }
-    await lz4.isLoaded
-    return lz4
+    const make = require('@foxglove/wasm-lz4/dist/wasm-lz4.js') as () => Promise<Lz4Module>
+    const lz4 = await make()
+    // The package keeps one context for good, which decompresses nothing any more after a frame that was damaged: each instance has its own here.
+    const context = lz4._createDecompressionContext()
+    return (data, size) => {
+      const from = lz4._malloc(data.length)
+      const to = lz4._malloc(size)
+      try {
+        if (from === 0 || to === 0) throw new Error('there is no memory for it')
+        lz4.HEAPU8.set(data, from)
+        const made = lz4._decompressFrame(context, to, size, from, data.length)
+        if (made < 0) throw new Error('it is damaged')
+        return lz4.HEAPU8.slice(to, to + made)
+      } finally {
+        lz4._free(from)
+        lz4._free(to)
+      }
+    }
   },
   zstd: async () => {
     const { default: zstd } = await import('@foxglove/wasm-zstd')

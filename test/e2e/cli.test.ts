@@ -4,6 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import * as schema from '../../lib/option-tables.ts'
+import { cdrCompressed, mcap } from '../unit/logs-files.ts'
 import { drivlm } from './run.ts'
 
 const dusk = 'models/street-tiny/moments/dusk'
@@ -215,6 +216,22 @@ describe('drivlm log', () => {
       code: 1,
       stderr: expect.stringMatching(/\[BAD_LOG\] ros2-bad-chunk-crc\.mcap: a chunk is lost/),
     })
+  })
+
+  it('prints nothing of a log that steers a terminal', async () => {
+    const topic = '/front\u001b]0;owned\u0007\u009b31m\u202e'
+    const file = path.join(dir, 'steering.mcap')
+    writeFileSync(
+      file,
+      await mcap([{ topic, data: cdrCompressed(Buffer.from('none'), { frame: topic, format: topic }) }]),
+    )
+    for (const args of [[], ['--json']]) {
+      const { code, stdout, stderr } = await drivlm(['log', file, ...args])
+      expect(code).toBe(0)
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be there
+      expect(stdout + stderr).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202e]/)
+      if (args.length > 0) expect(JSON.parse(stdout).topics[0].topic).toBe(topic)
+    }
   })
 
   it('prints JSON', async () => {

@@ -5,7 +5,7 @@ import path from 'node:path'
 import sqlite from 'node-sqlite3-wasm'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, it, test } from 'vitest'
-import { maxChunkBytes } from '../../lib/logs/decompress.ts'
+import { decompress, maxChunkBytes } from '../../lib/logs/decompress.ts'
 import { visible } from '../../lib/logs/files.ts'
 import { openLog } from '../../lib/logs/log.ts'
 import { decodePicture } from '../../lib/views/decode.ts'
@@ -204,6 +204,15 @@ describe('records of MCAP', () => {
     expect(found).toMatchObject({ code: undefined, pictures: 2 })
   })
 
+  it('a thousand chunks that are no lz4: what they are tried with does not stay in memory', async () => {
+    const bad = Buffer.from('04224d1860408200000099', 'hex')
+    const tried = async (times: number) => {
+      for (let i = 0; i < times; i++) await expect(decompress('lz4', bad, 500)).rejects.toThrow(/are no lz4/)
+      return process.memoryUsage().rss
+    }
+    expect(-(await tried(50)) + (await tried(1000))).toBeLessThan(50 * 2 ** 20)
+  })
+
   it.each([
     [
       'a record cut in a chunk',
@@ -297,6 +306,14 @@ describe('the summary of MCAP', () => {
     ['a chunk past the end', (file, start) => file.writeBigUInt64LE(1n << 50n, chunkIndex(file, start) + 16)],
     ['a chunk at itself', (file, start) => file.writeBigUInt64LE(BigInt(start), chunkIndex(file, start) + 16)],
     ['a chunk at what is none', (file, start) => file.writeBigUInt64LE(8n, chunkIndex(file, start) + 16)],
+    [
+      'the same chunk twice',
+      (file, start) => {
+        const first = chunkIndex(file, start)
+        const second = chunkIndex(file, first + Number(file.readBigUInt64LE(first - 8)))
+        file.copyWithin(second + 16, first + 16, first + 32)
+      },
+    ],
     ['a chunk of 2^63 bytes', (file, start) => file.writeBigUInt64LE(1n << 63n, chunkIndex(file, start) + 24)],
     [
       'an index of messages past the file',

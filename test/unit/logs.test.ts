@@ -43,10 +43,12 @@ describe('moments', () => {
     expect(made({ CAM_BACK_LEFT: fast, CAM_FRONT_RIGHT: fast }).reference).toBe('CAM_FRONT_RIGHT')
   })
 
-  it('leaves a camera out where its picture is lost, late or stopped, and uses none twice', () => {
+  it('leaves a camera out where its picture is lost or late, or it stopped or began midway, and uses none twice', () => {
     const front = every(100, 0, 6)
     const { times } = made({ CAM_FRONT: front, CAM_BACK: [5, 105, 305, 580] })
     expect(times.map((time) => time.CAM_BACK)).toEqual([5, 105, undefined, 305, undefined, 580])
+    const late = made({ CAM_FRONT: front, CAM_BACK: [305, 405, 505] }).times
+    expect(late.map((time) => time.CAM_BACK)).toEqual([undefined, undefined, undefined, 305, 405, 505])
     expect(made({ CAM_FRONT: front, CAM_BACK: [50] }, 20).times.every((time) => time.CAM_BACK === undefined)).toBe(true)
   })
 
