@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// npm run street:train: trains street-tiny on from the weights that start/ has, by `drivlm adapt`, as recipe.json says.
+// npm run street:train: trains street-tiny on, by `drivlm adapt` alone, as recipe.json says.
 //
 //   node models/street-tiny/recipe/train.mjs [--out DIR] [--first N] [--last N] [--start DIR] [--threads N] [--validate N]
 //
@@ -7,6 +7,7 @@
 // one that was stopped goes on, so the same command is right at any time. Drawn moments of a sitting are removed when it is done.
 
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
@@ -29,12 +30,16 @@ const { values } = parseArgs({
 })
 const out = path.resolve(values.out)
 
-/** One command of the package; ends this program if it fails. Ctrl-C reaches it too, and it saves. */
+/** One command of the package; ends this program if it fails. What would end this program ends the command, which saves. */
 async function drivlm(...args) {
   const child = spawn(process.execPath, [path.join(root, 'dist', 'cli', 'main.js'), ...args.map(String)], {
     stdio: ['ignore', 'inherit', 'inherit'],
   })
+  const wait = () => undefined // a terminal sends it to the command too
+  const pass = () => child.kill('SIGTERM')
+  process.on('SIGINT', wait).on('SIGTERM', pass)
   const [status] = await new Promise((resolve) => child.on('exit', (...found) => resolve(found)))
+  process.off('SIGINT', wait).off('SIGTERM', pass)
   if (status !== 0) process.exit(status ?? 1)
 }
 
@@ -47,7 +52,14 @@ async function once(folder, make) {
   await rename(partial, folder)
 }
 
-process.on('SIGINT', () => undefined).on('SIGTERM', () => undefined)
+const weights = await readFile(path.join(values.start, 'model.safetensors'))
+const found = createHash('sha256').update(weights).digest('hex')
+if (found !== recipe.start) {
+  console.error(
+    `${values.start}: the recipe starts from the weights ${recipe.start}, these are ${found}; name a folder of them with --start.`,
+  )
+  process.exit(1)
+}
 await mkdir(out, { recursive: true })
 const { choice, training, sittings } = recipe
 const choiceFolder = path.join(out, 'choice')
