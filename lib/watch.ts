@@ -91,7 +91,7 @@ class NewestMoment<M extends WatchMoment> {
   #first = 0n
   #reading = false
   #ended = false
-  #left = false
+  #left: Promise<void> | undefined
   #failure: { error: unknown } | undefined
   #wake = () => {}
 
@@ -103,11 +103,11 @@ class NewestMoment<M extends WatchMoment> {
   /** Reads the source to its end, whether moments are taken or not. A source that is always ready does not hold up the event loop. */
   async read(): Promise<void> {
     try {
-      while (!this.#left) {
+      while (this.#left === undefined) {
         this.#reading = true
         const { done, value } = await this.#iterator.next()
         this.#reading = false
-        if (done || this.#left) break
+        if (done || this.#left !== undefined) break
         this.#put(checkMoment(value))
         await nextTurn()
       }
@@ -148,15 +148,15 @@ class NewestMoment<M extends WatchMoment> {
   }
 
   /** Lets the source end. A source that is being read is told so, and not waited for: its next moment may never come. */
-  async leave(): Promise<void> {
-    this.#left = true
+  leave(): Promise<void> {
     this.#newest = undefined
+    this.#left ??= this.#leave()
+    return this.#left
+  }
+
+  async #leave(): Promise<void> {
     const ended = this.#ended ? undefined : this.#iterator.return?.()
-    if (ended === undefined) return
-    const settled = Promise.resolve(ended).then(
-      () => undefined,
-      () => undefined,
-    )
+    const settled = Promise.resolve(ended).catch(() => undefined)
     if (!this.#reading) await settled
   }
 
@@ -274,7 +274,7 @@ export class Watch<M extends WatchMoment = WatchMoment> implements AsyncIterable
       const { every, signal } = this.#settings
       const abort = () => {
         this.#leave.abort(signal?.reason)
-        void this.#last.then(() => this.#end()) // also where nobody calls `next` any more
+        void this.#last.then(() => this.#release()) // also where nobody calls `next` any more
       }
       if (signal?.aborted) this.#leave.abort(signal.reason)
       else this.#stopListening = whenAborted(signal, abort)
@@ -287,6 +287,11 @@ export class Watch<M extends WatchMoment = WatchMoment> implements AsyncIterable
   async #end(): Promise<void> {
     this.#ended = true
     this.#stopListening()
+    await this.#release()
+  }
+
+  /** Nothing stays behind; who asks is told why. */
+  async #release(): Promise<void> {
     this.#scene?.scene.dispose()
     this.#scene = undefined
     await this.#newest?.leave()

@@ -78,7 +78,11 @@ class CborReader {
     const values = [...this.#list(size === undefined ? undefined : 2 * size, depth)]
     if (values.length % 2 === 1) throw new Error('its CBOR has a key without a value')
     const made: Record<string, unknown> = Object.create(null)
-    for (let i = 0; i < values.length; i += 2) made[String(values[i])] = values[i + 1]
+    for (let i = 0; i < values.length; i += 2) {
+      const key = values[i]
+      if (!isText(key)) throw new Error('its CBOR has a key that is no text')
+      made[key] = values[i + 1]
+    }
     return made
   }
 

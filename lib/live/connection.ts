@@ -103,7 +103,6 @@ export class Connection {
     this.#stopped = true
     clearTimeout(this.#timer)
     clearInterval(this.#alive)
-    this.#socket?.on('error', () => undefined)
     this.#socket?.terminate()
   }
 

@@ -62,7 +62,9 @@ export class RosNodeInput implements LiveInput {
       const callback = (message: unknown) => {
         try {
           const clock = BigInt(Math.round(Date.now())) * 1_000_000n
-          cameras.put(camera, topic, readRosObject(message, kind), clock)
+          const picture = readRosObject(message, kind)
+          // What rclnodejs does with the memory of a message after its callback is not said.
+          cameras.put(camera, topic, { ...picture, data: picture.data.slice() }, clock)
         } catch (error) {
           cameras.warn(`A picture of ${visible(topic)} was left out: ${visible((error as Error).message)}.`)
         }

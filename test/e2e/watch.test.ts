@@ -60,7 +60,20 @@ test("Foxglove's protocol: answers on stdout, in a file, and as channels of a se
   ends.push(() => robot.close())
   const jsonl = path.join(dir, 'answers.jsonl')
   const questions = ['--ask', 'What is the weather like?', '--locate', 'the cyclist']
-  const running = watch(await robot.url(), ...questions, '--serve', '0', '--jsonl', jsonl, '--moments', '2')
+  const running = watch(
+    await robot.url(),
+    ...questions,
+    '--deadline',
+    '600000',
+    '--every',
+    '0',
+    '--serve',
+    '0',
+    '--jsonl',
+    jsonl,
+    '--moments',
+    '2',
+  )
   const [, url] = await running.says('stderr', /Answers are served on (\S+)/)
   const client = new FoxgloveClient({ ws: new WebSocket(url!, ['foxglove.websocket.v1']) as never })
   ends.push(() => client.close())

@@ -8,6 +8,7 @@ import { readCbor } from '../../lib/live/cbor.ts'
 import { FoxgloveInput } from '../../lib/live/foxglove.ts'
 import { LiveCameras, type LiveMoment, type LiveOptions } from '../../lib/live/live-cameras.ts'
 import type { AnsweredMoment } from '../../lib/logs/answers.ts'
+import { StreetRandom } from '../../lib/street/random.ts'
 import { cameras } from '../../lib/views/cameras.ts'
 import { cbor, FoxgloveRobot, picture, pictureOf, RosbridgeRobot, topicOf } from './live-robots.ts'
 import { bytes } from './logs-files.ts'
@@ -403,6 +404,27 @@ describe('CBOR', () => {
     ['0000', /1 bytes before/],
   ])('%s is refused', (hex, message) => {
     expect(() => readCbor(Buffer.from(hex, 'hex'))).toThrow(message)
+  })
+
+  test('with any bytes changed ends in a value or its own error', () => {
+    const whole = cbor({
+      op: 'publish',
+      topic: '/front/image',
+      msg: { secs: 70_000, nsecs: 5, bytes: Buffer.alloc(60, 7) },
+    })
+    const random = new StreetRandom(5)
+    let errors = 0
+    for (let i = 0; i < 20_000; i++) {
+      const data = Buffer.from(whole)
+      for (let n = 0; n <= i % 3; n++) data[random.below(data.length)] = random.below(256)
+      try {
+        readCbor(data)
+      } catch (error) {
+        errors++
+        expect((error as Error).message).toMatch(/^its CBOR/)
+      }
+    }
+    expect(errors).toBeGreaterThan(1000)
   })
 
   test('with too many values is refused', () => {

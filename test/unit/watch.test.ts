@@ -279,9 +279,13 @@ describe('leaving', () => {
 
     const later = new AbortController()
     const between = new Pushed().push(at(0))
-    await model.watch(between, { questions, signal: later.signal }).next()
+    const watch = model.watch(between, { questions, signal: later.signal })
+    await watch.next()
     later.abort()
     while (!between.returned) await nextTurn()
+    await idle(model)
+    await expect(watch.next()).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(await watch.next()).toEqual({ done: true, value: undefined })
   })
 })
 
