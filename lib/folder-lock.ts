@@ -1,13 +1,15 @@
 // One writer a folder. The lock is a file that only one process can make; a killed process leaves it behind, so it says who made
 // it, and whoever comes next takes it over if that one is gone. It is written beside its place and then linked there: at whatever
-// moment its maker is killed, nobody finds it empty.
+// moment its maker is killed, nobody finds it empty. Its maker keeps it open for writing: a worker thread that is terminated closes its
+// files, so its lock is seen to be left behind although its process lives.
 
 import { randomUUID } from 'node:crypto'
-import { readFileSync, readlinkSync } from 'node:fs'
-import { link, mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { type FileHandle, link, mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { threadId } from 'node:worker_threads'
 import { ModelError } from './errors.ts'
 
 interface Owner {
@@ -18,6 +20,8 @@ interface Owner {
   place: string
   host: string
   token: string
+  /** The thread that has the file open. Locks of earlier versions lack it, and are not kept open. */
+  thread?: number
 }
 
 /** A lock made elsewhere is alive as long as its time stamp moves. */
@@ -38,54 +42,70 @@ export async function lockFolder(folder: string): Promise<() => Promise<void>> {
     place: thisPlace(),
     host: hostname(),
     token: randomUUID(),
+    thread: threadId,
   }
+  const opened: FileHandle[] = [] // all claims until the end: somebody else may have renamed an early one into place
   try {
     await mkdir(folder, { recursive: true })
     const text = `${JSON.stringify(mine)}\n`
     for (let tries = 0; tries < 20; tries++) {
-      if ((await created(file, mine.token, text)) || (await takenOver(file, mine.token, text, folder))) {
+      if (
+        (await created(file, mine.token, text, opened)) ||
+        (await takenOver(file, mine.token, text, folder, opened))
+      ) {
         await removeDrafts(file)
-        return holding(file, mine.token)
+        return holding(file, mine.token, opened)
       }
       await sleep(20)
     }
+    throw new ModelError('BAD_ARGUMENT', `${folder}: other runs keep locking it; choose another output folder.`)
   } catch (error) {
+    await close(opened)
     if (error instanceof ModelError) throw error
     const { message } = error as Error
     throw new ModelError('BAD_ARGUMENT', `${folder} cannot be written as an output folder: ${message}.`, {
       cause: error,
     })
   }
-  throw new ModelError('BAD_ARGUMENT', `${folder}: other runs keep locking it; choose another output folder.`)
 }
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code
 
-/** Makes a file with this text unless there is one. */
-async function created(file: string, token: string, text: string): Promise<boolean> {
+async function close(opened: FileHandle[]): Promise<void> {
+  for (const handle of opened.splice(0)) await handle.close()
+}
+
+/** Makes a file with this text unless there is one, and leaves it open. */
+async function created(file: string, token: string, text: string, opened: FileHandle[]): Promise<boolean> {
   const draft = `${file}.${token}`
   try {
-    await writeFile(draft, text)
+    await written(draft, 'w', text, opened)
     await link(draft, file)
     return true
   } catch (error) {
     if (codeOf(error) === 'EEXIST' || codeOf(error) === 'ENOENT') return false // ENOENT: somebody removed the draft
     if (codeOf(error) !== 'EPERM' && codeOf(error) !== 'ENOTSUP') throw error
-    return await createdHere(file, text)
+    return await createdHere(file, text, opened)
   } finally {
     await rm(draft, { force: true })
   }
 }
 
 /** The same where the file system knows no links. */
-async function createdHere(file: string, text: string): Promise<boolean> {
+async function createdHere(file: string, text: string, opened: FileHandle[]): Promise<boolean> {
   try {
-    await writeFile(file, text, { flag: 'wx' })
+    await written(file, 'wx', text, opened)
     return true
   } catch (error) {
     if (codeOf(error) === 'EEXIST') return false
     throw error
   }
+}
+
+async function written(file: string, flag: string, text: string, opened: FileHandle[]): Promise<void> {
+  const handle = await open(file, flag)
+  opened.push(handle)
+  await handle.writeFile(text)
 }
 
 /** What those left who were killed before they could link it. Who is about to link one of these tries again. */
@@ -98,12 +118,18 @@ async function removeDrafts(file: string): Promise<void> {
 }
 
 /** Replaces a lock that nobody holds any more, unless somebody else is at it. */
-async function takenOver(file: string, token: string, text: string, folder: string): Promise<boolean> {
+async function takenOver(
+  file: string,
+  token: string,
+  text: string,
+  folder: string,
+  opened: FileHandle[],
+): Promise<boolean> {
   const found = await read(file)
   if (found === undefined) return false
   if (found.text === text) return true // somebody else renamed our claim
   const owner = ownerOf(found.text)
-  if (isHeld(owner, found.ageMs)) {
+  if (isHeld(owner, found)) {
     const who = owner === undefined ? 'another run' : `process ${owner.pid} on ${owner.host}`
     throw new ModelError(
       'BAD_ARGUMENT',
@@ -112,9 +138,9 @@ async function takenOver(file: string, token: string, text: string, folder: stri
   }
   // Many may find the same stale lock. Only who made this file may replace it, and only while it is still the one that was found.
   const claim = `${file}.claim`
-  if (!(await created(claim, token, text))) {
+  if (!(await created(claim, token, text, opened))) {
     const made = await read(claim)
-    if (made !== undefined && !isHeld(ownerOf(made.text), made.ageMs)) await rm(claim, { force: true }) // its maker was killed right here
+    if (made !== undefined && !isHeld(ownerOf(made.text), made)) await rm(claim, { force: true }) // its maker was killed right here
     return false
   }
   if ((await read(file))?.text !== found.text) {
@@ -131,10 +157,19 @@ async function takenOver(file: string, token: string, text: string, folder: stri
   return (await read(file))?.text === text
 }
 
-async function read(file: string): Promise<{ text: string; ageMs: number } | undefined> {
+interface Found {
+  text: string
+  ageMs: number
+  /** Device and number of the file. */
+  inode: string
+}
+
+const inodeOf = ({ dev, ino }: { dev: bigint; ino: bigint }): string => `${dev}:${ino}`
+
+async function read(file: string): Promise<Found | undefined> {
   try {
-    const { mtimeMs } = await stat(file)
-    return { text: await readFile(file, 'utf8'), ageMs: Date.now() - mtimeMs }
+    const found = await stat(file, { bigint: true })
+    return { text: await readFile(file, 'utf8'), ageMs: Date.now() - Number(found.mtimeMs), inode: inodeOf(found) }
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
@@ -150,7 +185,7 @@ function ownerOf(text: string): Owner | undefined {
   }
 }
 
-function isHeld(owner: Owner | undefined, ageMs: number): boolean {
+function isHeld(owner: Owner | undefined, { ageMs, inode }: Found): boolean {
   if (owner === undefined || owner.place !== thisPlace()) return ageMs < silentMs
   try {
     process.kill(owner.pid, 0)
@@ -158,7 +193,27 @@ function isHeld(owner: Owner | undefined, ageMs: number): boolean {
     if (codeOf(error) === 'ESRCH') return false
   }
   const found = startOf(owner.pid)
-  return found === undefined || (found.started === owner.started && !found.ended)
+  if (found === undefined) return true
+  return found.started === owner.started && !found.ended && (owner.thread === undefined || isOpen(owner.pid, inode))
+}
+
+/** Whether a process has a file open for writing; true where the system does not tell. */
+function isOpen(pid: number, inode: string): boolean {
+  let descriptors: string[]
+  try {
+    descriptors = readdirSync(`/proc/${pid}/fd`)
+  } catch {
+    return true // another user's process
+  }
+  return descriptors.some((one) => {
+    try {
+      if (inodeOf(statSync(`/proc/${pid}/fd/${one}`, { bigint: true })) !== inode) return false
+      // Who only reads it is looking whether it is held, as we are. The last octal digit has O_WRONLY or O_RDWR.
+      return /^flags:\s*\d*[12]$/m.test(readFileSync(`/proc/${pid}/fdinfo/${one}`, 'utf8'))
+    } catch {
+      return false // closed meanwhile
+    }
+  })
 }
 
 function startOf(pid: number): { started: string; ended: boolean } | undefined {
@@ -179,7 +234,7 @@ function thisPlace(): string {
   }
 }
 
-function holding(file: string, token: string): () => Promise<void> {
+function holding(file: string, token: string, opened: FileHandle[]): () => Promise<void> {
   const beat = setInterval(() => {
     const now = new Date()
     utimes(file, now, now).catch(() => undefined)
@@ -189,5 +244,6 @@ function holding(file: string, token: string): () => Promise<void> {
     clearInterval(beat)
     const found = await read(file).catch(() => undefined)
     if (found !== undefined && ownerOf(found.text)?.token === token) await rm(file, { force: true })
+    await close(opened)
   }
 }

@@ -1,4 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import {
   existsSync,
   mkdirSync,
@@ -12,6 +13,7 @@ import {
 import os from 'node:os'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { lockFolder } from '../../lib/folder-lock.ts'
 
@@ -25,6 +27,7 @@ afterAll(() => rmSync(dir, { recursive: true }))
 
 const fresh = (): string => path.join(dir, `out${folders++}`)
 const lockOf = (folder: string): string => path.join(folder, 'run.lock')
+const module = pathToFileURL(path.join(import.meta.dirname, '../../dist/folder-lock.js')).href
 const busy = { code: 'BAD_ARGUMENT', message: expect.stringMatching(/is being written by/) }
 
 /** A folder with a lock as this process makes it, changed. */
@@ -108,7 +111,6 @@ describe('the lock of an output folder', () => {
   })
 
   test('is never found empty, at whatever moment its maker is killed', async () => {
-    const module = pathToFileURL(path.join(import.meta.dirname, '../../dist/folder-lock.js')).href
     const script = `const { lockFolder } = await import(${JSON.stringify(module)})
       for (;;) await (await lockFolder(process.argv[1]))()`
     const folder = fresh()
@@ -127,12 +129,15 @@ describe('the lock of an output folder', () => {
     await expectFree(await locked({ started: '1' }))
   })
 
+  // A child process, or a worker in one, that locks the folder given to it, says so on a line, and stays.
+  const holder = `const { lockFolder } = await import(${JSON.stringify(module)})
+    await lockFolder(process.argv.at(-1)); console.log('locked'); setInterval(() => {}, 1000)`
+
   test('of a live process is respected, however old', async () => {
-    const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'])
+    const folder = fresh()
+    const child = spawn(process.execPath, ['--input-type=module', '-e', holder, folder])
     try {
-      const stat = readFileSync(`/proc/${child.pid}/stat`, 'utf8')
-      const started = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]
-      const folder = await locked({ pid: child.pid, started })
+      await once(child.stdout, 'data')
       age(folder, 3600)
       await expect(lockFolder(folder)).rejects.toMatchObject(busy)
       child.kill('SIGKILL')
@@ -140,6 +145,28 @@ describe('the lock of an output folder', () => {
       await expectFree(folder)
     } finally {
       child.kill('SIGKILL')
+    }
+  })
+
+  test('of an earlier version, which did not keep it open, is respected while its process lives', async () => {
+    await expect(lockFolder(await locked({ thread: undefined }))).rejects.toMatchObject(busy)
+  })
+
+  test('of a living worker is respected, of one that was terminated it is taken over, by one', async () => {
+    for (let round = 0; round < 5; round++) {
+      const folder = fresh()
+      const script = `data:text/javascript,${encodeURIComponent(holder)}`
+      const worker = new Worker(new URL(script), { argv: [folder], stdout: true })
+      await once(worker.stdout, 'data')
+      age(folder, 3600)
+      await expect(lockFolder(folder)).rejects.toMatchObject(busy)
+      await worker.terminate()
+      expect(existsSync(lockOf(folder))).toBe(true)
+      const all = await Promise.allSettled(Array.from({ length: 10 }, () => lockFolder(folder)))
+      const won = all.filter(({ status }) => status === 'fulfilled')
+      expect(won).toHaveLength(1)
+      expect(readdirSync(folder)).toEqual(['run.lock'])
+      await (won[0] as PromiseFulfilledResult<() => Promise<void>>).value()
     }
   })
 
