@@ -231,7 +231,7 @@ void rope_row(Bench& bench, const LanguageConfig& l, int64_t rows) {
     const AreaPtr qkv = halves(rows * l.qkv_dim()), cos_sin = floats(rows * l.head_dim, 0.5f), slots = values(places),
                   keys = zeros(2 * page_values), cached = zeros(2 * page_values);
     cuda::RopeAppend job{};
-    job.qkv = qkv->as<bf16>(), job.cos_sin = cos_sin->as<float>(), job.slots = slots->as<int32_t>();
+    job.qkv = qkv->as<bf16>(), job.cos_sin = cos_sin->as<float>(), job.slots = job.angles = slots->as<int32_t>();
     job.keys = keys->as<bf16>(), job.values = cached->as<bf16>(), job.rows = rows;
     job.heads = static_cast<int>(l.heads), job.kv_heads = static_cast<int>(l.kv_heads),
     job.head_dim = static_cast<int>(l.head_dim);

@@ -18,6 +18,7 @@ class Arena {
     return tensor;
   }
 
+  bool measures() const { return base_ == nullptr; }
   size_t used() const { return used_; }
 
  private:

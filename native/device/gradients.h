@@ -63,10 +63,10 @@ class Gradients {
   virtual void attention(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads, int64_t head_dim,
                          const std::vector<AttentionSpan>& spans, bool causal) = 0;
 
-  // Of Ops::rope_append's rotation, in place over the q and k columns of d_qkv. cos_sin as there. With per-head norms: qkv as it was before
-  // them.
+  // Of Ops::rope_append's rotation, in place over the q and k columns of d_qkv. cos_sin and the batch as there. With per-head norms: qkv as it
+  // was before them.
   virtual void rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm,
-                    double eps, Tensor cos_sin, int64_t heads, int64_t kv_heads) = 0;
+                    double eps, Tensor cos_sin, const Batch& batch, int64_t heads, int64_t kv_heads) = 0;
 
   // ---- moves ----
 

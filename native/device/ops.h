@@ -31,9 +31,10 @@ struct Kv {
 // Consecutive rows of one sequence in a forward pass. Row i of it stands at position past + i, attends to positions
 // 0..past + i of its own sequence, and is appended to the cache at past + i.
 struct Segment {
-  int64_t row, rows;   // rows [row, row + rows) of the batch
-  int64_t past;        // tokens already cached
-  int64_t first_page;  // its page table starts at Batch::pages[first_page]
+  int64_t row, rows;        // rows [row, row + rows) of the batch
+  int64_t past;             // tokens already cached
+  int64_t first_page;       // its page table starts at Batch::pages[first_page]
+  int64_t first_angle = 0;  // row i is rotated by row first_angle + i of the table that rope_append is given
 };
 
 // One forward pass of the language model over any number of sequences.
@@ -42,6 +43,15 @@ struct Batch {
   std::vector<int32_t> pages;  // page tables of the segments, ceil((past + rows) / page_tokens) entries each
   int64_t rows = 0;
 };
+
+// Every segment's rotations are rows of the table.
+inline void expect_angles(const char* op, const Tensor& cos_sin, int64_t head_dim, const Batch& batch) {
+  expect_shape(op, "cos_sin", cos_sin, {cos_sin.shape[0], head_dim});
+  for (const Segment& segment : batch.segments) {
+    if (segment.first_angle < 0 || segment.first_angle + segment.rows > cos_sin.shape[0])
+      throw Error(Code::internal, text("%s: rotations outside of the table", op));
+  }
+}
 
 // The largest pass that a device has to be ready for.
 struct PassLimits {
@@ -159,7 +169,8 @@ class Ops {
   virtual void end_step() {}
 
   // qkv [rows, (heads + 2 * kv_heads) * head_dim]: per-head RMS norm of q and k if weights are given, rotate-half RoPE of q (in place)
-  // and k with cos_sin f32 [rows, head_dim] (head_dim / 2 cosines, then sines), then k and v appended to layer `layer` of the cache.
+  // and k with each row's row of cos_sin f32 [angles, head_dim] (head_dim / 2 cosines, then sines), then k and v appended to layer `layer` of the
+  // cache.
   virtual void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
                            int64_t heads, const Batch& batch) = 0;
 

@@ -6,13 +6,12 @@
 
 namespace drivlm {
 
-Decoder::Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t max_rows,
-                 int64_t max_logits, Arena& arena)
+Decoder::Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t context,
+                 int64_t max_rows, int64_t max_logits, Arena& arena)
     : config_(config),
       weights_(weights),
-      device_(device),
       ops_(device.ops()),
-      rope_(config.rope, config.head_dim),
+      rope_(config.rope, config.head_dim, context, max_rows, device, arena),
       max_rows_(max_rows),
       max_logits_(max_logits) {
   const DType type = device.activation();
@@ -21,7 +20,6 @@ Decoder::Decoder(const LanguageConfig& config, const DecoderWeights& weights, De
   y_ = arena.take(type, {max_rows, config.dim});
   qkv_ = arena.take(type, {max_rows, config.qkv_dim()});
   mid_ = arena.take(type, {max_rows, config.ffn_dim});
-  cos_sin_ = arena.take(DType::f32, {max_rows, config.head_dim});
   last_ = arena.take(type, {max_logits, config.dim});
   logits_ = arena.take(DType::f32, {max_logits, config.vocab});
 }
@@ -66,7 +64,7 @@ void Decoder::block(int64_t layer, const DecoderBlockTensors& t, Kv kv) {
   ops_.norm(t.h1, t.x, w.norm1);
   ops_.linear(t.qkv, t.h1, *w.qkv, w.qkv_bias, Epilogue::store);
   if (keeps && config_.qk_norm) ops_.copy_rows(t.kept.qkv, t.qkv);
-  ops_.rope_append(t.qkv, w.q_norm, w.k_norm, config_.norm_eps, cos_sin(), kv, layer, config_.heads, batch_);
+  ops_.rope_append(t.qkv, w.q_norm, w.k_norm, config_.norm_eps, rope_.table(), kv, layer, config_.heads, batch_);
   ops_.attention_cached(t.attended, t.qkv, kv, layer, config_.heads, batch_);
   if (keeps) ops_.copy_rows(t.kept.x, t.x);
   ops_.linear_add(keeps ? t.kept.x : t.x, t.attended, *w.out, {}, {}, t.y);
@@ -84,28 +82,20 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
   batch_.segments.clear();
   batch_.pages.clear();
   batch_.rows = 0;
+  rope_.begin_pass();
   for (const Chunk& chunk : chunks) {
     const int64_t past = chunk.sequence->length;
     const int64_t pages = (past + chunk.rows + page_tokens - 1) / page_tokens;
     if (pages > static_cast<int64_t>(chunk.sequence->pages.size()))
       throw Error(Code::internal, "forward: pages were not reserved");
-    batch_.segments.push_back({batch_.rows, chunk.rows, past, static_cast<int64_t>(batch_.pages.size())});
+    batch_.segments.push_back({batch_.rows, chunk.rows, past, static_cast<int64_t>(batch_.pages.size()),
+                               rope_.first_row(past, chunk.rows, chunk.rope_regime)});
     batch_.pages.insert(batch_.pages.end(), chunk.sequence->pages.begin(), chunk.sequence->pages.begin() + pages);
     batch_.rows += chunk.rows;
   }
   const int64_t rows = batch_.rows;
   if (rows > max_rows_) throw Error(Code::internal, "forward: more rows than planned");
-
-  host_cos_sin_.resize(rows * config_.head_dim);
-  for (size_t c = 0; c < chunks.size(); ++c) {
-    const Segment& segment = batch_.segments[c];
-    for (int64_t i = 0; i < segment.rows; ++i) {
-      const int64_t position = segment.past + i;
-      const int64_t regime = chunks[c].rope_regime == kRopePerRow ? rope_.regime(position + 1) : chunks[c].rope_regime;
-      rope_.fill(host_cos_sin_.data() + (segment.row + i) * config_.head_dim, position, regime);
-    }
-  }
-  device_.upload(part(cos_sin_, rows, config_.head_dim), host_cos_sin_.data());
+  rope_.end_pass();
   ops_.begin_batch(batch_);
 
   embed(chunks, rows, probe);

@@ -16,8 +16,6 @@ namespace drivlm {
 
 enum class Logits { none, last, all };
 
-constexpr int64_t kRopePerRow = -1;
-
 // Rows of one sequence for one forward pass.
 struct Chunk {
   const Sequence* sequence;  // pages reserved for length + rows
@@ -43,9 +41,9 @@ struct DecoderBlockTensors {
 
 class Decoder {
  public:
-  // Takes scratch for passes of `max_rows` rows and `max_logits` rows of logits.
-  Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t max_rows,
-          int64_t max_logits, Arena& arena);
+  // Takes scratch for sequences of up to `context` tokens, passes of `max_rows` rows and `max_logits` rows of logits.
+  Decoder(const LanguageConfig& config, const DecoderWeights& weights, Device& device, int64_t context,
+          int64_t max_rows, int64_t max_logits, Arena& arena);
 
   int64_t max_rows() const { return max_rows_; }
   int64_t max_logits() const { return max_logits_; }
@@ -57,9 +55,7 @@ class Decoder {
 
   // For training: block `layer` of this pass or once more of the last, from its x at entry, with what a backward pass needs. x stays.
   void recompute(int64_t layer, const DecoderBlockTensors& tensors, Kv kv) { block(layer, tensors, kv); }
-  Tensor cos_sin() const {
-    return Tensor(cos_sin_.data, DType::f32, {batch_.rows, config_.head_dim});
-  }  // of the last pass
+  const Batch& batch() const { return batch_; }  // of the last pass
 
   // Appends every chunk to the cache and returns f32 logits [rows that want them, vocab], valid until the next pass. The caller advances the
   // sequences' lengths. `keep_going` is called between layers and may throw; the cache's lengths are then still the old ones.
@@ -71,17 +67,14 @@ class Decoder {
 
   const LanguageConfig& config_;
   const DecoderWeights& weights_;
-  Device& device_;
   Ops& ops_;
   Rope rope_;
   int64_t max_rows_, max_logits_;
   Tensor x_, h_, y_, qkv_, mid_;  // [rows, dim] three times, [rows, qkv_dim], [rows, ffn]
-  Tensor cos_sin_;                // f32 [rows, head_dim]
   Tensor last_;                   // [max_logits, dim]
   Tensor logits_;                 // f32 [max_logits, vocab]
   OnBlock on_block_;
   Batch batch_;
-  std::vector<float> host_cos_sin_;
   std::vector<int32_t> host_ids_;
 };
 

@@ -136,12 +136,12 @@ Workspace::Workspace(const NetworkDescription& network, const Weights& weights, 
     : vision(network, weights.vision, weights.projector, device.ops(), device.activation(),
              std::clamp<int64_t>(device.vision_rows() / network.vision.positions(), 1, most_tiles(network, options)),
              arena),
-      language(network.language, weights.decoder, device, std::max(device.prefill_rows(), options.max_batch),
-               std::max(kLogitRows, options.max_batch), arena) {
+      language(network.language, weights.decoder, device, options.max_context,
+               std::max(device.prefill_rows(), options.max_batch), std::max(kLogitRows, options.max_batch), arena) {
   const int64_t size = network.vision.tile_size, dim = network.language.dim;
   tiles = arena.take(DType::u8, {vision.max_tiles(), size, size, 3});
   image_tokens = arena.take(device.activation(), {most_tiles(network, options) * network.vision.tile_tokens(), dim});
-  if (language.rope().depends_on_length(options.max_context)) {
+  if (language.rope().depends_on_length()) {
     chunk_tokens = arena.take(device.activation(), {language.max_rows(), dim});
   }
 }

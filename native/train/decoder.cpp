@@ -23,7 +23,7 @@ DecoderTraining::DecoderTraining(const LanguageConfig& config, const Masters& ma
       gradients_(gradients),
       has_backward_(parts.decoder || parts.reaches_image_tokens()),
       keep_blocks_(keep_blocks),
-      decoder_(config, masters.weights().decoder, device, max_rows, 1, arena),
+      decoder_(config, masters.weights().decoder, device, max_rows, max_rows, 1, arena),
       max_rows_(max_rows),
       max_logits_(max_logits) {
   const auto take = [&](int64_t rows, int64_t cols) { return arena.take(DType::f32, {rows, cols}); };
@@ -184,7 +184,7 @@ void DecoderTraining::block_backward(ParameterValues& to, int64_t layer, const P
   // attended = attention(rope(qkv))
   gradients_.attention(d_qkv, d_attended, t.qkv, c.heads, c.kv_heads, c.head_dim, pack.spans, /*causal=*/true);
   gradients_.rope(d_qkv, d("q_norm.weight"), d("k_norm.weight"), t.kept.qkv, w.q_norm, w.k_norm, c.norm_eps,
-                  decoder_.cos_sin(), c.heads, c.kv_heads);
+                  decoder_.rope().table(), decoder_.batch(), c.heads, c.kv_heads);
   // qkv = qkv(norm1(x)): dx += norm1'(x) (d qkv * qkv)
   gradients_.linear_weight(d("qkv.weight"), d("qkv.bias"), d_qkv, t.h1);
   gradients_.linear_input(dh, d_qkv, masters_.find(at + "qkv.weight"));

@@ -340,12 +340,12 @@ TEST(rope_append) {
     for (bool normed : {false, true}) {
       const int heads = 3, kv_heads = 1, rows = 5, all = heads + 2 * kv_heads, pages = 3;
       Halves qkv(size_t(rows) * all * dim, 2);
-      Floats cos_sin(size_t(rows) * dim, 1), q_norm(dim, 0.5f, 1), k_norm(dim, 0.5f, 1);
+      Floats cos_sin(size_t(7) * dim, 1), q_norm(dim, 0.5f, 1), k_norm(dim, 0.5f, 1);
       Halves keys(size_t(pages) * kv_heads * kPageTokens * dim, 1), values(keys.host.size(), 1);
       const std::vector<float> before = qkv.values;
-      Buffer<int32_t> slots(std::vector<int32_t>{130, 63, 64, 0, 191});
+      Buffer<int32_t> slots(std::vector<int32_t>{130, 63, 64, 0, 191}), angles(std::vector<int32_t>{3, 6, 0, 3, 4});
       RopeAppend job{};
-      job.qkv = qkv.data, job.cos_sin = cos_sin.data, job.slots = slots.data;
+      job.qkv = qkv.data, job.cos_sin = cos_sin.data, job.slots = slots.data, job.angles = angles.data;
       if (normed) job.q_norm = q_norm.data, job.k_norm = k_norm.data;
       job.eps = 1e-6f, job.keys = keys.data, job.values = values.data;
       job.rows = rows, job.heads = heads, job.kv_heads = kv_heads, job.head_dim = dim;
@@ -368,7 +368,8 @@ TEST(rope_append) {
               for (int i = 0; i < dim; ++i) y[i] = bf(bf(y[i] * inverse) * F(weight[i]));
             }
             for (int i = 0; i < dim / 2; ++i) {
-              const F c = cos_sin.host[r * dim + i], s = cos_sin.host[r * dim + dim / 2 + i];
+              const float* angle = &cos_sin.host[angles.host[r] * dim];
+              const F c = angle[i], s = angle[dim / 2 + i];
               out[i] = bf(y[i] * c - y[i + dim / 2] * s);
               out[i + dim / 2] = bf(y[i + dim / 2] * c + y[i] * s);
             }
@@ -402,7 +403,7 @@ struct StepTest {
     device->upload(t_qkv, qkv.host.data());
     ops.begin_batch(batch);
     if (!(replay && ops.replay_step(kv, 2, batch))) {
-      ops.rope_append(t_qkv, {}, {}, 0, Tensor(cos_sin.data, DType::f32, {batch.rows, 64}), kv, 0, 2, batch);
+      ops.rope_append(t_qkv, {}, {}, 0, Tensor(cos_sin.data, DType::f32, {8, 64}), kv, 0, 2, batch);
       ops.attention_cached(t_out, t_qkv, kv, 0, 2, batch);
       ++made;
       if (replay) ops.end_step();
@@ -429,7 +430,7 @@ TEST(replay_step) {  // a recording gives what the calls give, over growing cont
     for (int past = 0; past < 200; past += 13) {
       Batch batch;
       for (int i = 0; i < rows; ++i) {
-        batch.segments.push_back({i, 1, past, int64_t(batch.pages.size())});
+        batch.segments.push_back({i, 1, past, int64_t(batch.pages.size()), (past + i) % 8});
         for (int p = 0; p * kPageTokens <= past; ++p) batch.pages.push_back((i * 7 + p + past % 2) % 64);
       }
       batch.rows = rows;

@@ -180,10 +180,10 @@ TEST(cpu_packed_cache) {
       const KvShape shape{2, kv_heads, dim, 64, 5};
       const int64_t width = (heads + 2 * kv_heads) * dim, first_rows = 70;
       Batch first, second;
-      first.segments = {{0, first_rows, 0, 0}};
+      first.segments = {{0, first_rows, 0, 0, 5}};
       first.pages = {3, 1};
       first.rows = first_rows;
-      second.segments = {{0, 1, first_rows, 0}, {1, 2, first_rows, 2}, {3, 9, 0, 4}};
+      second.segments = {{0, 1, first_rows, 0, first_rows}, {1, 2, first_rows, 2, 73}, {3, 9, 0, 4, 0}};
       second.pages = {3, 1, 3, 4, 0};
       second.rows = 12;
       const auto weight = noise(dim, 1, 9);
@@ -199,7 +199,7 @@ TEST(cpu_packed_cache) {
           for (int64_t layer = 0; layer < shape.layers; ++layer) {
             const uint32_t seed = static_cast<uint32_t>(batch->rows * 10 + layer);
             std::vector<float> angles;
-            for (int64_t row = 0; row < batch->rows; ++row) {
+            for (int64_t row = 0; row < first_rows + 5; ++row) {
               for (int64_t i = 0; i < dim; ++i) {
                 const float angle = static_cast<float>(row + 3) * 0.37f / static_cast<float>(1 + i % (dim / 2));
                 angles.push_back(i < dim / 2 ? std::cos(angle) : std::sin(angle));
@@ -207,7 +207,8 @@ TEST(cpu_packed_cache) {
             }
             Tensor qkv = b.tensor(noise(batch->rows * width, 2, seed), batch->rows, width),
                    out = b.empty(batch->rows, heads * dim);
-            b.ops().rope_append(qkv, norm, norm, 1e-6f, b.floats(angles, batch->rows, dim), kv, layer, heads, *batch);
+            b.ops().rope_append(qkv, norm, norm, 1e-6f, b.floats(angles, first_rows + 5, dim), kv, layer, heads,
+                                *batch);
             b.ops().attention_cached(out, qkv, kv, layer, heads, *batch);
             const auto values = b.read(out);
             if (!cache) all.insert(all.end(), values.begin(), values.end());

@@ -124,7 +124,7 @@ TEST(training_cached_attention_matches_the_plain_one) {
       Batch batch;
       int64_t pages = 0;
       const auto add = [&](int64_t past, int64_t rows, std::vector<int32_t> shared) {
-        batch.segments.push_back({batch.rows, rows, past, static_cast<int64_t>(batch.pages.size())});
+        batch.segments.push_back({batch.rows, rows, past, static_cast<int64_t>(batch.pages.size()), past});
         for (int64_t t = past; t < past + rows; t += page_tokens) shared.push_back(static_cast<int32_t>(pages++));
         batch.pages.insert(batch.pages.end(), shared.begin(), shared.end());
         batch.rows += rows;

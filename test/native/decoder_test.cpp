@@ -1,5 +1,6 @@
-// What passes of the decoder cost beside the layers: rows of logits that already stand in order are not copied.
+// What passes of the decoder cost beside the layers: rows of logits that already stand in order are not copied, and rotary angles are not sent.
 #include "network/decoder.h"
+
 #include "device/arena.h"
 #include "kernels/cpu/cpu_device.h"
 #include "tiny_engine.h"
@@ -22,6 +23,11 @@ class CountingDevice : public CpuDevice {
   CountingDevice()
       : CpuDevice(DType::f32, 1, [](Device& device) { return std::make_unique<CountingOps>(device, 1); }) {}
   int& copies() { return static_cast<CountingOps&>(ops()).copies; }
+  void upload(Tensor to, const void* from) override {
+    ++uploads;
+    CpuDevice::upload(to, from);
+  }
+  int uploads = 0;
 };
 
 TEST(decoder_copies_rows_of_logits_only_where_others_stand_between) {
@@ -30,10 +36,10 @@ TEST(decoder_copies_rows_of_logits_only_where_others_stand_between) {
   CountingDevice device;
   const Weights weights = load_weights(tiny.source, nullptr, device, {}, std::atomic<bool>{false});
   Arena measure;
-  Decoder(l, weights.decoder, device, 16, 16, measure);
+  Decoder(l, weights.decoder, device, 16, 16, 16, measure);
   const auto scratch = device.allocate(measure.used(), "The arena");
   Arena arena(scratch->data, scratch->bytes);
-  Decoder decoder(l, weights.decoder, device, 16, 16, arena);
+  Decoder decoder(l, weights.decoder, device, 16, 16, 16, arena);
   Kv kv{nullptr, {l.layers, l.kv_heads, l.head_dim, 8, 3}};
   const auto memory = device.allocate(device.kv_bytes(kv.shape), "The KV cache");
   kv.data = memory->data;
@@ -48,9 +54,10 @@ TEST(decoder_copies_rows_of_logits_only_where_others_stand_between) {
     std::vector<Chunk> chunks;
     for (size_t i = 0; i < parts.size(); ++i)
       chunks.push_back({&sequences[i], ids, parts[i].rows, {}, kRopePerRow, parts[i].logits});
-    device.copies() = 0;
+    device.copies() = device.uploads = 0;
     const Tensor logits = decoder.forward(chunks, kv, nullptr, [] {});
     CHECK_EQ(device.copies(), copies);
+    CHECK_EQ(device.uploads, 0);
     return std::vector<float>(logits.as<float>(), logits.as<float>() + logits.count());
   };
   const std::vector<float> one = run({{1, Logits::last}}, 0), three = run({{3, Logits::all}}, 0);
@@ -64,6 +71,51 @@ TEST(decoder_copies_rows_of_logits_only_where_others_stand_between) {
   CHECK(run({{3, Logits::none}, {3, Logits::last}}, 0) == third);
   CHECK(run({{1, Logits::last}, {3, Logits::all}}, 0) == joined(one, three));
   CHECK(run({{1, Logits::last}, {3, Logits::last}, {1, Logits::last}}, 2) == joined(joined(one, third), one));
+}
+
+// Rows of the table for positions of a pass, under one regime or each its own.
+TEST(rope_rows_of_other_regimes_follow_the_table) {
+  constexpr int64_t kDim = 6, kOriginal = 20, kContext = 40, kRows = 8;
+  RopeConfig config;
+  config.theta = 100;
+  config.original_max = kOriginal;
+  for (const auto kind : {RopeConfig::Kind::dynamic, RopeConfig::Kind::longrope}) {
+    config.kind = kind;
+    config.factor = 2;
+    config.short_factors = {1, 1.5, 2};
+    config.long_factors = {2, 3, 4};
+    config.attention_scale = kind == RopeConfig::Kind::longrope ? 1.25 : 1;
+    CountingDevice device;
+    std::vector<float> memory(kDim * (kOriginal + kRows) + 64);
+    Arena arena(memory.data(), memory.size() * sizeof(float));
+    Rope rope(config, kDim, kContext, kRows, device, arena);
+    CHECK_EQ(rope.table().shape[0], kOriginal + kRows);
+    const auto rows = [&](int64_t past, int64_t count, int64_t regime) {
+      rope.begin_pass();
+      rope.first_row(0, 1, rope.regime(kContext));  // others stand before them
+      const int64_t first = rope.first_row(past, count, regime);
+      rope.end_pass();
+      const Tensor found = rope.table().rows(first, count);
+      return std::vector<float>(found.as<float>(), found.as<float>() + found.count());
+    };
+    std::vector<float> apart;
+    for (int64_t past = kOriginal - 2; past < kOriginal + 4; ++past) {
+      const std::vector<float> one = rows(past, 1, rope.regime(past + 1));
+      apart.insert(apart.end(), one.begin(), one.end());
+    }
+    CHECK(rows(kOriginal - 2, 6, kRopePerRow) == apart);
+    CHECK(rows(kOriginal - 2, 6, rope.regime(kOriginal + 4)) != apart);
+    const std::vector<float> known = rows(5, 3, 0);
+    CHECK(known == rows(5, 3, kRopePerRow));
+    CHECK(known != rows(5, 3, rope.regime(kContext)));
+    device.uploads = 0;
+    rope.begin_pass();
+    CHECK_EQ(rope.first_row(5, 3, 0), int64_t{5});
+    rope.end_pass();
+    CHECK_EQ(device.uploads, 0);
+    CHECK_ERROR(Code::internal, rope.first_row(kOriginal, 1, 0));
+    CHECK_ERROR(Code::internal, rope.first_row(kOriginal, kRows + 1, kRopePerRow));
+  }
 }
 
 }  // namespace

@@ -114,9 +114,9 @@ class Runner {
   }
 
   void decode(const int32_t* ids, int64_t tokens, Tensor images, Probe& probe) {
-    Scratch scratch(device_, [&](Arena& arena) { return decoder(arena); });
+    Scratch scratch(device_, [&](Arena& arena) { return decoder(tokens, arena); });
     Arena arena = scratch.arena();
-    Decoder decoder = this->decoder(arena);
+    Decoder decoder = this->decoder(tokens, arena);
     const LanguageConfig& l = network_.language;
     Kv kv{nullptr, {l.layers, l.kv_heads, l.head_dim, kPageTokens, (tokens + kPageTokens - 1) / kPageTokens}};
     const auto memory = device_.allocate(device_.kv_bytes(kv.shape), "The KV cache");
@@ -144,7 +144,9 @@ class Runner {
   VisionEncoder encoder(Arena& arena) {
     return {network_, weights_.vision, weights_.projector, device_.ops(), DType::f32, 2, arena};
   }
-  Decoder decoder(Arena& arena) { return {network_.language, weights_.decoder, device_, kMaxRows, kLogitRows, arena}; }
+  Decoder decoder(int64_t context, Arena& arena) {
+    return {network_.language, weights_.decoder, device_, context, kMaxRows, kLogitRows, arena};
+  }
 
   // Memory for what `make` takes from an arena.
   class Scratch {

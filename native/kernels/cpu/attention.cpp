@@ -76,7 +76,7 @@ void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
   const KvShape& s = kv.shape;
   const int64_t d = s.head_dim, half = d / 2, width = (heads + 2 * s.kv_heads) * d;
   expect_shape("rope_append", "qkv", qkv, {batch.rows, width});
-  expect_shape("rope_append", "cos_sin", cos_sin, {batch.rows, d});
+  expect_angles("rope_append", cos_sin, d, batch);
   with_activation("rope_append", qkv.dtype, [&](auto type) {
     using T = decltype(type);
     auto turn = [&](T* x, const float* angle, Tensor weight) {
@@ -96,7 +96,7 @@ void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
       parallel(segment.rows, 8, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
           T* row = qkv.as<T>() + (segment.row + i) * width;
-          const float* angle = cos_sin.as<float>() + (segment.row + i) * d;
+          const float* angle = cos_sin.as<float>() + (segment.first_angle + i) * d;
           const int64_t position = segment.past + i;
           const int64_t page = batch.pages[segment.first_page + position / s.page_tokens],
                         place = position % s.page_tokens;
@@ -410,25 +410,28 @@ void CpuGradients::attention(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t hea
 
 // The rotation by minus the angle (an attention scale in cos and sin multiplies the gradient too), then the per-head norms.
 void CpuGradients::rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm,
-                        double eps, Tensor cos_sin, int64_t heads, int64_t kv_heads) {
+                        double eps, Tensor cos_sin, const Batch& batch, int64_t heads, int64_t kv_heads) {
   const int64_t rows = d_qkv.shape[0], width = d_qkv.shape[1], d = cos_sin.shape[1], half = d / 2;
   expect_shape("rope gradient", "d_qkv", d_qkv, {rows, (heads + 2 * kv_heads) * d});
-  expect_shape("rope gradient", "cos_sin", cos_sin, {rows, d});
+  expect_angles("rope gradient", cos_sin, d, batch);
+  if (batch.rows != rows) throw Error(Code::internal, "rope gradient: another batch");
   with_real("rope gradient", d_qkv.dtype, [&](auto type) {
     using T = decltype(type);
-    parallel(rows, 16, [&](int64_t first, int64_t last) {
-      for (int64_t row = first; row < last; ++row) {
-        const T* angle = cos_sin.as<T>() + row * d;
-        for (int64_t head = 0; head < heads + kv_heads; ++head) {
-          T* x = d_qkv.as<T>() + row * width + head * d;
-          for (int64_t i = 0; i < half; ++i) {
-            const T a = x[i], b = x[i + half];
-            x[i] = a * angle[i] + b * angle[half + i];
-            x[i + half] = b * angle[i] - a * angle[half + i];
+    for (const Segment& segment : batch.segments) {
+      parallel(segment.rows, 16, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+          const T* angle = cos_sin.as<T>() + (segment.first_angle + i) * d;
+          for (int64_t head = 0; head < heads + kv_heads; ++head) {
+            T* x = d_qkv.as<T>() + (segment.row + i) * width + head * d;
+            for (int64_t k = 0; k < half; ++k) {
+              const T a = x[k], b = x[k + half];
+              x[k] = a * angle[k] + b * angle[half + k];
+              x[k + half] = b * angle[k] - a * angle[half + k];
+            }
           }
         }
-      }
-    });
+      });
+    }
   });
   for (int64_t head = 0; head < heads + kv_heads; ++head) {
     const bool query = head < heads;

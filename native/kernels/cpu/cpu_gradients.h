@@ -28,7 +28,7 @@ class CpuGradients : public Gradients {
   void attention(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t heads, int64_t kv_heads, int64_t head_dim,
                  const std::vector<AttentionSpan>& spans, bool causal) override;
   void rope(Tensor d_qkv, Tensor d_q_norm, Tensor d_k_norm, Tensor qkv, Tensor q_norm, Tensor k_norm, double eps,
-            Tensor cos_sin, int64_t heads, int64_t kv_heads) override;
+            Tensor cos_sin, const Batch& batch, int64_t heads, int64_t kv_heads) override;
   void pixel_shuffle(Tensor dx, Tensor dy, int64_t grid, int version) override;
   void assemble_tiles(Tensor d_patches, Tensor d_class, Tensor d_positions, Tensor dx) override;
   void gather(Tensor d_table, const int32_t* ids, int64_t count, Tensor dx) override;

@@ -138,7 +138,7 @@ void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
   const KvShape& s = kv.shape;
   const int64_t dim = s.head_dim, width = (heads + 2 * s.kv_heads) * dim;
   expect_shape("rope_append", "qkv", qkv, {batch.rows, width});
-  expect_shape("rope_append", "cos_sin", cos_sin, {batch.rows, dim});
+  expect_angles("rope_append", cos_sin, dim, batch);
   expect_bf16("rope_append", qkv);
   const float* q_weight = vector_of("rope_append", "q_norm", q_norm, dim);
   const float* k_weight = vector_of("rope_append", "k_norm", k_norm, dim);
@@ -152,9 +152,9 @@ void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
         const int64_t token0 = std::max(segment.past, page * s.page_tokens),
                       token1 = std::min(last, (page + 1) * s.page_tokens);
         for (int64_t token = token0; token < token1; ++token) {
-          const int64_t row = segment.row + token - segment.past;
-          uint16_t* q = qkv.as<uint16_t>() + row * width;
-          const float* angles = cos_sin.as<float>() + row * dim;
+          const int64_t i = token - segment.past;
+          uint16_t* q = qkv.as<uint16_t>() + (segment.row + i) * width;
+          const float* angles = cos_sin.as<float>() + (segment.first_angle + i) * dim;
           kernels_.rope(q, heads, dim, q_weight, eps, angles);
           kernels_.rope(q + heads * dim, s.kv_heads, dim, k_weight, eps, angles);
         }

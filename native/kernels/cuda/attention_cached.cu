@@ -304,7 +304,7 @@ void CudaOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int
   CachedAttention job{};
   job.qkv = qkv.as<bf16>(), job.out = out.as<bf16>();
   job.keys = layer_keys(kv, layer), job.values = layer_values_of(kv, layer);
-  job.pages = batch_lists_.at<int32_t>(1);
+  job.pages = batch_lists_.at<int32_t>(2);
   job.wide = plan_lists_.at<AttentionItem>(0), job.wide_items = int(p.wide.size());
   job.narrow = plan_lists_.at<AttentionItem>(1), job.narrow_items = int(p.narrow.size());
   job.tokens = plan_lists_.at<AttentionToken>(2);

@@ -24,7 +24,7 @@ void CudaOps::reserve(const PassLimits& limits) {
   const size_t rows = size_t(limits.rows), sequences = size_t(limits.sequences);
   const size_t pages = sequences * size_t(ceil_div(limits.context, kPageTokens));
   const auto list = [](size_t count, size_t bytes) { return StagedLists::room_for(count * bytes); };
-  batch_lists_.reserve(list(rows, sizeof(int32_t)) + list(pages, sizeof(int32_t)));
+  batch_lists_.reserve(2 * list(rows, sizeof(int32_t)) + list(pages, sizeof(int32_t)));
   plan_lists_.reserve(plan_bytes(rows, sequences, context_.limits.multiprocessors));
   id_lists_.reserve(list(rows, sizeof(int32_t)));
   sample_lists_.reserve(list(sequences, sizeof(SampleJob)) +
@@ -52,16 +52,18 @@ void CudaOps::begin_batch(const Batch& batch) {
   stream();
   abandon_recording();
   plan_.reset();
-  std::vector<int32_t> slots(batch.rows);
+  std::vector<int32_t> slots(batch.rows), angles(batch.rows);
   for (const Segment& segment : batch.segments) {
     for (int64_t i = 0; i < segment.rows; ++i) {
       const int64_t position = segment.past + i;
       slots[segment.row + i] =
           batch.pages[segment.first_page + position / kPageTokens] * kPageTokens + int32_t(position % kPageTokens);
+      angles[segment.row + i] = int32_t(segment.first_angle + i);
     }
   }
   batch_lists_.clear();
   batch_lists_.add(slots);
+  batch_lists_.add(angles);
   batch_lists_.add(batch.pages);
   send(batch_lists_);
 }

@@ -133,11 +133,12 @@ void pixel_shuffle(bf16* out, const bf16* x, int64_t tiles, int64_t grid, int64_
 
 struct RopeAppend {
   bf16* qkv;             // [rows, (heads + 2 * kv_heads) * head_dim]; q is rotated in place
-  const float* cos_sin;  // [rows, head_dim]
+  const float* cos_sin;  // [angles, head_dim]
   const float* q_norm = nullptr;
   const float* k_norm = nullptr;  // [head_dim]
   float eps = 0;
-  const int32_t* slots;  // [rows]: page * 64 + place in the page
+  const int32_t* slots;   // [rows]: page * 64 + place in the page
+  const int32_t* angles;  // [rows]: row of cos_sin
   bf16* keys;
   bf16* values;  // [pages, kv_heads, 64, head_dim]
   int64_t rows;

@@ -5,7 +5,8 @@
 //   cache[page, kv_head, place, :] = k, v
 //
 //   qkv            [rows, (heads + 2 * kv_heads) * D]  bf16   q is rotated in place
-//   cos_sin        [rows, D]                           f32    D / 2 cosines, then sines; all scaling is in it
+//   cos_sin        [angles, D]                         f32    D / 2 cosines, then sines; all scaling is in it
+//   angles         [rows]                              i32    each row's row of cos_sin
 //   slots          [rows]                              i32    page * 64 + place in the page
 //   keys, values   [pages, kv_heads, 64, D]            bf16   one layer
 //
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) 
       }
     }
     if (active) {
-      const float* cos_sin = p.cos_sin + row * p.head_dim;
+      const float* cos_sin = p.cos_sin + int64_t(p.angles[row]) * p.head_dim;
       const float2 cosine = *reinterpret_cast<const float2*>(cos_sin + i);
       const float2 sine = *reinterpret_cast<const float2*>(cos_sin + half + i);
       low = pack_bf16(a0 * cosine.x - b0 * sine.x, a1 * cosine.y - b1 * sine.y);
@@ -85,7 +86,7 @@ void CudaOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, T
                           int64_t heads, const Batch& batch) {
   const int64_t kv_heads = kv.shape.kv_heads, head_dim = kv.shape.head_dim;
   expect_shape("rope_append", "qkv", qkv, {batch.rows, (heads + 2 * kv_heads) * head_dim});
-  expect_shape("rope_append", "cos_sin", cos_sin, {batch.rows, head_dim});
+  expect_angles("rope_append", cos_sin, head_dim, batch);
   expect_bf16("rope_append", "qkv", qkv);
   expect_kv("rope_append", kv, layer);
   RopeAppend job{};
@@ -94,7 +95,7 @@ void CudaOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, T
   job.q_norm = parameters("rope_append", "q_norm", q_norm, head_dim);
   job.k_norm = parameters("rope_append", "k_norm", k_norm, head_dim);
   job.eps = eps;
-  job.slots = batch_lists_.at<int32_t>(0);
+  job.slots = batch_lists_.at<int32_t>(0), job.angles = batch_lists_.at<int32_t>(1);
   job.keys = layer_keys(kv, layer), job.values = layer_values_of(kv, layer);
   job.rows = batch.rows;
   job.heads = int(heads), job.kv_heads = int(kv_heads), job.head_dim = int(head_dim);
