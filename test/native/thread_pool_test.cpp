@@ -14,19 +14,22 @@ TEST(a_body_that_throws_on_any_thread_throws_in_the_caller) {
   ThreadPool& pool = ThreadPool::instance();
   pool.grow(4);
   for (int round = 0; round < 200; ++round) {
+    const bool by_worker = round % 2 == 1;
     std::atomic<int> begun{0};
+    std::atomic<bool> worker_came{false};
     const auto caller = std::this_thread::get_id();
     bool caught = false;
     try {
       pool.parallel_for(4, 64, 1, [&](int64_t, int64_t) {
         ++begun;
-        if (round % 2 ? std::this_thread::get_id() != caller : begun > 8) throw std::bad_alloc();
-        std::this_thread::yield();
+        if (std::this_thread::get_id() != caller) worker_came = true;
+        if (by_worker ? std::this_thread::get_id() != caller : begun > 8) throw std::bad_alloc();
+        while (by_worker && !worker_came) std::this_thread::yield();
       });
     } catch (const std::bad_alloc&) {
       caught = true;
     }
-    CHECK(caught || round % 2);  // a worker may have come too late to throw
+    CHECK(caught);
     std::atomic<int64_t> sum{0};
     pool.parallel_for(4, 100, 3, [&](int64_t first, int64_t last) { sum += last - first; });
     CHECK_EQ(sum.load(), int64_t{100});
