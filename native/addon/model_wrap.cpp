@@ -182,7 +182,7 @@ Napi::Value ModelWrap::start(const Napi::CallbackInfo& info, const char* name, R
   setup.keep_alive = info.This().As<Napi::Object>();
   setup.callback = optional_function(info[1], "onTokens");
   setup.on_closed = [jobs = jobs_, job, control] {
-    control->cancel = true;  // settled already, or nobody is left to hear of it
+    control->cancel = true;  // of a job that has not ended: its environment is going, so nobody will read the result
     jobs->erase(job);
   };
   const bool streams = !setup.callback.IsEmpty();

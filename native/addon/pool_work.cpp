@@ -56,13 +56,13 @@ void execute(napi_env, void* data) {
     const size_t part = group.next.fetch_add(1, std::memory_order_relaxed);
     if (part >= group.work.parts.size()) return;
     group.errors[part] = attempt(group.work.parts[part]);
-    group.work.parts[part] = nullptr;  // what it held goes here, not on the JS thread
+    group.work.parts[part] = nullptr;  // what the part holds is freed on this thread, not on the JS thread
   }
 }
 
 // As in settler.cpp: C calls only, nothing thrown, since the environment may be going.
 void settle(napi_env env, Group& group) {
-  // Memory that is gone explains what a part says of it.
+  // If the caller's memory is gone, say so: the parts' errors are its consequences.
   std::unique_ptr<Error> error = attempt([&] {
     for (const auto& one : group.work.borrowed) one->check();
   });
@@ -153,7 +153,7 @@ Napi::Promise run_in_pool(Napi::Env env, const char* name, PoolWork work) {
   napi_value promise;
   expect(env, napi_create_promise(env, &group->deferred, &promise));
   const Napi::String resource = Napi::String::New(env, name);
-  // Those that could be queued do all of it.
+  // If some cannot be queued, the others do all parts.
   for (Worker& worker : group->workers) {
     worker.group = group.get();
     if (napi_create_async_work(env, nullptr, resource, execute, complete, &worker, &worker.work) != napi_ok) continue;

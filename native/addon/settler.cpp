@@ -26,7 +26,7 @@ struct Settler::State {
     if (napi_call_threadsafe_function(tsfn, nullptr, napi_tsfn_nonblocking) == napi_ok) {
       called = true;
     } else {
-      tsfn = nullptr;  // closing; Node has taken our claim back
+      tsfn = nullptr;  // Node is closing the function, and has released our reference to it
     }
   }
   void release() {

@@ -45,7 +45,7 @@ class Memory {
   size_t bytes = 0;
 };
 
-// What a device knows packed bytes by, such as packing, kind and shape; a matrix of another form is not taken.
+// How a device recognises packed bytes: by packing, kind, shape and the like. Bytes of another form are not used.
 using PackedForm = std::array<int64_t, 5>;
 
 // Where a device finds a matrix that was packed by an earlier load, or leaves it for a later one. Lives while weights are loaded.
@@ -53,7 +53,7 @@ class PackedStore {
  public:
   virtual ~PackedStore() = default;
 
-  // The bytes kept of matrix `name`, read-only and 64-byte aligned, living on their own; null unless all is as expected.
+  // The kept bytes of matrix `name`, read-only and 64-byte aligned, valid for as long as the result lives; null unless all is as expected.
   virtual std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes) = 0;
 
   // The bytes of a matrix that was not found; `data` is read when loading is done, and must live until then.

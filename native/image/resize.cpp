@@ -171,7 +171,7 @@ void to_columns(uint8_t* block, const uint8_t* const* rows, int count, int64_t i
           uint8_t* at = block + (x + i) * kBlockBytes + 3 * r;
           const __m128i bytes = _mm_shuffle_epi8(pixel[i], pack);
           if (r + 4 < kBlockRows) {
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(at), bytes);  // the four bytes too many are overwritten next
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(at), bytes);  // the next store overwrites the last four
           } else {
             _mm_storel_epi64(reinterpret_cast<__m128i*>(at), bytes);
             const int last = _mm_extract_epi32(bytes, 2);
@@ -182,8 +182,8 @@ void to_columns(uint8_t* block, const uint8_t* const* rows, int count, int64_t i
     }
   }
 #endif
-  // A pixel is copied as four bytes, one move: the spilled one is overwritten next. Only the last pixel of a row has no
-  // room.
+  // A pixel's three bytes are copied by one move of four bytes; the next move overwrites the fourth. The last pixel of
+  // a row has no fourth byte to read.
   for (; x + 1 < in; ++x) {
     uint8_t* column = block + x * kBlockBytes;
     for (int r = 0; r < count; ++r) std::memcpy(column + 3 * r, rows[r] + 3 * x, 4);

@@ -29,7 +29,7 @@ const Grid& checked(const Grid& grid) {
                    (long long)grid.columns, (long long)grid.rows, grid.thumbnail ? " and a thumbnail" : ""));
 }
 
-// Row `band` of `bands` that share `rows` rows out.
+// The first row of band `band` when `rows` rows are divided into `bands` bands.
 int64_t band_start(int64_t rows, int64_t bands, int64_t band) { return rows * band / bands; }
 
 }  // namespace

@@ -45,11 +45,11 @@ class TileCutter {
   // A reader of the picture for each part: part(index) uses the one at its index. `readers.size()` is `parts(...)`.
   TileCutter(std::vector<std::unique_ptr<Rows>> readers, const Grid& grid, int64_t tile_size);
 
-  // How many parts are worth their while. `cheap`: a reader costs nothing, and several may read the same rows.
+  // How many parts to cut into. `cheap`: a reader costs nothing, and several may read the same rows.
   static int64_t parts(const Grid& grid, bool cheap);
 
   int64_t parts() const { return static_cast<int64_t>(readers_.size()); }
-  // Once for each; its reader is freed with it.
+  // Runs one part, each once, and frees its reader.
   void part(int64_t index);
   const std::shared_ptr<Tiles>& tiles() const { return tiles_; }
 

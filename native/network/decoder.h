@@ -49,11 +49,13 @@ class Decoder {
   int64_t max_logits() const { return max_logits_; }
   const Rope& rope() const { return rope_; }
 
-  // For training: called with x [rows, dim] at the entry of every block and after the last (layer = layers). True: it has made the block's end of x.
+  // For training: called with x [rows, dim] at the entry of every block and after the last (layer = layers). True: the callback has run the block,
+  // and x holds its result.
   using OnBlock = std::function<bool(int64_t layer, Tensor x)>;
   void observe(OnBlock on_block) { on_block_ = std::move(on_block); }
 
-  // For training: block `layer` of this pass or once more of the last, from its x at entry, with what a backward pass needs. x stays.
+  // For training: runs block `layer` of this pass, or of the last pass once more, from x at its entry, and keeps what a backward pass needs. x is
+  // left as it is.
   void recompute(int64_t layer, const DecoderBlockTensors& tensors, Kv kv) { block(layer, tensors, kv); }
   const Batch& batch() const { return batch_; }  // of the last pass
 

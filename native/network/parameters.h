@@ -27,7 +27,7 @@ struct Parameter {
   Kind kind;
   Part part;
   Use use;
-  bool also_head = false;   // a tied head: the embedding is a second time what logits are made with
+  bool also_head = false;   // a tied head: logits are made with the embedding
   bool joins_next = false;  // a device keeps it and the next row as one matrix: gate and up
   int64_t layer = -1;       // of the tower or the decoder; -1 outside of layers
 

@@ -29,7 +29,7 @@ struct VisionBlockTensors {
   const float* mlp_factors = nullptr;
 };
 
-// One InternViT block. With `kept`, x ends between the branches: what comes after it is not needed again.
+// One InternViT block. With `kept`, it stops at x between the attention and the MLP: a backward pass does not read what comes after.
 void vision_block(Ops& ops, const VisionConfig& config, const VisionBlock& w, const VisionBlockTensors& t);
 
 // As VisionBlockTensors, rows = tiles * tile_tokens.
@@ -50,8 +50,8 @@ class VisionEncoder {
 
   int64_t max_tiles() const { return max_tiles_; }
 
-  // For training: called with x [tiles, positions, dim] at the entry of every block that runs and after the last (layer = output_layer). True: it
-  // has made the block's end of x.
+  // For training: called with x [tiles, positions, dim] at the entry of every block that runs and after the last (layer = output_layer). True:
+  // the callback has run the block, and x holds its result.
   using OnBlock = std::function<bool(int64_t layer, Tensor x)>;
   void observe(OnBlock on_block) { on_block_ = std::move(on_block); }
 

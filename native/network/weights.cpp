@@ -72,7 +72,7 @@ class Loader final : public ParameterSource {
       throw Error(Code::bad_weights, given.begin()->first + ": the network has no use for this tensor.");
   }
 
-  // A parameter that this network has. What is asked for without `has` must be there.
+  // Whether this network has the parameter. The functions below throw where it has not.
   bool has(const std::string& role) const override { return waiting_.count(role) > 0; }
 
   MatrixPtr matrix(const std::string& role) override {
@@ -222,7 +222,7 @@ class Loader final : public ParameterSource {
     }
   }
 
-  // Vectors are small enough to be read as a whole. A number that is none would make every answer one that is none.
+  // A NaN or infinity in a vector would make every logit NaN. Vectors are small enough to be read as a whole.
   void expect_finite(const Row& row) const {
     std::vector<float> values(row.parameter.count());
     gather(*row.tensor, values.data());

@@ -68,7 +68,7 @@ class TemporaryFile {
   explicit TemporaryFile(const std::string& beside) : path_(beside + "." + random_hex() + kEnding) {
     fd_ = ::open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0666);
     if (fd_ < 0) throw failed(path_, "created");
-    ::flock(fd_, LOCK_EX | LOCK_NB);  // where there are no locks, nobody can take this one for left behind either
+    ::flock(fd_, LOCK_EX | LOCK_NB);  // where the file system has no locks, no writer removes files of others either
   }
   ~TemporaryFile() {
     if (!renamed_) ::unlink(path_.c_str());

@@ -11,8 +11,8 @@
 //            own, since a checksum can be made to fit; a matrix's bytes by theirs. What fails is packed anew. Any bytes are safe to compute
 //            with, but a file that shrinks while it is mapped is fatal as the checkpoint's own are (mapped_file.h).
 // Writing    Under a name of its own in the same folder, the header last, fsync, then renamed: under the final name there is never a part
-//            of a file, and any number of processes may do so at once. The name of one that was killed is locked by nobody; the next
-//            writer removes it.
+//            of a file, and any number of processes may do so at once. A writer that was killed leaves a file that nobody has locked;
+//            the next writer removes it.
 #pragma once
 
 #include <atomic>

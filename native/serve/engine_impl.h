@@ -34,7 +34,7 @@ struct Workspace {
   Tensor chunk_tokens;  // [rows of a pass, dim]: of a scene that is prefilled anew; empty for models that never do
 };
 
-// What a unit of work came to: there was none, or it waits for pages; some was done; it was the last.
+// The outcome of a unit of work. waits: nothing was done, for lack of jobs or of pages; worked: a part was done; done: the last part was.
 enum class Progressed { waits, worked, done };
 
 // What came of a request's need for room: it has it; others will give some back; nobody will.
@@ -169,7 +169,7 @@ class EngineImpl final : public Engine {
   std::vector<int64_t> evicted_;  // until take_evicted()
 };
 
-// What the model computes is no number any more.
+// The error for logits that are NaN.
 inline Error damaged_weights() {
   return Error(
       Code::bad_weights,

@@ -12,7 +12,7 @@ namespace drivlm {
 namespace {
 // Rows of a decode step beyond the questions' own: where reading the weights still costs more than multiplying.
 constexpr int64_t kSpeculativeRows = 16;
-constexpr int64_t kDraftTrial = 24;  // drafted tokens before a question's luck is judged
+constexpr int64_t kDraftTrial = 24;  // drafted tokens after which a question without luck drafts no more
 }  // namespace
 
 void EngineImpl::check(const GenerateRequest& request) const {
@@ -48,7 +48,7 @@ bool EngineImpl::admit(GenerateJob& job) {
   return true;
 }
 
-// Questions whose reader left before they were admitted end without having been read.
+// Ends questions whose reader left before they were admitted; the model never reads them.
 bool EngineImpl::end_unasked() {
   bool ended = false;
   std::vector<GenerateJobPtr> left;

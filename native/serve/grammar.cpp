@@ -22,7 +22,7 @@ Vocabulary::Vocabulary(std::vector<uint8_t> bytes, std::vector<uint32_t> offsets
         node = found->second;
       } else {
         const int32_t fresh = static_cast<int32_t>(nodes_.size());
-        children.emplace_back(byte, fresh);  // before the vector of nodes moves
+        children.emplace_back(byte, fresh);  // `children` is in nodes_, which emplace_back moves
         nodes_.emplace_back();
         node = fresh;
       }
@@ -87,7 +87,7 @@ bool Constraint::advance(int32_t token) {
 }
 
 std::vector<int32_t> Constraint::forced() const {
-  constexpr size_t kMost = 512;  // an automaton may go round for ever
+  constexpr size_t kMost = 512;  // an automaton may have a cycle
   std::vector<uint8_t> path;
   int32_t state = state_;
   bool ends = false;

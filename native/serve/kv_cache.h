@@ -28,7 +28,7 @@ class KvSequence : public Sequence {
 
  private:
   friend class KvCache;
-  KvCache* cache_ = nullptr;  // where pages are
+  KvCache* cache_ = nullptr;  // where its pages are; null while it has none
 };
 
 class KvCache {

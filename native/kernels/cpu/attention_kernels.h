@@ -53,8 +53,8 @@ void clear_total(float* total, int64_t dim) {
   for (int64_t d = 0; d < dim; d += kWidth) store(sums_of(total) + d, F{});
 }
 
-// total = total * by + part * part_by, for what lies between each one's largest score and the larger of the two. Never
-// inlined: wherever parts are added up, the same instructions do it.
+// total = total * by + part * part_by. The factors rescale each from its own largest score to the larger of the two.
+// Never inlined, so that the same instructions add up parts everywhere and results are the same bit for bit.
 __attribute__((noinline)) void fold(float* total, const float* part, float by, float part_by, int64_t dim) {
   total[0] = max_of(total[0], part[0]);
   total[1] = total[1] * by + part[1] * part_by;
@@ -125,7 +125,7 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
   for (int64_t r = 0; r < count; ++r) {
     last = max_of(last, rows[r].visible);
     clear_total(s.totals + r * kPartStride, dim);
-    // Chunks that no row of this tile sees are not come to.
+    // Chunks that no row of this tile sees get empty parts here; the loop below ends before them.
     float* part = rows[r].partial;
     for (int64_t chunk = token0; part && chunk < token1; chunk += job.chunk_tokens, part += job.partial_step) {
       clear_total(part, dim);
@@ -225,7 +225,7 @@ void merge(uint16_t* out, const float* parts, int64_t stride, const int64_t* slo
   clear_total(total, dim);
   for (int64_t i = 0; i < count; ++i) {
     const float* part = parts + slots[i] * stride;
-    if (!(part[1] > 0)) continue;  // of tokens that it does not see
+    if (!(part[1] > 0)) continue;  // an empty part: the query sees none of its tokens
     const float m = max_of(total[0], part[0]);
     fold(total, part, exp2(splat(total[0] - m))[0], exp2(splat(part[0] - m))[0], dim);
   }

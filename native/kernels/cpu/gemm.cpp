@@ -26,7 +26,7 @@ void gemm(const KernelTable& kernels, const GemmJob& job, Workers& workers) {
   const int64_t most_tiles = std::max<int64_t>(1, kPackedBytes / tile_bytes);
 
   // Many rows: every thread has equal rows, in blocks whose packed x fits, over all panels. Few rows: shares of panels,
-  // each of which is then read once in all; four a thread so that a late one costs little.
+  // so that each panel is read by one thread only; four shares a thread, so that a thread that starts late costs little.
   const bool by_rows = job.m >= 4 * kernels.tile_rows * threads;
   const int64_t tiles = ceil_div(ceil_div(job.m, kernels.tile_rows), by_rows ? threads : 1);  // of a thread
   const int64_t row_blocks = ceil_div(tiles, most_tiles) * (by_rows ? threads : 1);

@@ -1,5 +1,5 @@
-// The CPU backend for speed: weights packed at load or by one before, activations and cache in bf16, the kernels of the target that this CPU
-// is of. What it does not do better it inherits from the reference backend, which stays its oracle.
+// The fast CPU backend: weights packed at this load or an earlier one, activations and cache in bf16, kernels for this CPU's instruction set.
+// Ops that it does not do faster it inherits from the reference backend, which tests hold it to.
 #pragma once
 
 #include <memory>

@@ -59,7 +59,8 @@ void ThreadPool::run(const Region& region) {
       std::this_thread::yield();
     }
   }
-  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));  // all are outside: nobody else touches it
+  // Every worker has left the region, so nobody else touches error_.
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void ThreadPool::work(const Region& region) {

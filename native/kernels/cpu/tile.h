@@ -29,8 +29,8 @@ constexpr int kTileRows = 12;
 constexpr int kTileRows = 4;
 #endif
 
-// The even and odd bf16 of 16 (8, 4) pairs as f32. Both read memory: a register kept for the raw pairs costs a spilled
-// sum.
+// The even and odd bf16 of 16 (8, 4) pairs as f32. Both read memory: keeping the raw pairs in a register would spill
+// one of the sums.
 DRIVLM_INLINE F even_values(const char* w) { return reinterpret_cast<F>(load_bits(w) << 16); }
 #if defined(__AVX512F__)
 DRIVLM_INLINE F odd_values(const char* w) { return reinterpret_cast<F>(_mm512_maskz_loadu_epi16(0xaaaaaaaa, w)); }

@@ -236,7 +236,7 @@ class CudaDevice final : public Device {
     return nullptr;
   }
 
-  // The matvec that decoding lives on, over the head of the file and over a copy of it; best of three each.
+  // The time of a decode step's matrix product, over the first rows in the file and over a copy of them; the best of three each.
   bool reads_as_fast(const RegisteredMemory& memory) {
     constexpr int64_t kCols = 1024, kRowBytes = kCols * int64_t(sizeof(bf16)), kMostRows = 16384;
     constexpr double kAllowance = 1.05;

@@ -27,7 +27,7 @@ namespace {
 constexpr int kThreads = 512, kWarps = kThreads / 32;
 using Mass = unsigned long long;
 
-// Bits of a float in an order that unsigned comparison knows; equal zeros get equal keys.
+// A key for a float: unsigned comparison of keys orders the floats. +0 and -0 get the same key.
 __device__ __forceinline__ uint32_t order_key(float value) {
   const uint32_t bits = __float_as_uint(value + 0.f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;

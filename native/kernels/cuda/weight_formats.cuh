@@ -133,7 +133,7 @@ struct S4Groups {
   }
 
   // A group of 32 is one word of each lane. The products' operand is q + 136, and what 136 adds is taken away by a product of -136, so that no
-  // instruction is spent on it for each weight. Sums are of f32: what the detour costs is 136 / 8 of their last place.
+  // instruction is spent on it for each weight. Sums are f32, so this loses about 136 / 8 units of their last place.
   template <class LoadX>
   __device__ __forceinline__ static void multiply(float (&sum)[4], const Piece& piece, int step, int t, LoadX load_x) {
     constexpr uint32_t kMinus136 = 0xc308c308u;
