@@ -5,6 +5,7 @@
 
 #include "addon/addon_data.h"
 #include "addon/convert.h"
+#include "addon/guarded.h"
 #include "addon/model_wrap.h"
 #include "addon/pictures.h"
 #include "addon/trainer_wrap.h"

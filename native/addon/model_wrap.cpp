@@ -1,12 +1,12 @@
 #include "addon/model_wrap.h"
 
-#include <future>
-#include <new>
 #include <type_traits>
 #include <utility>
 
 #include "addon/addon_data.h"
 #include "addon/convert.h"
+#include "addon/guarded.h"
+#include "addon/thread_object.h"
 #include "serve/grammar.h"
 
 namespace drivlm {
@@ -17,18 +17,8 @@ struct Loaded {
   std::shared_ptr<EngineThread> thread;
   MemoryPlan plan;
   WeightCacheReport weight_cache;
+  static constexpr napi_type_tag kTag{0x6472697677a1c0deULL, 0x6c6f6164656421ULL};
 };
-
-// A loaded engine on its way to JavaScript; one that never gets there is stopped.
-struct Unclaimed {
-  explicit Unclaimed(std::weak_ptr<EngineThread> thread) : thread(std::move(thread)) {}
-  ~Unclaimed() {
-    if (const auto owner = thread.lock()) owner->stop();
-  }
-  std::weak_ptr<EngineThread> thread;
-};
-
-const napi_type_tag kLoadedTag = {0x6472697677a1c0deULL, 0x6c6f6164656421ULL};
 
 Error disposed() { return {Code::disposed, "The model was disposed; load it again to ask more."}; }
 
@@ -41,24 +31,7 @@ Napi::Function optional_function(Napi::Value value, const char* name) {
   return value.As<Napi::Function>();
 }
 
-// JS thread, C calls only: a new ModelWrap around a loaded engine.
-napi_value make_model(napi_env env, Loaded* loaded) {
-  void* data = nullptr;
-  napi_value model_class, external, model;
-  if (napi_get_instance_data(env, &data) != napi_ok || data == nullptr) return nullptr;
-  const napi_ref reference = static_cast<AddonData*>(data)->model_class;
-  if (napi_get_reference_value(env, reference, &model_class) != napi_ok) return nullptr;
-  if (napi_create_external(env, loaded, nullptr, nullptr, &external) != napi_ok) return nullptr;
-  if (napi_type_tag_object(env, external, &kLoadedTag) != napi_ok) return nullptr;
-  return napi_new_instance(env, model_class, 1, &external, &model) == napi_ok ? model : nullptr;
-}
-
 }  // namespace
-
-Napi::Error to_js_error(Napi::Env env, Code code, const char* message) {
-  const napi_value error = make_error(env, code, message);
-  return error == nullptr ? Napi::Error::New(env, message) : Napi::Error(env, error);
-}
 
 Napi::Function ModelWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeModel",
@@ -97,8 +70,6 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
     setup.on_closed = [data, job] { data->loads.erase(job); };
     auto settler = Settler::create(env, std::move(setup), &promise);
 
-    // The thread is told of itself only once it exists, and waits for that: what it resolves with has to share it.
-    auto self = std::make_shared<std::promise<std::weak_ptr<EngineThread>>>();
     auto load = [source = std::move(source), options, settler,
                  reports = !on_progress.IsEmpty()](const std::atomic<bool>& cancel) {
       int64_t reported = -1;
@@ -110,28 +81,13 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
       };
       return Engine::load(source, options, progress, cancel);
     };
-    auto on_loaded = [settler, self](const Engine& engine) {
-      const auto unclaimed = std::make_shared<Unclaimed>(self->get_future().get());
-      settler->resolve([unclaimed, plan = engine.memory(),
-                        weight_cache = engine.weight_cache()](napi_env environment) -> napi_value {
-        Loaded loaded{unclaimed->thread.lock(), plan, weight_cache};
-        if (!loaded.thread) return nullptr;
-        const napi_value model = make_model(environment, &loaded);
-        if (model != nullptr) unclaimed->thread.reset();
-        return model;
-      });
-    };
-    auto on_failed = [settler](const Error& error) { settler->reject(error); };
-    std::shared_ptr<EngineThread> thread;
-    try {
-      thread = std::make_shared<EngineThread>(std::move(load), std::move(on_loaded), std::move(on_failed));
-    } catch (const std::system_error& error) {
-      settler->reject(no_thread(error));  // the promise that exists already, not a second one beside it
-      return promise;
-    }
-    self->set_value(thread);
-    data->adopt(thread);
-    if (job >= 0) data->loads[job] = thread;
+    const auto thread =
+        start_thread<Loaded>(env, settler, &AddonData::model_class, [&](const auto& on_ready, const auto& on_failed) {
+          return std::make_shared<EngineThread>(
+              std::move(load),
+              [on_ready](const Engine& engine) { on_ready({{}, engine.memory(), engine.weight_cache()}); }, on_failed);
+        });
+    if (thread && job >= 0) data->loads[job] = thread;
     return promise;
   });
 }
@@ -146,15 +102,10 @@ void ModelWrap::cancel_load(const Napi::CallbackInfo& info) {
 }
 
 ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWrap>(info) {
-  bool tagged = false;
-  if (!info[0].IsExternal() || napi_check_object_type_tag(info.Env(), info[0], &kLoadedTag, &tagged) != napi_ok ||
-      !tagged) {
-    throw Napi::TypeError::New(info.Env(), "A NativeModel comes from load().");
-  }
-  auto* loaded = info[0].As<Napi::External<Loaded>>().Data();
-  thread_ = std::move(loaded->thread);
-  plan_ = loaded->plan;
-  weight_cache_ = loaded->weight_cache;
+  auto& loaded = made_of<Loaded>(info, "A NativeModel comes from load().");
+  thread_ = std::move(loaded.thread);
+  plan_ = loaded.plan;
+  weight_cache_ = loaded.weight_cache;
   account(info.Env(), plan_.weights_bytes + plan_.kv_bytes + plan_.arena_bytes);
 }
 
@@ -209,15 +160,7 @@ Napi::Value ModelWrap::start(const Napi::CallbackInfo& info, const char* name, R
   thread_->watch(control);
   const auto shared = std::make_shared<Request>(std::move(request));  // std::function wants to be copyable
   const bool posted = thread_->post([shared, settler](Engine& engine) {
-    try {
-      engine.submit(std::move(*shared));
-    } catch (const Error& error) {
-      settler->reject(error);
-    } catch (const std::bad_alloc&) {
-      settler->reject(Code::out_of_memory, "There is not enough memory for this request.");
-    } catch (const std::exception& error) {
-      settler->reject(Code::internal, error.what());
-    }
+    run_job(*settler, "There is not enough memory for this request.", [&] { engine.submit(std::move(*shared)); });
   });
   if (!posted) settler->reject(disposed());
   return promise;
@@ -311,14 +254,8 @@ Napi::Value ModelWrap::weight_cache(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {
   return guarded_promise(info.Env(), [&]() -> Napi::Value {
-    Napi::Promise promise;
-    SettlerSetup setup;
-    setup.name = "drivlm.dispose";
-    setup.keep_alive = info.This().As<Napi::Object>();
-    auto settler = Settler::create(info.Env(), std::move(setup), &promise);
-    thread_->stop([settler] { settler->resolve(make_undefined()); });
+    const Napi::Promise promise = stop_thread(info, *thread_);
     account(info.Env(), 0);
-    info.Env().GetInstanceData<AddonData>()->reap();
     return promise;
   });
 }

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "addon/fields.h"
-#include "addon/model_wrap.h"
+#include "addon/guarded.h"
 #include "addon/pool_work.h"
 #include "image/borrowed_rows.h"
 #include "image/canvas.h"

@@ -1,15 +1,12 @@
 #include "addon/trainer_wrap.h"
 
-#include <future>
 #include <limits>
-#include <new>
 #include <utility>
 
-#include "addon/addon_data.h"
 #include "addon/convert.h"
 #include "addon/fields.h"
-#include "addon/model_wrap.h"
-#include "addon/settler.h"
+#include "addon/guarded.h"
+#include "addon/thread_object.h"
 
 namespace drivlm {
 namespace {
@@ -17,34 +14,12 @@ namespace {
 // What train() hands to the constructor; alive while the constructor runs.
 struct Made {
   std::shared_ptr<TrainerThread> thread;
+  static constexpr napi_type_tag kTag{0x6472697677a1c0deULL, 0x747261696e6564ULL};
 };
-
-const napi_type_tag kMadeTag = {0x6472697677a1c0deULL, 0x747261696e6564ULL};
 
 constexpr int64_t kMaxRows = int64_t{1} << 24, kMaxTiles = 1 << 16;
 
 Error disposed() { return {Code::disposed, "This trainer was disposed."}; }
-
-// A trainer on its way to JavaScript; one that never gets there is stopped.
-struct Unclaimed {
-  explicit Unclaimed(std::weak_ptr<TrainerThread> thread) : thread(std::move(thread)) {}
-  ~Unclaimed() {
-    if (const auto owner = thread.lock()) owner->stop();
-  }
-  std::weak_ptr<TrainerThread> thread;
-};
-
-// JS thread, C calls only.
-napi_value make_trainer(napi_env env, Made* made) {
-  void* data = nullptr;
-  napi_value trainer_class, external, trainer;
-  if (napi_get_instance_data(env, &data) != napi_ok || data == nullptr) return nullptr;
-  const napi_ref reference = static_cast<AddonData*>(data)->trainer_class;
-  if (napi_get_reference_value(env, reference, &trainer_class) != napi_ok) return nullptr;
-  if (napi_create_external(env, made, nullptr, nullptr, &external) != napi_ok) return nullptr;
-  if (napi_type_tag_object(env, external, &kMadeTag) != napi_ok) return nullptr;
-  return napi_new_instance(env, trainer_class, 1, &external, &trainer) == napi_ok ? trainer : nullptr;
-}
 
 MakeValue make_number(double number) {
   return [number](napi_env env) -> napi_value {
@@ -150,29 +125,10 @@ Napi::Value TrainerWrap::train(const Napi::CallbackInfo& info) {
     SettlerSetup setup;
     setup.name = "drivlm.train";
     auto settler = Settler::create(env, std::move(setup), &promise);
-    // The thread is told of itself only once it exists, and waits for that: what it resolves with has to share it.
-    auto self = std::make_shared<std::promise<std::weak_ptr<TrainerThread>>>();
     auto make = [source = std::move(source), options] { return std::make_unique<Trainer>(source, options); };
-    auto on_made = [settler, self] {
-      const auto unclaimed = std::make_shared<Unclaimed>(self->get_future().get());
-      settler->resolve([unclaimed](napi_env environment) -> napi_value {
-        Made made{unclaimed->thread.lock()};
-        if (!made.thread) return nullptr;
-        const napi_value trainer = make_trainer(environment, &made);
-        if (trainer != nullptr) unclaimed->thread.reset();
-        return trainer;
-      });
-    };
-    auto on_failed = [settler](const Error& error) { settler->reject(error); };
-    std::shared_ptr<TrainerThread> thread;
-    try {
-      thread = std::make_shared<TrainerThread>(std::move(make), std::move(on_made), std::move(on_failed));
-    } catch (const std::system_error& error) {
-      settler->reject(no_thread(error));  // the promise that exists already, not a second one beside it
-      return promise;
-    }
-    self->set_value(thread);
-    env.GetInstanceData<AddonData>()->adopt(thread);
+    start_thread<Made>(env, settler, &AddonData::trainer_class, [&](const auto& on_ready, const auto& on_failed) {
+      return std::make_shared<TrainerThread>(std::move(make), [on_ready] { on_ready({}); }, on_failed);
+    });
     return promise;
   });
 }
@@ -193,12 +149,7 @@ Napi::Value TrainerWrap::plan(const Napi::CallbackInfo& info) {
 }
 
 TrainerWrap::TrainerWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerWrap>(info) {
-  bool tagged = false;
-  if (!info[0].IsExternal() || napi_check_object_type_tag(info.Env(), info[0], &kMadeTag, &tagged) != napi_ok ||
-      !tagged) {
-    throw Napi::TypeError::New(info.Env(), "A NativeTrainer comes from train().");
-  }
-  thread_ = std::move(info[0].As<Napi::External<Made>>().Data()->thread);
+  thread_ = std::move(made_of<Made>(info, "A NativeTrainer comes from train().").thread);
 }
 
 TrainerWrap::~TrainerWrap() {
@@ -212,15 +163,8 @@ Napi::Value TrainerWrap::start(const Napi::CallbackInfo& info, const char* name,
   setup.keep_alive = info.This().As<Napi::Object>();
   auto settler = Settler::create(info.Env(), std::move(setup), &promise);
   const bool posted = thread_->post([settler, work = std::move(work)](Trainer& trainer) {
-    try {
-      settler->resolve(make_number(work(trainer)));
-    } catch (const Error& error) {
-      settler->reject(error);
-    } catch (const std::bad_alloc&) {
-      settler->reject(Code::out_of_memory, "There is not enough memory for this step of training.");
-    } catch (const std::exception& error) {
-      settler->reject(Code::internal, error.what());
-    }
+    run_job(*settler, "There is not enough memory for this step of training.",
+            [&] { settler->resolve(make_number(work(trainer))); });
   });
   if (!posted) settler->reject(disposed());
   return promise;
@@ -273,16 +217,7 @@ Napi::Value TrainerWrap::write(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TrainerWrap::dispose(const Napi::CallbackInfo& info) {
-  return guarded_promise(info.Env(), [&]() -> Napi::Value {
-    Napi::Promise promise;
-    SettlerSetup setup;
-    setup.name = "drivlm.dispose";
-    setup.keep_alive = info.This().As<Napi::Object>();
-    auto settler = Settler::create(info.Env(), std::move(setup), &promise);
-    thread_->stop([settler] { settler->resolve(make_undefined()); });
-    info.Env().GetInstanceData<AddonData>()->reap();
-    return promise;
-  });
+  return guarded_promise(info.Env(), [&]() -> Napi::Value { return stop_thread(info, *thread_); });
 }
 
 }  // namespace drivlm
