@@ -230,7 +230,6 @@ test('a worker that is terminated while it trains takes its thread with it, and 
   const lines = () => (existsSync(log) ? readFileSync(log, 'utf8').split('\n').length - 1 : 0)
   await expect.poll(lines, { timeout: 30_000, interval: 1 }).toBeGreaterThan(0)
   await worker.terminate()
-  rmSync(join(dir, 'worker.run', 'run.lock')) // it is this process's, which lives on
   const again = new Worker(script, { argv })
   await new Promise((resolve, reject) => again.on('exit', resolve).on('error', reject))
   expect(lines()).toBe(12)
