@@ -22,7 +22,10 @@ class SlowToFree : public Engine {
   void submit(GenerateRequest) override {}
   void submit(ScoreRequest) override {}
   void set_vocabulary(std::shared_ptr<const Vocabulary>) override {}
+  void hold(int64_t) override {}
   void release(int64_t) override {}
+  void withdraw(int64_t, int64_t) override {}
+  std::vector<int64_t> take_evicted() override { return {}; }
   bool step() override { return false; }
   void fail_all(const Error&) override {}
   EngineStats stats() const override {
