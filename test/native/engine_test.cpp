@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "check.h"
+#include "serve/grammar.h"
 #include "tiny_engine.h"
 
 namespace drivlm::test {
@@ -206,6 +207,71 @@ TEST(an_answer_does_not_depend_on_what_else_goes_on) {
   for (int i = 0; i < 400 && !among->ended(); ++i) feed.step();
   CHECK(among->done && among->result.ids == alone->result.ids);
   CHECK(second->done);
+}
+
+TEST(a_scene_takes_over_what_a_living_one_or_the_vision_cache_has) {
+  const auto engine = tiny_engine(8192, 4, false, 1 << 20);
+  const auto first = see(*engine, 20, 1);
+  steps_until(*engine, *first);
+  CHECK_EQ(first->result.cached_tiles + first->result.shared_tokens, int64_t{0});
+  const int64_t pages = engine->stats().pages_used;
+  const auto same = see(*engine, 20, 1);
+  steps_until(*engine, *same);
+  CHECK_EQ(same->result.shared_tokens, same->result.tokens);
+  CHECK_EQ(engine->stats().pages_used, pages);
+  // The same beginning: its tokens are shared, and its tiles are not needed again.
+  const auto longer = see(*engine, 30, 1);
+  steps_until(*engine, *longer);
+  CHECK_EQ(longer->result.shared_tokens, 1 + 20 * kTileTokens);
+  CHECK_EQ(longer->result.cached_tiles, int64_t{0});
+  for (const auto& one : {first, same, longer}) engine->release(one->result.scene);
+  CHECK_EQ(engine->stats().pages_used, int64_t{0});
+  const int64_t encoded = engine->stats().tiles_encoded;
+  CHECK_EQ(encoded, int64_t{30});
+  const auto again = see(*engine, 30, 1);
+  steps_until(*engine, *again);
+  CHECK_EQ(again->result.shared_tokens, int64_t{0});
+  CHECK_EQ(again->result.cached_tiles, int64_t{30});
+  CHECK_EQ(engine->stats().tiles_encoded, encoded);
+}
+
+TEST(an_answer_follows_its_automaton_among_others) {
+  const auto engine = tiny_engine(8192, 4);
+  // Every token is one letter; answers are b, then any number of c, then d.
+  std::vector<uint8_t> letters;
+  std::vector<uint32_t> offsets = {0};
+  for (int64_t id = 0; id < kVocab; ++id) {
+    letters.push_back(static_cast<uint8_t>('a' + id % 26));
+    offsets.push_back(static_cast<uint32_t>(letters.size()));
+  }
+  engine->set_vocabulary(std::make_shared<const Vocabulary>(letters, offsets));
+  auto automaton = std::make_shared<Automaton>();
+  automaton->transitions.assign(3 * 256, -1);
+  automaton->transitions['b'] = 1;
+  automaton->transitions[256 + 'c'] = 1;
+  automaton->transitions[256 + 'd'] = 2;
+  automaton->accepting = {0, 0, 1};
+  const auto scene = see(*engine, 2, 1);
+  steps_until(*engine, *scene);
+  Feed feed(*engine, scene->result.scene, 6);
+  for (int32_t first = 0; first < 8; ++first) {
+    GenerateRequest request;
+    request.scene = scene->result.scene;
+    request.ids = {first, 12, 13};
+    request.max_new_tokens = 12;
+    request.vocab_limit = kVocab;
+    request.automaton = automaton;
+    const auto outcome = follow<GenerateRequest, GenerateResult>(request);
+    engine->submit(std::move(request));
+    for (int i = 0; i < 400 && !outcome->ended(); ++i) feed.step();
+    CHECK(outcome->done);
+    std::string text;
+    for (int32_t id : outcome->result.ids) text += static_cast<char>('a' + id % 26);
+    const bool whole = text.size() >= 2 && text.back() == 'd';
+    CHECK(whole == (outcome->result.finish == Finish::stop));
+    CHECK_EQ(text.substr(1, text.size() - 1 - whole), std::string(text.size() - 1 - whole, 'c'));
+    CHECK(text[0] == 'b');
+  }
 }
 
 // Requests of all kinds, cancelled, left and released at random moments: every one ends exactly once, and every page comes back.

@@ -260,6 +260,25 @@ TEST(dialogues_count_among_the_scenes_and_go_on_in_their_place) {
   CHECK(seen->done);
 }
 
+TEST(a_dialogue_that_is_left_while_it_waits_needs_a_place_all_the_same) {
+  const auto engine = tiny_engine(64 * kPage, 1, false, 0, 2, false);
+  const auto first = see(*engine, 2, 1), second = see(*engine, 2, 2);
+  steps_until(*engine, *second);
+  const auto running = ask(*engine, first->result.scene, 30);
+  engine->step();
+  const auto left = ask(*engine, first->result.scene, 30, true);
+  left->control->finish = true;
+  engine->step();
+  CHECK(left->failed && left->code == Code::out_of_memory);
+  engine->release(second->result.scene);
+  const auto again = ask(*engine, first->result.scene, 30, true);
+  again->control->finish = true;
+  engine->step();
+  CHECK(again->done && again->result.finish == Finish::cancelled && again->result.scene != 0);
+  CHECK(!running->ended());
+  CHECK_EQ(engine->stats().scenes, int64_t{2});
+}
+
 TEST(what_cannot_fit_is_told_so_with_and_without_eviction) {
   for (const bool evict : {false, true}) {
     const auto engine = tiny_engine(4 * kPage, 4, false, 0, 8, evict);
