@@ -202,6 +202,16 @@ describe('lib', () => {
     expect(found).toEqual([])
   })
 
+  test('sockets are opened by lib/live alone, which the command line alone knows', () => {
+    const found = imports.filter(
+      ([file, target]) =>
+        (target === 'ws' && !file.startsWith('lib/live/')) ||
+        (target.startsWith('lib/live/') && !/^lib\/(cli|live)\//.test(file)),
+    )
+    expect(found).toEqual([])
+    expect(imports.filter(([, target]) => target === 'ws').length).toBeGreaterThan(0)
+  })
+
   test('evaluation is built from questions over metrics and runs to the report; automata know no language', () => {
     const order = ['questions', 'metrics', 'run', 'report']
     const wing = (file: string): number => order.indexOf(/^lib\/evaluate\/(\w+)\//.exec(file)?.[1] ?? '')
