@@ -131,9 +131,14 @@ export class AnswerCard {
     this.root.append(make('p', { class: 'error' }, sentence))
   }
 
-  stop(): void {
+  /** What was asked is over: without an answer by now, it was stopped, or nothing began. */
+  end(stopped: boolean): void {
     if (this.root.getAttribute('aria-busy') === null) return
     this.#end()
+    if (!stopped) {
+      this.root.remove()
+      return
+    }
     this.#times.replaceChildren()
     this.root.append(make('p', { class: 'soft' }, 'Stopped.'))
   }

@@ -268,7 +268,7 @@ async function ask(): Promise<void> {
     if (aborting.signal.aborted) say('Stopped.')
     else showError(error)
   } finally {
-    for (const card of cards) card.stop()
+    for (const card of cards) card.end(aborting.signal.aborted)
     running = undefined
     byId('stop').hidden = true
     byId<HTMLButtonElement>('send').disabled = false
@@ -300,14 +300,15 @@ function askForToken(wrong: boolean): Promise<string> {
   const input = byId<HTMLInputElement>('token')
   if (wrong) byId('token-note').textContent = 'That is not the token of this server.'
   input.value = ''
-  dialog.oncancel = (event) => event.preventDefault() // nothing works without it
   dialog.showModal()
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     byId('token-form').onsubmit = (event) => {
       event.preventDefault()
-      dialog.close()
       resolve(input.value)
+      dialog.close()
     }
+    dialog.onclose = () =>
+      reject(new Failure('no_token', 'Nothing works without the token; load the page again to give it.'))
   })
 }
 
