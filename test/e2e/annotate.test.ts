@@ -16,7 +16,11 @@ import { drivlm, type Ran } from './run.ts'
 
 const zstd = createRequire(import.meta.url)('@foxglove/wasm-zstd')
 const dir = mkdtempSync(path.join(os.tmpdir(), 'drivlm-annotate-'))
-afterAll(() => rmSync(dir, { recursive: true }))
+const opened: FileHandle[] = []
+afterAll(async () => {
+  for (const handle of opened) await handle.close()
+  rmSync(dir, { recursive: true })
+})
 const at = (name: string) => path.join(dir, name)
 const count = 9
 const questions = [
@@ -80,7 +84,8 @@ function streamed(bytes: Uint8Array): Read[] {
 }
 
 async function indexed(file: string): Promise<McapIndexedReader> {
-  const handle: FileHandle = await open(file)
+  const handle = await open(file)
+  opened.push(handle)
   const readable = {
     size: async () => BigInt((await handle.stat()).size),
     read: async (offset: bigint, size: bigint) => {
