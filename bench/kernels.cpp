@@ -176,16 +176,9 @@ void decode_weights(Bench& bench) {
   }
 }
 
-void attentions(Bench& bench) {
-  {
-    const int64_t positions = 1025, heads = 16, dim = 64;
-    const auto qkv = noise(positions * 3 * heads * dim, 2);
-    std::vector<uint16_t> out(positions * heads * dim);
-    bench.time("vit_attention", "bf16", 4.0 * positions * positions * heads * dim, 0,
-               [&] { attention(bench.kernels(), out.data(), qkv.data(), 1, positions, heads, dim, bench.workers()); });
-  }
+void cached_attentions(Bench& bench, bool int8) {
   const int64_t heads = 14, kv_heads = 2, dim = 64, page_tokens = 64, layers = 24, pages = 80;
-  const KvLayout layout{layers, kv_heads, dim, page_tokens};
+  const KvLayout layout{layers, kv_heads, dim, page_tokens, int8};
   const HostMemory kv(static_cast<size_t>(layout.page_bytes() * pages), "The cache", true);
   const auto tokens = noise(page_tokens * dim, 1);
   for (int64_t page = 0; page < pages; ++page) {
@@ -217,13 +210,25 @@ void attentions(Bench& bench) {
     AttentionPlan plan;
     plan.make(batch, page_tokens, heads, kv_heads, dim, bench.kernels().tile_rows, bench.workers().count());
     const double seen = c.sequences * c.rows * (c.past + (c.rows + 1) / 2.0);
-    const double bytes = static_cast<double>(c.past + c.rows) * kv_heads * dim * 4 * layers;
-    bench.time(std::string(c.name) + "_24_layers", "bf16", 4.0 * seen * heads * dim * layers, bytes, [&] {
-      for (int64_t layer = 0; layer < layers; ++layer) {
-        plan.run(bench.kernels(), out.data(), qkv.data(), kv.data, layout, layer, heads, bench.workers());
-      }
-    });
+    const double bytes = static_cast<double>((c.past + c.rows) * layout.page_bytes()) / page_tokens;
+    bench.time(std::string(c.name) + "_24_layers" + (int8 ? "_int8" : ""), "bf16", 4.0 * seen * heads * dim * layers,
+               bytes, [&] {
+                 for (int64_t layer = 0; layer < layers; ++layer) {
+                   plan.run(bench.kernels(), out.data(), qkv.data(), kv.data, layout, layer, heads, bench.workers());
+                 }
+               });
   }
+}
+
+void attentions(Bench& bench) {
+  {
+    const int64_t positions = 1025, heads = 16, dim = 64;
+    const auto qkv = noise(positions * 3 * heads * dim, 2);
+    std::vector<uint16_t> out(positions * heads * dim);
+    bench.time("vit_attention", "bf16", 4.0 * positions * positions * heads * dim, 0,
+               [&] { attention(bench.kernels(), out.data(), qkv.data(), 1, positions, heads, dim, bench.workers()); });
+  }
+  for (const bool int8 : {false, true}) cached_attentions(bench, int8);
 }
 
 void row_kernels(Bench& bench) {

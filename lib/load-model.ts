@@ -84,7 +84,7 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
     listener.throwIfFailed()
     throwIfAborted(signal)
     const { device, maxContext, visionCacheBytes } = nativeOptions
-    const { precision, weights, activations, maxBatch } = settings
+    const { precision, weights, activations, kvCache, maxBatch } = settings
     const limits = {
       evictedThrow: settings.evict === 'throw',
       maxQueue: settings.maxQueue ?? Number.POSITIVE_INFINITY,
@@ -102,6 +102,7 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
       precision,
       weights,
       activations,
+      kvCache,
       cache,
       maxContext,
       visionCacheBytes,
@@ -144,6 +145,7 @@ export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, optio
     precision: settings.precision,
     weights: settings.weights,
     int8Activations: settings.activations === 'int8',
+    kvCache: settings.kvCache,
     threads: settings.threads ?? os.availableParallelism(),
     maxContext,
     kvTokens: 2 * maxContext,

@@ -61,6 +61,8 @@ export interface ModelInfo {
   weights: 'bf16' | 'int8' | 'int4'
   /** What the language model's activations are multiplied as; `int8` on the CPU alone. */
   activations: 'bf16' | 'int8'
+  /** What keys and values are kept as; with precision `f32` in f32. */
+  kvCache: 'bf16' | 'int8'
   /** What came of the option `cache`; absent without it. */
   cache?: CacheInfo
   /** Longest sequence in tokens. */
@@ -117,6 +119,7 @@ export interface ModelParts {
   /** What weights are kept as; with precision `f32` as they are stored. */
   weights: 'bf16' | 'int8' | 'int4'
   activations: 'bf16' | 'int8'
+  kvCache: 'bf16' | 'int8'
   cache: CacheInfo | undefined
   maxContext: number
   visionCacheBytes: number
@@ -420,7 +423,7 @@ export function warningsOf({ warning }: Tokenizer): string[] {
 }
 
 function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
-  const { checkpoint, template, device, deviceReason, precision, weights, activations } = parts
+  const { checkpoint, template, device, deviceReason, precision, weights, activations, kvCache } = parts
   const { cache, maxContext, visionCacheBytes } = parts
   const { vision } = checkpoint.network
   return {
@@ -436,6 +439,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
     precision,
     weights,
     activations,
+    kvCache,
     ...(cache === undefined ? {} : { cache }),
     maxContext,
     tileSize: vision.tileSize,

@@ -175,6 +175,8 @@ export interface NativeModelOptions {
   weights?: 'bf16' | 'int8' | 'int4'
   /** Products of 8-bit weights with many rows run in 8 bits; default false. */
   int8Activations?: boolean
+  /** What keys and values are kept as, with precision `bf16`; default `bf16`. */
+  kvCache?: 'bf16' | 'int8'
   /** Worker threads of the CPU backend, for the whole process. */
   threads: number
   /** Longest sequence, in tokens. */

@@ -168,6 +168,20 @@ export const loadOptions = {
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
+  /**
+   * What keys and values of the KV cache are kept as, with precision `bf16`. `bf16` (default). `int8`: about half of the memory, one scale a
+   * head and token; CPU only. See docs/quantisation.md for what it costs.
+   */
+  kvCache: {
+    kind: 'choice',
+    of: ['bf16', 'int8'],
+    default: 'bf16',
+    flag: {
+      name: '--kv-cache <type>',
+      help: 'int8 halves the KV cache, on the CPU',
+      on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
+    },
+  },
   /** Bytes of the KV cache, for all scenes and questions together. Default: room for two sequences of `maxContext`. */
   kvMemory: { kind: 'integer', low: 1 },
   /**

@@ -60,14 +60,17 @@ const { values: options, positionals } = parseArgs({
     errors: { type: 'boolean', default: false },
     weights: { type: 'string' },
     activations: { type: 'string' },
+    'kv-cache': { type: 'string' },
   },
 })
 if (positionals.length === 0) {
   console.error('Usage: npm run golden -- DIR [DIR ...]   with folders of reference outputs')
   process.exit(2)
 }
-if (!options.errors && (options.weights !== undefined || options.activations !== undefined)) {
-  console.error('The goldens have bounds for bf16 and f32 only: --weights and --activations go with --errors.')
+if (!options.errors && ['weights', 'activations', 'kv-cache'].some((name) => options[name] !== undefined)) {
+  console.error(
+    'The goldens have bounds for bf16 and f32 only: --weights, --activations and --kv-cache go with --errors.',
+  )
   process.exit(2)
 }
 if (options.errors && options.precision === 'f32') {

@@ -119,12 +119,13 @@ async function askModel(
   const form = await questionFileForm(data)
   const checkpoint = await readCheckpoint(path.resolve((await modelFolder(flags.model, flags.yes))!))
   const conversion = resolveConversion(flags.conversion ?? 'auto', form, checkpoint)
-  const { weights, activations } = flags
+  const { weights, activations, kvCache } = flags
   const settings = {
     maxNewTokens,
     precision,
     weights,
     activations,
+    kvCache,
     conversion,
     temperature,
     topP,
@@ -187,6 +188,7 @@ async function askModel(
         precision,
         ...(weights ? { weights } : {}),
         ...(activations ? { activations } : {}),
+        ...(kvCache ? { 'KV cache': kvCache } : {}),
         'most tokens': String(maxNewTokens),
         'coordinate conversion': conversion,
         ...(temperature ? { temperature: String(temperature), seed: String(seed) } : {}),

@@ -198,6 +198,8 @@ EngineOptions to_engine_options(Napi::Value value) {
   constexpr WeightFormat kFormats[] = {WeightFormat::bf16, WeightFormat::int8, WeightFormat::int4};
   if (fields.has("weights")) options.weights = kFormats[fields.choice("weights", kWeights)];
   options.int8_activations = fields.boolean_or("int8Activations", false);
+  constexpr const char* kCaches[] = {"bf16", "int8"};
+  if (fields.has("kvCache") && fields.choice("kvCache", kCaches) == 1) options.kv = KvFormat::int8;
   options.max_context = fields.integer("maxContext", 1, kMaxTokens);
   options.kv_tokens = fields.integer("kvTokens", 1, int64_t{1} << 32);
   options.max_batch = fields.integer("maxBatch", 1, 4096);

@@ -29,12 +29,16 @@ enum class Use : uint8_t {
 // head in 8 bits.
 enum class WeightFormat { bf16, int8, int4 };
 
+// What keys and values of the cache are kept as: activations as they are, or 8 bits with one scale a token and head.
+enum class KvFormat : uint8_t { activation, int8 };
+
 struct DeviceOptions {
   std::string device = "cpu";                 // cpu, cuda, cuda:N
   DType precision = DType::bf16;              // of activations
   int threads = 1;                            // of the CPU backend
   WeightFormat weights = WeightFormat::bf16;  // in precision bf16 only
   bool int8_activations = false;              // of matrices in 8 bits, when there are many rows: vision and prefill
+  KvFormat kv = KvFormat::activation;         // int8 in precision bf16 only
 };
 
 // Owns bytes on a device; frees them when it goes.
@@ -89,6 +93,7 @@ struct TiedMatrices {
 
 struct KvShape {
   int64_t layers, kv_heads, head_dim, page_tokens, pages;
+  KvFormat format = KvFormat::activation;
 };
 
 class Device {
@@ -148,7 +153,7 @@ class Device {
   virtual int64_t vision_rows() const = 0;
   virtual int64_t prefill_rows() const = 0;
 
-  // Bytes of the KV cache; its layout is the device's.
+  // Bytes of the KV cache; its layout is the device's. Throws BAD_ARGUMENT for a format that it cannot keep such heads in.
   virtual size_t kv_bytes(const KvShape& shape) const = 0;
 
   // Blocking copies between host and device.

@@ -34,6 +34,8 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   if (quantised && options.precision != DType::bf16) {
     throw Error(Code::bad_argument, "Weights or activations in int8 or int4 go with precision 'bf16'.");
   }
+  if (options.kv == KvFormat::int8 && options.precision != DType::bf16)
+    throw Error(Code::bad_argument, "A KV cache in int8 goes with precision 'bf16'.");
   if (options.device == "cpu") {
     if (options.precision != DType::bf16) return std::make_unique<CpuDevice>(options.precision, options.threads);
     return std::make_unique<PackedCpuDevice>(options.threads, *cpu::chosen_target().kernels,
@@ -45,6 +47,11 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
       throw Error(
           Code::bad_argument,
           "The CUDA backend has no kernels for 8-bit activations yet. Load the model with activations 'bf16', or on the CPU.");
+    }
+    if (options.kv == KvFormat::int8) {
+      throw Error(
+          Code::bad_argument,
+          "The CUDA backend has no kernels for a KV cache in 8 bits yet. Load the model with kvCache 'bf16', or on the CPU.");
     }
     return cuda::make_device(index, options.precision, options.weights);
 #else

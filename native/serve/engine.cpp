@@ -42,7 +42,12 @@ void check_options(const EngineOptions& o) {
 }
 
 KvShape kv_shape(const NetworkDescription& n, const EngineOptions& o) {
-  return {n.language.layers, n.language.kv_heads, n.language.head_dim, kPageTokens, ceil_div(o.kv_tokens, kPageTokens)};
+  return {n.language.layers,
+          n.language.kv_heads,
+          n.language.head_dim,
+          kPageTokens,
+          ceil_div(o.kv_tokens, kPageTokens),
+          o.kv};
 }
 
 MemoryPlan make_plan(const NetworkDescription& network, const EngineOptions& options, Device& device, DType stored) {

@@ -153,9 +153,9 @@ class ModelRun {
     Object.assign(this, { checkpoint, tokenizer, golden, tensors, precision })
   }
 
-  async load({ device = 'cpu', weights = 'bf16', activations = 'bf16' }) {
+  async load({ device = 'cpu', weights = 'bf16', activations = 'bf16', 'kv-cache': kvCache = 'bf16' }) {
     const { network, files, fileBytes, tensors } = this.checkpoint
-    const format = { weights, int8Activations: activations === 'int8' }
+    const format = { weights, int8Activations: activations === 'int8', kvCache }
     this.native = await loadAddon().load(
       { network, files, fileBytes, tensors },
       { device, precision: this.precision, ...format, threads: 2, maxContext: 4096, kvTokens: 8192, maxBatch: 8 },

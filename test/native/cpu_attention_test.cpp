@@ -11,6 +11,7 @@
 #include "base/numeric.h"
 #include "cpu_kernels_testing.h"
 #include "kernels/cpu/packed_attention.h"
+#include "packed/formats.h"
 
 using namespace drivlm;
 using namespace drivlm::cpu;
@@ -18,9 +19,9 @@ using namespace drivlm::cpu;
 namespace {
 
 // softmax(q . k * scale) v over tokens [0, visible) in double; `plain` the same in f32.
-void attend_exactly(const std::function<const uint16_t*(int64_t)>& key,
-                    const std::function<const uint16_t*(int64_t)>& value, const uint16_t* q, int64_t visible,
-                    int64_t dim, std::vector<double>& expected, std::vector<float>& plain) {
+void attend_exactly(const std::function<const float*(int64_t)>& key, const std::function<const float*(int64_t)>& value,
+                    const uint16_t* q, int64_t visible, int64_t dim, std::vector<double>& expected,
+                    std::vector<float>& plain) {
   std::vector<double> p(visible);
   std::vector<float> p32(visible);
   const double scale = 1 / std::sqrt(static_cast<double>(dim));
@@ -30,8 +31,8 @@ void attend_exactly(const std::function<const uint16_t*(int64_t)>& key,
     double s = 0;
     float s32 = 0;
     for (int64_t d = 0; d < dim; ++d) {
-      s += static_cast<double>(widen(q[d])) * widen(key(t)[d]);
-      s32 += widen(q[d]) * widen(key(t)[d]);
+      s += static_cast<double>(widen(q[d])) * key(t)[d];
+      s32 += widen(q[d]) * key(t)[d];
     }
     p[t] = s * scale;
     p32[t] = s32 * static_cast<float>(scale);
@@ -47,12 +48,18 @@ void attend_exactly(const std::function<const uint16_t*(int64_t)>& key,
     double sum = 0;
     float sum32 = 0;
     for (int64_t t = 0; t < visible; ++t) {
-      sum += p[t] * widen(value(t)[d]);
-      sum32 += p32[t] * widen(value(t)[d]);
+      sum += p[t] * value(t)[d];
+      sum32 += p32[t] * value(t)[d];
     }
     expected.push_back(sum / total);
     plain.push_back(to_float(from_float<bf16>(sum32 / total32)));
   }
+}
+
+std::vector<float> widened(const uint16_t* halves, int64_t count) {
+  std::vector<float> out;
+  for (int64_t i = 0; i < count; ++i) out.push_back(widen(halves[i]));
+  return out;
 }
 
 void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t heads, int64_t dim, float size,
@@ -62,6 +69,7 @@ void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t
   Random random(static_cast<uint32_t>(positions * 7 + dim));
   const int64_t width = heads * dim;
   const auto qkv = exact(random.halves(groups * positions * 3 * width, size));
+  const auto wide = widened(qkv.get(), groups * positions * 3 * width);
   auto out = std::make_unique<uint16_t[]>(groups * positions * width);
   TestWorkers workers(threads);
   attention(*target.kernels, out.get(), qkv.get(), groups, positions, heads, dim, workers);
@@ -69,11 +77,12 @@ void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t
   std::vector<float> plain, found;
   for (int64_t g = 0; g < groups; ++g) {
     for (int64_t h = 0; h < heads; ++h) {
-      const uint16_t* base = qkv.get() + g * positions * 3 * width + h * dim;
+      const int64_t first = g * positions * 3 * width + h * dim;
+      const float* keys = wide.data() + first + width;
       for (int64_t i = 0; i < positions; i += positions > 100 ? 41 : 1) {
-        attend_exactly([&](int64_t t) { return base + t * 3 * width + width; },
-                       [&](int64_t t) { return base + t * 3 * width + 2 * width; }, base + i * 3 * width, positions,
-                       dim, expected, plain);
+        attend_exactly([&](int64_t t) { return keys + t * 3 * width; },
+                       [&](int64_t t) { return keys + width + t * 3 * width; }, qkv.get() + first + i * 3 * width,
+                       positions, dim, expected, plain);
         for (int64_t d = 0; d < dim; ++d) found.push_back(widen(out[(g * positions + i) * width + h * dim + d]));
       }
     }
@@ -94,6 +103,7 @@ struct Part {
 
 struct Shape {
   int64_t heads, kv_heads, dim, page_tokens;
+  bool int8 = false;
 };
 
 // The caches of some sequences, filled a segment at a time through `append`, and a query for each of their rows.
@@ -103,21 +113,24 @@ class Paged {
       : kernels_(*target.kernels),
         sequences_(sequences),
         shape_(shape),
-        layout_{2, shape.kv_heads, shape.dim, shape.page_tokens},
+        layout_{2, shape.kv_heads, shape.dim, shape.page_tokens, shape.int8},
         kv_(static_cast<size_t>(layout_.page_bytes() * page_count(sequences))) {
     Random random(static_cast<uint32_t>(shape.heads * 1000 + shape.dim));
     // One key and value a (page, token): sequences that share a page share them.
     const int64_t tokens = page_count(sequences) * shape.page_tokens;
     keys_ = random.halves(tokens * shape.kv_heads * shape.dim, 2);
     values_ = random.halves(tokens * shape.kv_heads * shape.dim, 1);
+    kept_keys_ = kept(keys_);
+    kept_values_ = kept(values_);
     for (const Sequence& s : sequences) {
       for (int64_t head = 0; head < shape.kv_heads; ++head) fill(s, head);
       queries_.push_back(random.halves(s.rows * width(), 2));
     }
   }
 
-  const uint16_t* key(const Sequence& s, int64_t token, int64_t head) const { return at(keys_, s, token, head); }
-  const uint16_t* value(const Sequence& s, int64_t token, int64_t head) const { return at(values_, s, token, head); }
+  // What the cache stands for.
+  const float* key(const Sequence& s, int64_t token, int64_t head) const { return at(kept_keys_, s, token, head); }
+  const float* value(const Sequence& s, int64_t token, int64_t head) const { return at(kept_values_, s, token, head); }
   const uint16_t* query(size_t sequence, int64_t row, int64_t head) const {
     return queries_[sequence].data() + row * width() + head * shape_.dim;
   }
@@ -151,7 +164,17 @@ class Paged {
     return last + 1;
   }
   int64_t width() const { return (shape_.heads + 2 * shape_.kv_heads) * shape_.dim; }
-  const uint16_t* at(const std::vector<uint16_t>& all, const Sequence& s, int64_t token, int64_t head) const {
+  std::vector<float> kept(const std::vector<uint16_t>& halves) const {
+    auto wide = widened(halves.data(), static_cast<int64_t>(halves.size()));
+    std::vector<int8_t> q(shape_.dim);
+    for (size_t i = 0; shape_.int8 && i < wide.size(); i += q.size()) {
+      const float scale = quantize_s8(q.data(), wide.data() + i, shape_.dim);
+      for (size_t d = 0; d < q.size(); ++d) wide[i + d] = scale * static_cast<float>(q[d]);
+    }
+    return wide;
+  }
+  template <class T>
+  const T* at(const std::vector<T>& all, const Sequence& s, int64_t token, int64_t head) const {
     const int64_t place = s.pages[token / shape_.page_tokens] * shape_.page_tokens + token % shape_.page_tokens;
     return all.data() + (place * shape_.kv_heads + head) * shape_.dim;
   }
@@ -163,8 +186,9 @@ class Paged {
           std::min({steps[(t + head) % 6], s.past + s.rows - t, shape_.page_tokens - t % shape_.page_tokens});
       k.clear(), v.clear();
       for (int64_t i = 0; i < n; ++i) {
-        k.insert(k.end(), key(s, t + i, head), key(s, t + i, head) + shape_.dim);
-        v.insert(v.end(), value(s, t + i, head), value(s, t + i, head) + shape_.dim);
+        const uint16_t *one_key = at(keys_, s, t + i, head), *one_value = at(values_, s, t + i, head);
+        k.insert(k.end(), one_key, one_key + shape_.dim);
+        v.insert(v.end(), one_value, one_value + shape_.dim);
       }
       const auto k_exact = exact(k), v_exact = exact(v);
       kernels_.append(
@@ -181,6 +205,7 @@ class Paged {
   KvLayout layout_;
   Aligned kv_;  // every byte 0xff: a NaN wherever nothing was written
   std::vector<uint16_t> keys_, values_;
+  std::vector<float> kept_keys_, kept_values_;
   std::vector<std::vector<uint16_t>> queries_;
 };
 
@@ -295,6 +320,19 @@ TEST(cpu_attention_paged) {
               {14, 2, 64, 64}, 2);
     // a page table that starts as another's, but whose shared page is not full in the other
     run_paged(target, "short sibling", {{200, 1, numbers(0, 4)}, {63, 1, {0}}}, {2, 1, 16, 64}, 2);
+  });
+}
+
+TEST(cpu_attention_int8) {
+  for_each_target([](const Target& target) {
+    run_paged(target, "int8 prefill", {{0, 150, {2, 0, 1}}}, {14, 2, 64, 64, true}, 2);
+    run_paged(target, "int8 prefill on a past", {{77, 90, numbers(0, 3)}}, {4, 4, 96, 64, true}, 1);
+    run_paged(target, "int8 small pages", {{0, 71, numbers(0, 3)}}, {6, 2, 32, 32, true}, 3);
+    run_paged(target, "int8 first token", {{0, 1, {0}}}, {14, 2, 16, 64, true}, 2);
+    run_paged(target, "int8 decode, wide head", {{600, 1, numbers(0, 10)}}, {16, 8, 128, 64, true}, 2);
+    run_paged(target, "int8 decode, odd head", {{129, 1, numbers(0, 3)}}, {3, 1, 80, 64, true}, 2);
+    run_beside(target, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}},
+               {7, 1, 80, 32, true});
   });
 }
 

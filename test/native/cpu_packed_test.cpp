@@ -174,10 +174,15 @@ TEST(cpu_packed_attention) {
 // Two passes over a cache of two layers: a prefill of one sequence, its last page copied, then both decode and a third
 // starts.
 TEST(cpu_packed_cache) {
-  for (const auto& [heads, kv_heads, dim] :
-       {std::array<int64_t, 3>{14, 2, 64}, {4, 4, 96}, {4, 2, 128}, {6, 3, 40}, {2, 1, 80}}) {
+  for (const auto& [heads, kv_heads, dim, int8] : {std::array<int64_t, 4>{14, 2, 64, 0},
+                                                   {4, 4, 96, 0},
+                                                   {4, 2, 128, 0},
+                                                   {6, 3, 40, 0},
+                                                   {2, 1, 80, 0},
+                                                   {14, 2, 64, 1},
+                                                   {3, 1, 80, 1}}) {
     for (const bool norms : {false, true}) {
-      const KvShape shape{2, kv_heads, dim, 64, 5};
+      const KvShape shape{2, kv_heads, dim, 64, 5, int8 ? KvFormat::int8 : KvFormat::activation};
       const int64_t width = (heads + 2 * kv_heads) * dim, first_rows = 70;
       Batch first, second;
       first.segments = {{0, first_rows, 0, 0, 5}};
@@ -187,7 +192,7 @@ TEST(cpu_packed_cache) {
       second.pages = {3, 1, 3, 4, 0};
       second.rows = 12;
       const auto weight = noise(dim, 1, 9);
-      const std::string name = "cache " + std::to_string(dim) + (norms ? " with norms" : "");
+      const std::string name = "cache " + std::to_string(dim) + (int8 ? " in int8" : "") + (norms ? " with norms" : "");
       const auto run = [&](Bench& b, bool cache) {
         Tensor memory = b.empty(DType::u8, static_cast<int64_t>(b.device().kv_bytes(shape)), 1);
         std::memset(memory.data, 0xff, memory.bytes());  // a NaN wherever nothing was written

@@ -42,6 +42,7 @@ describe('street-tiny, all 720 questions', () => {
     ['int8 weights', { weights: 'int8' }],
     ['int8 weights and activations', { weights: 'int8', activations: 'int8' }],
     ['int4 weights', { weights: 'int4' }],
+    ['KV cache in int8', { kvCache: 'int8' }],
   ])(
     '%s: within one point of bf16',
     async (_, options) => {
@@ -56,4 +57,5 @@ test('formats that cannot be are refused', async () => {
   await expect(loadModel({ weights: 'int2' as never })).rejects.toMatchObject(bad)
   await expect(loadModel({ activations: 'int8' })).rejects.toMatchObject(bad)
   await expect(loadModel({ weights: 'int8', precision: 'f32' })).rejects.toMatchObject(bad)
+  await expect(loadModel({ kvCache: 'int8', precision: 'f32' })).rejects.toMatchObject(bad)
 })

@@ -2,7 +2,8 @@
 //
 //   out[q, :] = sum_k softmax_k(q . k / sqrt(head_dim)) * v[k, :]
 //
-// The cache's plain layout is [layer][page][key | value][kv_head][page_tokens][head_dim] of the activation type.
+// The cache's plain layout is [layer][page][key | value][kv_head][page_tokens][head_dim] of the activation type; of a cache in 8 bits
+// it has the rounded values, as an oracle: it saves nothing.
 
 #include <cmath>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/training_ops.h"
+#include "packed/formats.h"
 
 namespace drivlm {
 
@@ -40,6 +42,21 @@ void attend(T* out, const T* query, const float* keys, const float* values, int6
 // Elements from the start of the cache to [layer][page][which][head][0][0].
 int64_t cache_offset(const KvShape& s, int64_t layer, int64_t page, int which, int64_t head) {
   return (((layer * s.pages + page) * 2 + which) * s.kv_heads + head) * s.page_tokens * s.head_dim;
+}
+
+// One head's key or value to the cache; of 8 bits what they stand for.
+template <class T>
+void keep(T* to, const T* from, const KvShape& s) {
+  const int64_t d = s.head_dim;
+  if (s.format == KvFormat::activation) {
+    std::memcpy(to, from, d * sizeof(T));
+    return;
+  }
+  float* wide = thread_buffer(1, d);
+  widen_row(wide, from, d);
+  std::vector<int8_t> q(d);
+  const float scale = quantize_s8(q.data(), wide, d);
+  for (int64_t i = 0; i < d; ++i) to[i] = from_float<T>(scale * static_cast<float>(q[i]));
 }
 
 }  // namespace
@@ -105,8 +122,8 @@ void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
             T* key = row + (heads + head) * d;
             turn(key, angle, k_norm);
             T* cache = static_cast<T*>(kv.data);
-            std::memcpy(cache + cache_offset(s, layer, page, 0, head) + place * d, key, d * sizeof(T));
-            std::memcpy(cache + cache_offset(s, layer, page, 1, head) + place * d, key + s.kv_heads * d, d * sizeof(T));
+            keep(cache + cache_offset(s, layer, page, 0, head) + place * d, key, s);
+            keep(cache + cache_offset(s, layer, page, 1, head) + place * d, key + s.kv_heads * d, s);
           }
         }
       });

@@ -11,6 +11,8 @@
 // Order     Chunks begin at multiples of their length, so what a query gets depends on the tokens that it sees alone,
 //           bit for bit: not on the queries beside it, nor on how the tokens are cut into tasks.
 // Numerics  f32 scores, weights and sums; on vdpbf16ps the weights are rounded to bf16 for the second product.
+// 8 bits    Of a cache in 8 bits queries are rounded to 16 bits with a scale each, and so are the weights of a chunk times
+//           the scales of their values; both products are exact in int32.
 #pragma once
 
 #include <type_traits>
@@ -36,11 +38,25 @@ constexpr int64_t kMostPieces = cpu::kMostChunkTokens / 32 + 1;
 // Floats from part to part in the scratch: room for whole panels of 32 dimensions.
 constexpr int64_t kPartStride = cpu::kPartHead + kMaxHeadDim;
 
+// How keys and values of a cache are multiplied.
+struct HalfCache {
+  using Dots = Bf16Dots;
+};
+struct ByteCache {
+  using Dots = S16S8;
+  static_assert(kMaxHeadDim <= 4 * S16S8::kExactUnits && cpu::kMostChunkTokens <= 4 * S16S8::kExactUnits);
+};
+
 struct AttendScratch {
   alignas(64) float q[kTileRows * kMaxHeadDim + 16];
   alignas(64) float scores[kTileRows * kScoreStride];
   alignas(64) float parts[kTileRows * kPartStride];   // of a chunk
   alignas(64) float totals[kTileRows * kPartStride];  // of the chunks so far
+
+  // Of a cache in 8 bits: of the queries, and of the tokens of a chunk.
+  float query_scales[kTileRows];
+  alignas(64) float key_scales[cpu::kMostChunkTokens];
+  alignas(64) float value_scales[cpu::kMostChunkTokens];
 };
 
 // A part or a total of parts (AttendRow).
@@ -81,11 +97,25 @@ DRIVLM_INLINE float largest_of(const float* scores, int64_t valid) {
 }
 
 // Scores of one row to weights, in place: p = 2^(score * scale - m) for the first `valid`, 0 up to `width`, a multiple of 32.
-// Returns their sum by lanes; of weights in bf16 that of what the values meet, so that one token alone has all the weight.
+// Returns their sum by lanes.
 DRIVLM_INLINE F soften(float* scores, int64_t valid, int64_t width, float scale, float m) {
   F total = F{};
   const F scales = splat(scale), tops = splat(m);
+  for (int64_t j = 0; j < width; j += kWidth) {
+    F p = exp2(load(scores + j) * scales - tops);
+    if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
+    store(scores + j, p);
+    total += p;
+  }
+  return total;
+}
+
 #if defined(__AVX512BF16__)
+// The same to pairs of bf16 as vdpbf16ps takes them. The sum is that of what the values meet, so that one token alone has all
+// the weight.
+DRIVLM_INLINE F soften_to_bf16(float* scores, int64_t valid, int64_t width, float scale, float m) {
+  F total = F{};
+  const F scales = splat(scale), tops = splat(m);
   const auto ones = reinterpret_cast<__m512bh>(splat_bits(0x3f803f80));
   for (int64_t j = 0; j < width; j += 32) {
     F low = exp2_coarse(load(scores + j) * scales, tops), high = exp2_coarse(load(scores + j + 16) * scales, tops);
@@ -97,27 +127,80 @@ DRIVLM_INLINE F soften(float* scores, int64_t valid, int64_t width, float scale,
     store_bits(reinterpret_cast<uint16_t*>(scores) + j, reinterpret_cast<U>(p));
     total = _mm512_dpbf16_ps(total, p, ones);
   }
-#else
-  for (int64_t j = 0; j < width; j += kWidth) {
-    F p = exp2(load(scores + j) * scales - tops);
-    if (j + kWidth > valid) p = first_lanes(p, valid - j, 0.0f);
-    store(scores + j, p);
-    total += p;
-  }
-#endif
   return total;
 }
+#endif
 
+// ---- a cache in 8 bits ----
+
+// bf16 values in 16 bits: q = v / scale, the largest |q| 32767. Returns the scale. dim is a multiple of 16.
+DRIVLM_INLINE float round_to_16(int16_t* q, const uint16_t* values, int64_t dim) {
+  F largest = F{};
+  for (int64_t d = 0; d < dim; d += kWidth) largest = max(largest, absolute(to_f32(load_half(values + d))));
+  const float top = max_of(largest);
+  const F inverse = splat(top > 0 ? 32767.0f / top : 0.0f);
+  for (int64_t d = 0; d < dim; d += kWidth) {
+    store_shorts(q + d, to_nearest(to_f32(load_half(values + d)) * inverse));
+  }
+  return top / 32767.0f;
+}
+
+// The same in 8 bits, as quantize_s8 of packed/formats.h does it, bit for bit.
+DRIVLM_INLINE float round_to_s8(uint8_t* q, const uint16_t* values, int64_t dim) {
+  F largest = F{};
+  for (int64_t d = 0; d < dim; d += kWidth) largest = max(largest, absolute(to_f32(load_half(values + d))));
+  const float top = max_of(largest);
+  const F inverse = splat(top > 0 ? 127.0f / top : 0.0f);
+  for (int64_t d = 0; d < dim; d += kWidth) {
+    const F v = to_f32(load_half(values + d)) * inverse;
+    store_bytes(q + d, to_nearest(min(max(v, splat(-127.0f)), splat(127.0f))));
+  }
+  return top / 127.0f;
+}
+
+// int32 sums to values, in place; `scales` may be null.
+DRIVLM_INLINE void rescale(float* sums, int64_t width, const float* scales, float scale) {
+  for (int64_t j = 0; j < width; j += kWidth) {
+    const F value = __builtin_convertvector(reinterpret_cast<I>(load(sums + j)), F);
+    store(sums + j, value * (scales ? load(scales + j) * scale : splat(scale)));
+  }
+}
+
+// Weights times the scales of their values, in place in 16 bits. Returns what 1 stands for. width is a multiple of 32.
+DRIVLM_INLINE float round_weights(float* weights, const float* value_scales, int64_t width) {
+  F largest = F{};
+  for (int64_t j = 0; j < width; j += kWidth) {
+    const F v = load(weights + j) * load(value_scales + j);
+    store(weights + j, v);
+    largest = max(largest, v);
+  }
+  const float top = max_of(largest);
+  const F inverse = splat(top > 0 ? 32767.0f / top : 0.0f);
+  int16_t* q = reinterpret_cast<int16_t*>(weights);
+  for (int64_t j = 0; j < width; j += kWidth) store_shorts(q + j, to_nearest(load(weights + j) * inverse));
+  return top / 32767.0f;
+}
+
+template <class Cache>
 void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
                  AttendScratch& s) {
   const int64_t dim = job.layout.head_dim, dim_panels = cpu::panel_count(dim), page_tokens = job.layout.page_tokens;
-  const int64_t key_panel_bytes = dim / 2 * 128, value_panel_bytes = page_tokens / 2 * 128;
+  constexpr bool kInt8 = std::is_same_v<Cache, ByteCache>;
+  using Dots = typename Cache::Dots;
+  constexpr int64_t kDepth = kInt8 ? 4 : 2;
+  const int64_t key_panel_bytes = job.layout.key_panel_bytes(), value_panel_bytes = job.layout.value_panel_bytes();
   const float scale = job.scale * 1.44269504f;
 
   // q as [step][rows]
   uint16_t* together = reinterpret_cast<uint16_t*>(s.scores);
-  for (int64_t r = 0; r < count; ++r) memcpy(together + r * dim, rows[r].q, static_cast<size_t>(dim) * 2);
-  using Words = std::conditional_t<Bf16Dots::kPairs, RawWords, WidenedWords>;
+  for (int64_t r = 0; r < count; ++r) {
+    if constexpr (kInt8) {
+      s.query_scales[r] = round_to_16(reinterpret_cast<int16_t*>(together + r * dim), rows[r].q, dim);
+    } else {
+      memcpy(together + r * dim, rows[r].q, static_cast<size_t>(dim) * 2);
+    }
+  }
+  using Words = std::conditional_t<kInt8 || Bf16Dots::kPairs, RawWords, WidenedWords>;
   pack_rows<Words>(reinterpret_cast<uint32_t*>(s.q), reinterpret_cast<const char*>(together), dim * 2, count, dim * 2,
                    count);
 
@@ -136,8 +219,8 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
     const int64_t page = token / page_tokens;
     return job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
   };
-  const ScoreTile multiply_keys = score_tile_for<Bf16Dots>(count);
-  const PieceTile multiply_values = piece_tile_for<Bf16Dots>(count);
+  const ScoreTile multiply_keys = score_tile_for<Dots>(count);
+  const PieceTile multiply_values = piece_tile_for<Dots>(count);
   for (int64_t chunk = token0; chunk < last; chunk += job.chunk_tokens) {
     const int64_t tokens = min_of(job.chunk_tokens, last - chunk);
 
@@ -148,8 +231,18 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       const int64_t inside = (chunk + t) % page_tokens, run = min_of(tokens - t, page_tokens - inside);
       const char* block = block_of(chunk + t);
       keys[pieces] = {block + inside / 32 * key_panel_bytes, (run + 31) / 32};
-      values[pieces] = {block + job.layout.key_bytes() + inside / 2 * 128, (run + 1) / 2};
+      values[pieces] = {block + job.layout.key_bytes() + inside / kDepth * 128, (run + kDepth - 1) / kDepth};
+      if constexpr (kInt8) {
+        const float* scales = reinterpret_cast<const float*>(block + job.layout.scales_offset());
+        memcpy(s.key_scales + t, scales + inside, static_cast<size_t>(run) * 4);
+        memcpy(s.value_scales + t, scales + page_tokens + inside, static_cast<size_t>(run) * 4);
+      }
       t += run;
+    }
+    const int64_t width = (tokens + 31) / 32 * 32;
+    if constexpr (kInt8) {
+      // What was never written must not be read as a NaN.
+      for (int64_t t = tokens; t < width; ++t) s.key_scales[t] = s.value_scales[t] = 0;
     }
 
     // scores = q * K^T. Of a single piece the next panel is fetched early, else the next piece, after the last one the
@@ -157,20 +250,28 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
     float* scores = s.scores;
     for (int64_t i = 0; i < pieces; ++i) {
       const char* next = pieces == 1 ? keys[0].w + key_panel_bytes : i + 1 < pieces ? keys[i + 1].w : values[0].w;
-      multiply_keys(scores, keys[i].w, keys[i].units, s.q, dim / 2, next - keys[i].w);
+      multiply_keys(scores, keys[i].w, keys[i].units, s.q, dim / kDepth, next - keys[i].w);
       scores += keys[i].units * 32;
     }
 
     // p = softmax of the chunk
-    const int64_t width = (tokens + 31) / 32 * 32;
+    alignas(64) float weight_steps[kTileRows];
     for (int64_t r = 0; r < count; ++r) {
       const int64_t valid = max_of(0, min_of(rows[r].visible - chunk, tokens));
       float* row = s.scores + r * kScoreStride;
       float* part = s.parts + r * kPartStride;
+      if constexpr (kInt8) rescale(row, width, s.key_scales, s.query_scales[r]);
       float top = largest_of(row, valid) * scale;
-      if (Bf16Dots::kPairs) top = __builtin_ceilf(top);
+      if (!kInt8 && Bf16Dots::kPairs) top = __builtin_ceilf(top);
       part[0] = top;
+#if defined(__AVX512BF16__)
+      if constexpr (!kInt8) {
+        part[1] = sum_of(soften_to_bf16(row, valid, width, scale, top));
+        continue;
+      }
+#endif
       part[1] = sum_of(soften(row, valid, width, scale, top));
+      if constexpr (kInt8) weight_steps[r] = round_weights(row, s.value_scales, width);
     }
 
     // sums = p * V. After the last piece the first of the next panel is fetched, after the last panel the next chunk's
@@ -179,6 +280,11 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       const char* next = values[0].w + p * value_panel_bytes + (pieces == 1 ? 1024 : value_panel_bytes);
       if (pieces > 1 && p + 1 == dim_panels && chunk + tokens < last) next = block_of(chunk + tokens);
       multiply_values(sums_of(s.parts) + p * 32, kPartStride, values, pieces, p * value_panel_bytes, s.scores, next);
+    }
+    if constexpr (kInt8) {
+      for (int64_t r = 0; r < count; ++r) {
+        rescale(sums_of(s.parts + r * kPartStride), dim_panels * 32, nullptr, weight_steps[r]);
+      }
     }
 
     if (rows[0].partial) {
@@ -212,7 +318,8 @@ void attend(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t 
   const int64_t tiles = (count + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = count * t / tiles, last = count * (t + 1) / tiles;
-    attend_tile(job, rows + first, last - first, token0, token1, *static_cast<AttendScratch*>(scratch));
+    const auto attend_rows = job.layout.int8 ? attend_tile<ByteCache> : attend_tile<HalfCache>;
+    attend_rows(job, rows + first, last - first, token0, token1, *static_cast<AttendScratch*>(scratch));
   }
 }
 
@@ -237,13 +344,40 @@ DRIVLM_INLINE void fetch_row(const uint16_t* row, int64_t dim) {
   for (int64_t d = 0; d < dim; d += 32) __builtin_prefetch(row + d);
 }
 
+// Of a cache in 8 bits.
+void append_bytes(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
+                  int64_t first, int64_t tokens) {
+  const int64_t dim = layout.head_dim, value_panel_bytes = layout.value_panel_bytes();
+  float* scales = reinterpret_cast<float*>(block + layout.scales_offset());
+  alignas(64) uint8_t q[kMaxHeadDim];
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t token = first + t;
+    if (t + 2 < tokens) {
+      fetch_row(keys + (t + 2) * stride, dim);
+      fetch_row(values + (t + 2) * stride, dim);
+    }
+    scales[token] = round_to_s8(q, keys + t * stride, dim);
+    char* key = block + layout.key_offset(token, 0);
+    for (int64_t d = 0; d < dim; d += 4, key += 128) {
+      const uint8_t word[4] = {q[d], q[d + 2], q[d + 1], q[d + 3]};
+      memcpy(key, word, 4);
+    }
+    scales[layout.page_tokens + token] = round_to_s8(q, values + t * stride, dim);
+    char* value = block + layout.value_offset(token, 0);
+    for (int64_t d = 0; d < dim; d += 32, value += value_panel_bytes) {
+      for (int64_t i = 0; i < min_of(32, dim - d); ++i) value[i * 4] = static_cast<char>(q[d + i]);
+    }
+  }
+}
+
 // Keys and values of `tokens` consecutive rows, `stride` elements apart, to a block, from token `first` of it. A value
 // whose partner in its unit is not there yet is stored with a zero beside it: what is never written must not be read as
 // a NaN.
 void append(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
             int64_t first, int64_t tokens) {
-  const int64_t dim = layout.head_dim, key_panel_bytes = dim / 2 * 128,
-                value_panel_bytes = layout.page_tokens / 2 * 128;
+  if (layout.int8) return append_bytes(block, layout, keys, values, stride, first, tokens);
+  const int64_t dim = layout.head_dim, key_panel_bytes = layout.key_panel_bytes(),
+                value_panel_bytes = layout.value_panel_bytes();
   int64_t t = 0;
   while (t < tokens) {
     const int64_t inside = first + t, n = min_of(tokens - t, 32 - inside % 32);

@@ -3,6 +3,8 @@
 // Block     The keys and values of one page, layer and kv head:
 //             keys    page_tokens / 32 panels of 32 tokens, head_dim / 2 units: scores = q * keys^T
 //             values  ceil(head_dim / 32) panels of 32 dimensions, page_tokens / 2 units: out = p * values
+//           In 8 bits a unit holds four of what bf16 has two, in the order 0 2 1 3 (tile.h, S16S8), and after the values
+//           come the scales, f32: of page_tokens keys, then of page_tokens values. x = scale * q, as in packed/formats.h.
 // Page      [layers, kv_heads] blocks: one run of memory, copied as one.
 // Tables    A page table lists page numbers; without one page i is the i-th.
 #pragma once
@@ -18,21 +20,30 @@ namespace drivlm::cpu {
 
 struct KvLayout {
   int64_t layers = 1, kv_heads = 1, head_dim = 0, page_tokens = 0;
+  bool int8 = false;
 
-  constexpr int64_t key_bytes() const { return page_tokens / 32 * (head_dim / 2) * kUnitBytes; }
-  constexpr int64_t value_bytes() const { return panel_count(head_dim) * (page_tokens / 2) * kUnitBytes; }
-  constexpr int64_t block_bytes() const { return key_bytes() + value_bytes(); }
+  constexpr int64_t depth() const { return int8 ? 4 : 2; }  // values of one column in a unit
+  constexpr int64_t key_panel_bytes() const { return head_dim / depth() * kUnitBytes; }
+  constexpr int64_t value_panel_bytes() const { return page_tokens / depth() * kUnitBytes; }
+  constexpr int64_t key_bytes() const { return page_tokens / 32 * key_panel_bytes(); }
+  constexpr int64_t value_bytes() const { return panel_count(head_dim) * value_panel_bytes(); }
+  constexpr int64_t scales_offset() const { return key_bytes() + value_bytes(); }
+  constexpr int64_t block_bytes() const {
+    return scales_offset() + (int8 ? 2 * page_tokens * static_cast<int64_t>(sizeof(float)) : 0);
+  }
   constexpr int64_t page_bytes() const { return layers * kv_heads * block_bytes(); }
   constexpr int64_t block_offset(int64_t page, int64_t layer, int64_t kv_head) const {
     return page * page_bytes() + (layer * kv_heads + kv_head) * block_bytes();
   }
   // Of one value inside a block.
   constexpr int64_t key_offset(int64_t token, int64_t d) const {
-    return (token / 32 * (head_dim / 2) + d / 2) * kUnitBytes + token % 32 * 4 + d % 2 * 2;
+    return token / 32 * key_panel_bytes() + d / depth() * kUnitBytes + token % 32 * 4 + place_in_word(d);
   }
   constexpr int64_t value_offset(int64_t token, int64_t d) const {
-    return key_bytes() + (d / 32 * (page_tokens / 2) + token / 2) * kUnitBytes + d % 32 * 4 + token % 2 * 2;
+    return key_bytes() + d / 32 * value_panel_bytes() + token / depth() * kUnitBytes + d % 32 * 4 +
+           place_in_word(token);
   }
+  constexpr int64_t place_in_word(int64_t i) const { return int8 ? i % 2 * 2 + i / 2 % 2 : i % 2 * 2; }
 };
 
 // One query vector. The keys it sees are tokens [0, visible).

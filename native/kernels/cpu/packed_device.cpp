@@ -144,7 +144,16 @@ size_t PackedCpuDevice::matrix_bytes(int64_t rows, int64_t cols, Use use, DType)
 }
 
 size_t PackedCpuDevice::kv_bytes(const KvShape& shape) const {
-  if (!cpu::packs(shape)) return CpuDevice::kv_bytes(shape);
+  if (!cpu::packs(shape)) {
+    if (shape.format == KvFormat::int8) {
+      throw Error(
+          Code::bad_argument,
+          text(
+              "A KV cache in int8 needs heads of 16, 32 … 128 values; this model's have %lld. Load it with kvCache 'bf16'.",
+              static_cast<long long>(shape.head_dim)));
+    }
+    return CpuDevice::kv_bytes(shape);
+  }
   return static_cast<size_t>(cpu::layout_of(shape).page_bytes() * shape.pages);
 }
 

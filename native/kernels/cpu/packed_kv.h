@@ -11,7 +11,7 @@ constexpr bool packs_head(int64_t head_dim) { return head_dim > 0 && head_dim % 
 constexpr bool packs(const KvShape& shape) { return packs_head(shape.head_dim) && shape.page_tokens % 32 == 0; }
 
 constexpr KvLayout layout_of(const KvShape& shape) {
-  return {shape.layers, shape.kv_heads, shape.head_dim, shape.page_tokens};
+  return {shape.layers, shape.kv_heads, shape.head_dim, shape.page_tokens, shape.format == KvFormat::int8};
 }
 
 }  // namespace drivlm::cpu

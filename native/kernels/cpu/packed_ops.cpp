@@ -24,6 +24,18 @@ const float* vector_of(const char* op, const char* name, const Tensor& tensor, i
   return tensor.as<float>();
 }
 
+// The value at `offset` of a block of the cache, whose scale in 8 bits is the `scale`-th.
+float read(const char* block, const cpu::KvLayout& layout, int64_t offset, int64_t scale) {
+  if (layout.int8) {
+    float step;
+    std::memcpy(&step, block + layout.scales_offset() + scale * static_cast<int64_t>(sizeof step), sizeof step);
+    return step * static_cast<float>(*reinterpret_cast<const int8_t*>(block + offset));
+  }
+  bf16 value;
+  std::memcpy(&value, block + offset, sizeof value);
+  return to_float(value);
+}
+
 }  // namespace
 
 PackedCpuOps::PackedCpuOps(Device& device, int threads, const cpu::KernelTable& kernels, bool int8_activations)
@@ -200,11 +212,9 @@ void PackedCpuOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, con
       const char* block =
           static_cast<const char*>(kv.data) + layout.block_offset(pages[t / s.page_tokens], layer, head);
       for (int64_t d = 0; d < s.head_dim; ++d) {
-        bf16 key, value;
-        std::memcpy(&key, block + layout.key_offset(token, d), sizeof key);
-        std::memcpy(&value, block + layout.value_offset(token, d), sizeof value);
-        keys[(head * tokens + t) * s.head_dim + d] = to_float(key);
-        values[(head * tokens + t) * s.head_dim + d] = to_float(value);
+        keys[(head * tokens + t) * s.head_dim + d] = read(block, layout, layout.key_offset(token, d), token);
+        values[(head * tokens + t) * s.head_dim + d] =
+            read(block, layout, layout.value_offset(token, d), s.page_tokens + token);
       }
     }
   }
