@@ -13,6 +13,7 @@ import { drawScene, letterPractice, loadDomain } from 'drivlm/street'
 import sharp from 'sharp'
 
 const letters = 'ABCD'
+const nameIt = 'Name it with its letter.'
 
 /** Random numbers of [0, 1) for wording, which the generator's own draws do not depend on. */
 function numbersFrom(seed) {
@@ -59,9 +60,9 @@ class Writer {
 
   /**
    * Finding the letter of a colour, from two to four options, as text alone. `list` names all letters, one lookup after the other; `letter` and
-   * `says` ask for one; `told` says before what things there are, as the image tokens of a picture do.
+   * `says` ask for one; `told` says before what there is, as the image tokens of a picture do; `named` wants the colour before its letter.
    */
-  practice({ list, letter, says }) {
+  practice({ list, letter, says, named = 0 }) {
     const count = 2 + this.below(3)
     const options = this.shuffled(this.colours).slice(0, count)
     const right = this.below(options.length)
@@ -79,11 +80,14 @@ class Writer {
     const view = this.below(6)
     const { name } = this.vehicles[this.below(this.vehicles.length)]
     const told = `There is one ${options[right]} ${name} ${this.where(view)}.`
-    return { question: `${told} What is the colour of the ${name} ${this.where(view)}? ${text}`, answer }
+    const question = `${told} What is the colour of the ${name} ${this.where(view)}? ${text}`
+    if (kind < list + letter + says + named)
+      return { question: `${question} ${nameIt}`, answer: `${capital(options[right])} is ${answer}.` }
+    return { question, answer }
   }
 
   /** Questions of forms that are not asked in tests: what a lettered choice of colours is made of, in single steps. */
-  steps({ facts, caption }, count) {
+  steps({ facts, caption }, count, named = 0) {
     const out = caption === undefined ? [] : [{ type: 'caption', question: 'Describe the scene.', answer: caption }]
     const vehicles = facts.flatMap(({ view, seen, unclear, counts }) =>
       seen
@@ -97,6 +101,16 @@ class Writer {
       const { name } = this.domain.objects[thing.kind]
       const question = `Is the ${name} ${this.where(view)} ${said}?`
       out.push({ type: 'is-colour', question, answer: yes ? 'Yes.' : 'No.' })
+    }
+    if (named === 0) return out
+    for (const { view, thing } of this.shuffled(vehicles).slice(0, named)) {
+      const options = this.shuffled(this.colours).slice(0, 4)
+      const colour = this.colours[thing.colour]
+      if (!options.includes(colour)) options[this.below(4)] = colour
+      const text = options.map((option, i) => `${letters[i]}. ${capital(option)}.`).join(' ')
+      const { name } = this.domain.objects[thing.kind]
+      const question = `What is the colour of the ${name} ${this.where(view)}? ${text} ${nameIt}`
+      out.push({ type: 'named', question, answer: `${capital(colour)} is ${letters[options.indexOf(colour)]}.` })
     }
     return out
   }
@@ -130,10 +144,10 @@ function conversation(id, { question, answer }) {
 
 /**
  * @param out - A folder that is not there yet.
- * @param sitting - `seed`, `moments`, and what each moment gets: up to `most` of each type of `questions` that are drawn by `shares`, `steps`,
+ * @param sitting - `seed`, `moments`, and what each moment gets: up to `most` of each type of `questions` that are drawn by `shares`, `steps`, `named`,
  *   and `practice` samples of text in this `mix`, every fourth of them about plans.
  */
-export async function drawSitting(out, { seed, moments, questions, shares, most, steps, practice, mix }) {
+export async function drawSitting(out, { seed, moments, questions, shares, most, steps, named, practice, mix }) {
   const domain = await loadDomain('day-city')
   const pictureOf = (view, n) => path.join('images', domain.views[view].name, `${n}.png`)
   for (const { name } of domain.views) await mkdir(path.join(out, 'images', name), { recursive: true })
@@ -151,7 +165,7 @@ export async function drawSitting(out, { seed, moments, questions, shares, most,
       ),
     )
     const views = Object.fromEntries(domain.views.map(({ name }, view) => [name, pictureOf(view, n)]))
-    const list = [...capped(scene.questions, most), ...writer.steps(scene, steps)]
+    const list = [...capped(scene.questions, most), ...writer.steps(scene, steps, named)]
     for (const { type } of list) counts[type] = (counts[type] ?? 0) + 1
     const lines = list.map(({ question, answer }, i) => ({ id: `${n}_${i}`, views, question, answer }))
     await writeLines(asked, lines)
