@@ -190,8 +190,9 @@ async function emulatedArm64(tarball) {
         if (!existsSync(app)) install(app, tarball, 'arm64')
         const right = checkDemo((await emulated('demo')).stdout)
         if (quick) return `${right}, kernels as the processor has`
-        const { system } = JSON.parse((await emulated('doctor')).stdout)
-        if (system.cpuTier !== tier) throw new Error(`kernels ${system.cpuTier}, expected ${tier}`)
+        const { checks } = JSON.parse((await emulated('doctor')).stdout)
+        const { found } = checks.find(({ name }) => name === 'processor')
+        if (/kernels (\w+)/.exec(found)?.[1] !== tier) throw new Error(`expected kernels ${tier}, found: ${found}`)
         return `${right}, kernels ${tier}`
       })
     })
