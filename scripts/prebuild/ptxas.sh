@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands before ptxas in the unpacked toolkit. nvcc makes the same PTX for x64 and arm64, byte for byte, and assembling it is most of a build: what was
+# Stands before ptxas in the unpacked toolkit. Most PTX that nvcc makes is the same for x64 and arm64, byte for byte, and assembling it takes long: what was
 # assembled once, by the same ptxas with the same options, is taken from the folder cubins.
 set -eu
 tree=$(dirname "$(dirname "$0")")
