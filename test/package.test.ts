@@ -130,7 +130,7 @@ describe('the tarball', () => {
   test('depends only on packages that are declared', () => {
     const used = new Set<string>()
     for (const file of list().filter((file) => /\.js$/.test(file) && file.startsWith('package/dist/'))) {
-      const text = readFileSync(path.join(scratch, file), 'utf8')
+      const text = readFileSync(path.join(scratch, file), 'utf8').replace(/^ *\*.*$/gm, '') // examples in docstrings
       const statements =
         /^(?:import|export)\s(?:[\w\s{},*$]*\sfrom\s)?['"]([^'"]+)['"]|\b(?:import|require)\(\s*['"]([^'"]+)['"]/gm
       for (const match of text.matchAll(statements)) {
@@ -158,7 +158,7 @@ describe('installed into an empty folder', () => {
     const names = readdirSync(modules).filter((name) => !/^[.@]/.test(name))
     const scoped = readdirSync(modules).filter((name) => name.startsWith('@'))
     const count = names.length + scoped.flatMap((scope) => readdirSync(path.join(modules, scope))).length
-    expect(count).toBeLessThanOrEqual(18)
+    expect(count).toBeLessThanOrEqual(19)
   }, 300_000)
 
   test('with a damaged addon: says so and lives; drivlm build makes one, and it answers', () => {
