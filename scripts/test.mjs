@@ -141,8 +141,8 @@ if (totals.failed === 0) {
     const bin = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
     return [root, path.join(root, 'test')].every((project) => run(process.execPath, [bin, '-p', project]).status === 0)
   })
-  // The network without engine, addon and Node, and its gradients, over the fixtures that have goldens.
-  phase('network', () => {
+  // The network without engine, addon and Node, and its gradients, over the fixtures that have goldens. Its threads are those of the C++ tests.
+  const network = () => {
     const goldens = path.join(root, 'test', 'fixtures', 'golden')
     const folders = readdirSync(goldens).map((name) => path.join(goldens, name))
     const training = path.join(root, 'test', 'fixtures', 'training')
@@ -153,7 +153,8 @@ if (totals.failed === 0) {
     if (dumps.some(({ status }) => status !== 0)) return false
     const files = dumps.flatMap(({ stdout }) => stdout.trim().split('\n'))
     return program(path.join(out, 'drivlm_network_test'), { ASAN_OPTIONS: 'detect_leaks=1' }, files)
-  })
+  }
+  if (sanitizer !== 'thread') phase('network', network)
   const files =
     sanitizer === '' ? ['--exclude=test/package.test.ts'] : ['test/unit/addon', 'test/unit/model', 'test/unit/worker']
   if (sanitizer === 'thread') phase('threads', threads)

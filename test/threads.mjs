@@ -9,7 +9,7 @@ const checkpoint = path.join(packageRoot, 'test', 'fixtures', 'golden', 'c2-phi3
 const layout = { layout: 'separate', cameraNames: true, maxTilesPerImage: 1 }
 const options = {
   seed: Number(process.env.DRIVLM_SEED ?? 20260),
-  operations: Number(process.env.DRIVLM_OPERATIONS ?? 500), // for each of the three kinds of pool
+  operations: Number(process.env.DRIVLM_OPERATIONS ?? 1000), // for each of the three kinds of pool
 }
 
 /** A picture of its own for every number. */
