@@ -86,7 +86,7 @@ async function serveHere(dir, loadOptions, seen) {
   const work = {
     url: () => ({ url, model: model.info.name }),
     alone: ({ maxNewTokens }) => Promise.all(questions.map((question) => answer(question, maxNewTokens))),
-    async library({ question, maxNewTokens }) {
+    async direct({ question, maxNewTokens }) {
       const started = performance.now()
       await answer(question, maxNewTokens)
       return performance.now() - started
@@ -224,7 +224,7 @@ async function load(server, scene, alone, { count, cutShare, maxNewTokens, seed 
 
 /** One after the other in turn, so that both have the same machine. */
 async function overhead(server, scene, maxNewTokens, rounds) {
-  const times = { library: [], scene: [], chat: [] }
+  const times = { direct: [], scene: [], chat: [] }
   const timed = async (name, ask) => {
     const started = performance.now()
     await ask()
@@ -232,7 +232,7 @@ async function overhead(server, scene, maxNewTokens, rounds) {
   }
   const question = questions[0]
   for (let i = 0; i < rounds; i++) {
-    times.library.push(await server.call('library', { question, maxNewTokens }))
+    times.direct.push(await server.call('direct', { question, maxNewTokens }))
     await timed('scene', () => post(`${server.url}/v1/scenes/${scene}/ask`, { question, maxNewTokens }))
     const body = chatBody(server.model, question, maxNewTokens, false)
     await timed('chat', () => post(`${server.url}/v1/chat/completions`, body))
@@ -266,9 +266,9 @@ async function underLoad({ requests, rounds }) {
     console.log(`200 questions: ${say(asked)}`)
     sayLoop(loop)
     const medianMs = await overhead(server, scene, maxNewTokens, rounds)
-    const over = (name) => `${ms(medianMs[name])} (+${ms(medianMs[name] - medianMs.library)})`
+    const over = (name) => `${ms(medianMs[name])} (+${ms(medianMs[name] - medianMs.direct)})`
     console.log(
-      `a question: library ${ms(medianMs.library)}, /v1/scenes ${over('scene')}, /v1/chat/completions with six pictures ${over('chat')}`,
+      `a question: library ${ms(medianMs.direct)}, /v1/scenes ${over('scene')}, /v1/chat/completions with six pictures ${over('chat')}`,
     )
     const memory = []
     const all = { answered: 0, cut: 0, wrong: 0 }

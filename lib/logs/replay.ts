@@ -82,7 +82,13 @@ export class Replay<M extends { stamp: bigint }> implements AsyncIterableIterato
         this.#signal?.removeEventListener('abort', end)
         resolve()
       }
-      const timer = setTimeout(end, waitMs)
+      // Timers drop parts of a millisecond and may come early.
+      const tick = () => {
+        const leftMs = dueMs - performance.now()
+        if (leftMs <= 0) end()
+        else timer = setTimeout(tick, Math.ceil(leftMs))
+      }
+      let timer = setTimeout(tick, Math.ceil(waitMs))
       this.#signal?.addEventListener('abort', end)
       this.#endWait = end
     })

@@ -329,9 +329,8 @@ describe('replay', () => {
       found.push(performance.now() - begun)
       expect(Number(stamp / 1_000_000n)).toBe(1000 * (found.length - 1))
     }
-    // 20 and 40 ms; timers may come early by a millisecond or two.
-    expect(found[1]).toBeGreaterThan(15)
-    expect(found[2]).toBeGreaterThan(30)
+    expect(found[1]).toBeGreaterThanOrEqual(20)
+    expect(found[2]).toBeGreaterThanOrEqual(40)
     const long = replay(stamps(0, 50_000))
     await long.next()
     const waiting = long.next()
