@@ -138,7 +138,7 @@ void street_step(Bench& bench, const std::string& name, DType precision) {
   Training training(source, sizes, {}, *on.device, *on.gradients);
   Optimizer optimizer(network, *on.device, {});
   OptimizerSettings settings;
-  settings.learning_rate = 1e-5;
+  settings.learning_rate = settings.vision_learning_rate = 1e-5;
   const double forward = tower_operations(network, tiles) + decoder_operations(network, pack);
   bench.time(name, precision == DType::f32 ? "f32" : "bf16", 3 * forward, 0, [&] {
     training.gradients().clear();

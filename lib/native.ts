@@ -508,6 +508,8 @@ export interface NativePack {
 
 export interface NativeUpdate {
   learningRate: number
+  /** Of the vision tower. */
+  visionLearningRate: number
   beta1: number
   beta2: number
   eps: number

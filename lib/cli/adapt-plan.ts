@@ -3,7 +3,8 @@ import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { loadAddon, toModelError } from '../native.ts'
 import { type MemoryOfTraining, memoryOfTraining, refuseWhatCannotFit } from '../train/plan.ts'
 import { leftOut } from '../train/prepare.ts'
-import { nativeOptions, updateOf } from '../train/settings.ts'
+import { warmupSteps } from '../train/schedule.ts'
+import { nativeOptions, trainsTower, updateOf } from '../train/settings.ts'
 import type { TrainingData } from '../train/training-data.ts'
 import type { AdaptSettings } from '../train/types.ts'
 import { formatBytes, formatCount, formatDuration, print, printable, printFields, withProgress } from './terminal.ts'
@@ -11,6 +12,10 @@ import { formatBytes, formatCount, formatDuration, print, printable, printFields
 /** What a run takes. */
 export interface Plan {
   steps: number
+  /** Peaks, and the updates in which the rates rise to them. */
+  learningRate: number
+  visionLearningRate: number
+  warmupSteps: number
   memory: MemoryOfTraining
   /** Questions of a pass, and floating-point operations of each: as it is trained, and as it would be with its pictures for itself. */
   questions: number
@@ -26,6 +31,9 @@ export async function planOf(dir: string, data: TrainingData, settings: AdaptSet
   const { samples, shared, separate } = data.operations
   const plan = {
     steps: data.steps,
+    learningRate: settings.learningRate,
+    visionLearningRate: settings.visionLearningRate,
+    warmupSteps: warmupSteps({ ...settings, steps: data.steps }),
     memory,
     questions: samples,
     operationsPerQuestion: { shared: shared / samples, separate: separate / samples },
@@ -45,7 +53,7 @@ export async function planOf(dir: string, data: TrainingData, settings: AdaptSet
       const started = performance.now()
       await trainer.learn(pack)
       const learned = performance.now()
-      await trainer.update({ ...updateOf(settings, 0, data.steps), learningRate: 0 })
+      await trainer.update({ ...updateOf(settings, 0, data.steps), learningRate: 0, visionLearningRate: 0 })
       const updated = performance.now()
       const rows = packs.reduce((sum, { ids }) => sum + ids.length, 0)
       return (data.steps * (((learned - started) * rows) / pack.ids.length + updated - learned)) / 1000
@@ -65,6 +73,7 @@ export function printPlan(
   print('\nPlan')
   printFields([
     ['updates', String(steps)],
+    ['learning rate', describedRate(settings, steps)],
     [
       'memory',
       `${formatBytes(memory.totalBytes)} of ${formatBytes(memory.availableBytes)}: weights ${formatBytes(memory.weightsBytes)}, gradients ${formatBytes(memory.gradientsBytes)}, moments ${formatBytes(memory.momentsBytes)}, activations ${formatBytes(memory.activationsBytes)}`,
@@ -79,6 +88,15 @@ export function printPlan(
       : [['time', `about ${formatDuration(seconds)}, by one pack measured now`] as [string, string]]),
   ])
   refuseWhatCannotFit(memory, settings)
+}
+
+/** Such as `0.0001, in the vision tower 0.00002; rises in 3 updates, then cosine`. */
+function describedRate(settings: AdaptSettings, steps: number): string {
+  const { learningRate, visionLearningRate, schedule } = settings
+  const tower =
+    !trainsTower(settings) || visionLearningRate === learningRate ? '' : `, in the vision tower ${visionLearningRate}`
+  const warm = warmupSteps({ ...settings, steps })
+  return `${learningRate}${tower}; ${warm > 0 ? `rises in ${warm} ${warm === 1 ? 'update' : 'updates'}, then ` : ''}${schedule}`
 }
 
 /** Prints what was found in the lists, and why samples are left out. */

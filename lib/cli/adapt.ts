@@ -223,9 +223,10 @@ async function writeReport(
 ): Promise<void> {
   const steps = await readSteps(out)
   const { name } = await readCheckpoint(flags.model)
-  const changed = Object.entries(settings).filter(
-    ([key, value]) => value !== publishedSettings[key as keyof AdaptSettings],
-  )
+  const { train: part, towerLayers, learningRate } = settings
+  const { visionLearningRate } = settingsOf({ train: part, towerLayers, learningRate }) // what follows from the others
+  const usual = { ...publishedSettings, visionLearningRate }
+  const changed = Object.entries(settings).filter(([key, value]) => value !== usual[key as keyof AdaptSettings])
   const { shared, separate, samples } = data.operations
   const html = trainingReportHtml({
     title: `${name}, adapted`,

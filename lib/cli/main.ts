@@ -169,6 +169,7 @@ function program(): Command {
     )
     .option('--tower-layers <n>', 'last layers of the tower trained beside a part (default: 0)', integer(0))
     .option('--learning-rate <x>', 'peak (default: 0.00001)', decimal)
+    .option('--vision-learning-rate <x>', 'that of the vision tower (default: --learning-rate)', decimal)
     .addOption(
       new Option('--schedule <name>', 'course of the learning rate (default: cosine)').choices([
         'cosine',
@@ -177,6 +178,7 @@ function program(): Command {
       ]),
     )
     .option('--warmup-ratio <share>', 'updates in which it rises (default: 0.03)', decimal)
+    .option('--warmup-steps <n>', 'the same as a number, in place of --warmup-ratio', integer(1))
     .option('--weight-decay <x>', 'default: 0.01', decimal)
     .addOption(new Option('--decay <what>', 'parameters that decay (default: all)').choices(['all', 'standard']))
     .option('--max-norm <x>', 'norm that gradients are clipped to (default: 1)', decimal)

@@ -229,7 +229,15 @@ async function* steps(
       if (!Number.isFinite(gradientNorm))
         throw noNumber(`the norm of the gradients of update ${step}`, gradientNorm, packs)
       done = step + 1
-      const record = { step, loss, gradientNorm, learningRate: update.learningRate, ...countsOf(packs, tileBytes) }
+      const { learningRate, visionLearningRate } = update
+      const record = {
+        step,
+        loss,
+        gradientNorm,
+        learningRate,
+        visionLearningRate,
+        ...countsOf(packs, tileBytes),
+      }
       records.push(record)
       await folder.log(record)
       if (done % saveEvery === 0 || done === data.steps) await save()

@@ -27,6 +27,7 @@ export interface StepRecord {
   loss: number
   gradientNorm: number
   learningRate: number
+  visionLearningRate: number
   tokens: number
   targets: number
   tiles: number

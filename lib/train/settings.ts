@@ -19,6 +19,7 @@ function bad(expected: string, key: string, value: unknown): ModelError {
 const numbers: Partial<Record<keyof AdaptSettings, { most: number; open?: boolean; whole?: boolean }>> = {
   towerLayers: { most: 1024, whole: true },
   learningRate: { most: 1000 },
+  visionLearningRate: { most: 1000 },
   warmupRatio: { most: 1 },
   warmupSteps: { most: 2 ** 32, whole: true },
   beta1: { most: 1, open: true },
@@ -45,9 +46,13 @@ const choices: Partial<Record<keyof AdaptSettings, readonly string[]>> = {
  */
 export function settingsOf(options: Partial<AdaptSettings>): AdaptSettings {
   if (!isRecord(options)) throw new ModelError('BAD_ARGUMENT', `Expected options, received ${describeValue(options)}.`)
+  const defaults = {
+    ...publishedSettings,
+    visionLearningRate: trainsTower(options) ? (options.learningRate ?? publishedSettings.learningRate) : 0,
+  }
   const out: Record<string, unknown> = {}
-  for (const key of Object.keys(publishedSettings) as (keyof AdaptSettings)[]) {
-    const value: unknown = options[key] ?? publishedSettings[key]
+  for (const key of Object.keys(defaults) as (keyof AdaptSettings)[]) {
+    const value: unknown = options[key] ?? defaults[key]
     out[key] = value
     const list = choices[key]
     if (list !== undefined) {
@@ -65,7 +70,18 @@ export function settingsOf(options: Partial<AdaptSettings>): AdaptSettings {
   const settings = out as unknown as AdaptSettings
   if (settings.train === 'all' && settings.towerLayers > 0)
     throw bad("0 beside train 'all', which trains the whole tower,", 'towerLayers', settings.towerLayers)
+  if (!trainsTower(settings) && settings.visionLearningRate > 0)
+    throw bad(
+      `0 beside train '${settings.train}' without towerLayers, which trains nothing of the tower,`,
+      'visionLearningRate',
+      settings.visionLearningRate,
+    )
   return settings
+}
+
+/** Whether something of the vision tower is trained. */
+export function trainsTower({ train = 'all', towerLayers = 0 }: Partial<AdaptSettings>): boolean {
+  return train === 'all' || towerLayers > 0
 }
 
 /** What {@link AdaptSettings.train} and `towerLayers` stand for in a network. */
@@ -109,9 +125,11 @@ export function nativeOptions(
 
 /** The update of a step, from 0. */
 export function updateOf(settings: AdaptSettings, step: number, steps: number): NativeUpdate {
-  const { learningRate, beta1, beta2, eps, weightDecay, decay, maxNorm } = settings
+  const { learningRate, visionLearningRate, beta1, beta2, eps, weightDecay, decay, maxNorm } = settings
+  const factor = scheduleFactor(step, { ...settings, steps })
   return {
-    learningRate: learningRate * scheduleFactor(step, { ...settings, steps }),
+    learningRate: learningRate * factor,
+    visionLearningRate: visionLearningRate * factor,
     beta1,
     beta2,
     eps,

@@ -97,6 +97,8 @@ export interface AdaptSettings {
   towerLayers: number
   /** Peak of the schedule. Default 1e-5. */
   learningRate: number
+  /** The same for the vision tower, without the projector; default `learningRate`, and 0 where nothing of the tower is trained. */
+  visionLearningRate: number
   /** Default `cosine`. */
   schedule: Schedule
   /** Share of the updates in which the rate rises from 0; default 0.03. Without effect beside `warmupSteps` above 0. */
@@ -130,6 +132,7 @@ export const publishedSettings: Readonly<AdaptSettings> = {
   train: 'all',
   towerLayers: 0,
   learningRate: 1e-5,
+  visionLearningRate: 1e-5,
   schedule: 'cosine',
   warmupRatio: 0.03,
   warmupSteps: 0,
@@ -184,6 +187,8 @@ export interface AdaptStep {
   gradientNorm: number
   /** That this update used. */
   learningRate: number
+  /** That it used for the vision tower. */
+  visionLearningRate: number
   /** Rows it learned from: tokens of all packs. */
   tokens: number
   /** Tokens that were learned. */

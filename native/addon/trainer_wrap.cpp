@@ -91,6 +91,7 @@ OptimizerSettings to_settings(Napi::Value value) {
   constexpr double kBelowOne = 1 - 0x1p-53;
   OptimizerSettings settings;
   settings.learning_rate = number("learningRate", 0, 1e6);
+  settings.vision_learning_rate = number("visionLearningRate", 0, 1e6);
   settings.beta1 = number("beta1", 0, kBelowOne);
   settings.beta2 = number("beta2", 0, kBelowOne);
   settings.eps = number("eps", 0, 1);

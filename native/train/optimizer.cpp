@@ -31,7 +31,6 @@ double Optimizer::update(Masters& masters, const ParameterValues& gradients, Gra
   const double norm = std::sqrt(squares);
   if (!std::isfinite(norm)) return norm;
   AdamW options;
-  options.learning_rate = settings.learning_rate;
   options.beta1 = settings.beta1;
   options.beta2 = settings.beta2;
   options.eps = settings.eps;
@@ -39,6 +38,8 @@ double Optimizer::update(Masters& masters, const ParameterValues& gradients, Gra
   options.gradient_scale = std::min(1.0, settings.max_norm / (norm + 1e-6));
   for (size_t row = 0; row < table.size(); ++row) {
     if (!trains(row)) continue;
+    const bool vision = table[row].use == Use::tower || table[row].use == Use::patches;
+    options.learning_rate = vision ? settings.vision_learning_rate : settings.learning_rate;
     options.weight_decay = decays(table[row], settings.decay) ? settings.weight_decay : 0;
     ops.adamw(masters.row(row), first_[row], second_[row], gradients.row(row), options);
   }

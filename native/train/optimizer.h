@@ -12,6 +12,7 @@ namespace drivlm {
 
 struct OptimizerSettings {
   double learning_rate = 0;
+  double vision_learning_rate = 0;  // of the vision tower; the projector is not of it
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   double weight_decay = 0.01;
   WeightDecay decay = WeightDecay::all;

@@ -21,9 +21,11 @@ describe('drivlm adapt', () => {
   const model = ['adapt', '-m', 'models/street-tiny', '--data', night]
 
   it('plans: counts, memory, time', async () => {
-    const { code, stdout } = await drivlm([...model, '--plan', '--json'])
+    const rates = ['--learning-rate', '1e-4', '--vision-learning-rate', '2e-5', '--warmup-steps', '3']
+    const { code, stdout } = await drivlm([...model, ...rates, '--plan', '--json'])
     expect(code).toBe(0)
     const plan = JSON.parse(stdout)
+    expect(plan).toMatchObject({ learningRate: 1e-4, visionLearningRate: 2e-5, warmupSteps: 3 })
     expect(plan).toMatchObject({ steps: 1, questions: 16, data: { pass: { domain: 16, general: 0 } } })
     expect(plan.operationsPerQuestion.separate).toBeGreaterThan(2 * plan.operationsPerQuestion.shared)
     expect(plan.memory.totalBytes).toBeGreaterThan(plan.memory.weightsBytes)

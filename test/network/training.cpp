@@ -273,7 +273,7 @@ void check_updates(const Dump& dump, const std::string& key, double weight_decay
       const double expected = losses->as<float>()[2 * update + micro];
       worst_loss = std::max(worst_loss, std::fabs(loss - expected) / expected);
     }
-    settings.learning_rate = dump.find(run + ".lr")->as<float>()[update];
+    settings.learning_rate = settings.vision_learning_rate = dump.find(run + ".lr")->as<float>()[update];
     const double norm = optimizer.update(training.masters(), training.gradients(), gradients, settings);
     const double expected = dump.find(run + ".grad_norm")->as<float>()[update];
     worst_norm = std::max(worst_norm, std::fabs(norm - expected) / expected);
@@ -311,7 +311,7 @@ void check_parts(const Dump& dump, const std::string& name, const std::string& l
     return out;
   };
   OptimizerSettings settings;
-  settings.learning_rate = 1e-3;
+  settings.learning_rate = settings.vision_learning_rate = 1e-3;
   const auto before = values();
   float& first = run.training().gradients().find("projector.fc1.weight").as<float>()[0];
   const float kept = std::exchange(first, NAN);
@@ -327,6 +327,29 @@ void check_parts(const Dump& dump, const std::string& name, const std::string& l
             optimizer.trains(i) == (table[i].use == Use::projector);
   }
   report(label + " only the projector changes", right ? 0 : 1, 0);
+
+  // The tower has a rate of its own: at 0 it stays, and the others are as they would be.
+  const auto updated = [&](double rate, double vision_rate) {
+    Case fresh(dump, pack_of(dump, name), 2, 3);
+    Optimizer whole(dump.source.network, device, {});
+    settings.learning_rate = rate;
+    settings.vision_learning_rate = vision_rate;
+    whole.update(fresh.training().masters(), fresh.training().gradients(), gradients, settings);
+    std::vector<std::vector<char>> out;
+    for (size_t i = 0; i < table.size(); ++i) {
+      const Tensor row = fresh.training().masters().row(i);
+      out.emplace_back(row.as<char>(), row.as<char>() + row.bytes());
+    }
+    return out;
+  };
+  const auto both = updated(1e-3, 1e-3), tower = updated(0, 1e-3), others = updated(1e-3, 0);
+  right = true;
+  for (size_t i = 0; i < table.size(); ++i) {
+    const bool vision = table[i].use == Use::tower || table[i].use == Use::patches;
+    right = right && before[i] != both[i] && tower[i] == (vision ? both : before)[i] &&
+            others[i] == (vision ? before : both)[i];
+  }
+  report(label + " the tower has its own learning rate", right ? 0 : 1, 0);
 }
 
 // Gradients of a part alone are those of the whole, byte for byte; what is frozen has none.
@@ -368,7 +391,7 @@ void check_trainer(const Dump& dump, const std::string& name, const std::string&
                    2, 16};
   options.mean_decay = 0.5;
   OptimizerSettings settings;
-  settings.learning_rate = 1e-3;
+  settings.learning_rate = settings.vision_learning_rate = 1e-3;
   const auto learn = [&](Trainer& trainer, int updates) {
     for (int i = 0; i < updates; ++i) {
       trainer.learn(pack);

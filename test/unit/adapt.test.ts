@@ -37,6 +37,14 @@ const stepsOf = async (run: ReturnType<typeof adapt>) => {
   return steps
 }
 
+/** Of each parameter, whether two files of weights have the same values. */
+const comparedValues = (one: Buffer, other: Buffer) =>
+  checkpoint.tensors.map(({ role, shape, dtype, spans }) => {
+    const rowBytes = shape.slice(1).reduce((product, size) => product * size, dtype === 'F32' ? 4 : 2)
+    const of = (file: Buffer, offset: number, rows: number) => file.subarray(offset, offset + rows * rowBytes)
+    return { role, same: spans.every(({ offset, rows }) => of(one, offset, rows).equals(of(other, offset, rows))) }
+  })
+
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'drivlm-adapt-'))
   checkpoint = await readCheckpoint(start)
@@ -62,7 +70,7 @@ describe('the folder that a run makes', () => {
       drivlm: loadAddon().version,
       start: { name: 'e1-qwen3', files: { [weights]: expect.stringMatching(/^[0-9a-f]{64}$/) } },
       data: { digest: 'tiny 1 2', lists: [{ name: 'tiny', used: 12 }] },
-      settings: { ...publishedSettings, learningRate: 1e-3, dropPath: 0.3 },
+      settings: { ...publishedSettings, learningRate: 1e-3, visionLearningRate: 1e-3, dropPath: 0.3 },
       weights: { [weights]: expect.stringMatching(/^[0-9a-f]{64}$/) },
     })
     expect(record.steps.map(({ step }: { step: number }) => step)).toEqual([0, 1, 2, 3, 4, 5])
@@ -88,14 +96,34 @@ describe('the folder that a run makes', () => {
     for (const [train, of] of Object.entries(trained) as [AdaptOptions['train'] & string, RegExp][]) {
       await adapt(start, options(train, { train, emaDecay: train === 'projector' ? 0.5 : 0 })).folder
       const after = weightsOf(train)
-      for (const { role, shape, dtype, spans } of checkpoint.tensors) {
-        const rowBytes = shape.slice(1).reduce((product, size) => product * size, dtype === 'F32' ? 4 : 2)
-        const same = spans.every(({ offset, rows }) =>
-          after.subarray(offset, offset + rows * rowBytes).equals(before.subarray(offset, offset + rows * rowBytes)),
-        )
+      for (const { role, same } of comparedValues(before, after))
         expect({ train, role, same }).toEqual({ train, role, same: !of.test(role) })
-      }
     }
+  })
+
+  test('has a tower that learns at its own rate, in the record, and after a break', async () => {
+    const own = { visionLearningRate: 2e-4, warmupSteps: 2, checkpoints: { every: 6, use: () => undefined } }
+    const rates: [number, number][] = []
+    for await (const { learningRate, visionLearningRate } of adapt(start, options('two-rates', own)))
+      rates.push([learningRate, visionLearningRate])
+    expect(rates.slice(0, 3)).toEqual([
+      [0, 0],
+      [5e-4, 1e-4],
+      [1e-3, 2e-4],
+    ])
+    for (const [rate, towerRate] of rates) expect(towerRate).toBeCloseTo(rate / 5, 12)
+    const record = JSON.parse(readFileSync(join(dir, 'two-rates', 'adapt.json'), 'utf8'))
+    expect(record.settings).toMatchObject({ learningRate: 1e-3, visionLearningRate: 2e-4, warmupSteps: 2 })
+    expect(record.steps[2]).toMatchObject({ learningRate: 1e-3, visionLearningRate: 2e-4 })
+    for await (const { step } of adapt(start, options('two-rates-left', own))) if (step === 3) break
+    await adapt(start, options('two-rates-left', own)).folder
+    expect(weightsOf('two-rates-left').equals(weightsOf('two-rates'))).toBe(true)
+
+    // A tower at rate 0 stays as it was.
+    await adapt(start, options('still-tower', { visionLearningRate: 0 })).folder
+    const [before, after] = [readFileSync(join(start, weights)), weightsOf('still-tower')]
+    for (const { role, same } of comparedValues(before, after))
+      expect({ role, same }).toEqual({ role, same: role.startsWith('vision.') })
   })
 
   test('is what was learned so far, where a stopped run is finished', async () => {
@@ -254,6 +282,11 @@ describe('what cannot be is refused, and what was good is kept', () => {
     await refused('BAD_ARGUMENT', /options\.train/, { train: 'tower' as 'all' })
     await refused('BAD_ARGUMENT', /options\.towerLayers/, { towerLayers: 2 })
     await refused('BAD_ARGUMENT', /at most \d for options\.towerLayers/, { train: 'head', towerLayers: 9 })
+    await refused('BAD_ARGUMENT', /options\.visionLearningRate, received -1/, { visionLearningRate: -1 })
+    await refused('BAD_ARGUMENT', /trains nothing of the tower, for options\.visionLearningRate/, {
+      train: 'projector',
+      visionLearningRate: 1e-4,
+    })
     await refused('BAD_ARGUMENT', /options\.threads/, { threads: 0 })
     await refused('BAD_ARGUMENT', /options\.saveEvery/, { saveEvery: 0.5 })
     await refused('BAD_ARGUMENT', /options\.data/, { data: {} as AdaptOptions['data'] })

@@ -11,6 +11,8 @@ export interface ReportedStep {
   loss: number
   gradientNorm: number
   learningRate: number
+  /** Absent in logs of earlier versions. */
+  visionLearningRate?: number
 }
 
 /** A list of samples, for the table of data. */
@@ -30,8 +32,13 @@ export interface TrainingReport {
   validations: readonly Validation[]
 }
 
+interface Series {
+  name: string
+  points: [number, number][]
+}
+
 interface Chart {
-  series: { name: string; points: [number, number][] }[]
+  series: Series[]
   percent: boolean
 }
 
@@ -76,14 +83,22 @@ ${dataPart(report.lists)}
 }
 
 function chartsOf({ steps, validations }: TrainingReport): Record<string, Chart> {
-  const curve = (name: string, value: (step: ReportedStep) => number): Chart => ({
-    series: [{ name, points: thinned(steps.map((step) => [step.step + 1, value(step)])) }],
-    percent: false,
+  const curve = (name: string, value: (step: ReportedStep) => number): Series => ({
+    name,
+    points: thinned(steps.map((step) => [step.step + 1, value(step)])),
   })
+  const ofTower = ({ learningRate, visionLearningRate = 0 }: ReportedStep) => visionLearningRate || learningRate
+  const towerDiffers = steps.some((step) => ofTower(step) !== step.learningRate)
   const charts: Record<string, Chart> = {
-    Loss: curve('loss', ({ loss }) => loss),
-    'Learning rate': curve('learning rate', ({ learningRate }) => learningRate),
-    'Gradient norm': curve('gradient norm', ({ gradientNorm }) => gradientNorm),
+    Loss: { series: [curve('loss', ({ loss }) => loss)], percent: false },
+    'Learning rate': {
+      series: [
+        curve('learning rate', ({ learningRate }) => learningRate),
+        ...(towerDiffers ? [curve('of the vision tower', ofTower)] : []),
+      ],
+      percent: false,
+    },
+    'Gradient norm': { series: [curve('gradient norm', ({ gradientNorm }) => gradientNorm)], percent: false },
   }
   const sets = setsOf(validations)
   if (sets.length > 0) {
