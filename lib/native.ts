@@ -487,6 +487,11 @@ export interface NativeTrainOptions {
   seed: number
   /** Decay of a running mean of the weights, which is then what is written; 0 for none. */
   meanDecay: number
+  /**
+   * Where a tower that nothing of is trained keeps what it gives: a file, 64 characters that say which tower and how it is computed, and the most
+   * bytes. Absent: nowhere.
+   */
+  towerCache?: { file: string; key: string; bytes: number }
 }
 
 /** Bytes of a trainer by kind, from the code that reserves them. */
@@ -496,6 +501,8 @@ export interface NativeTrainingPlan {
   momentsBytes: number
   meanBytes: number
   activationsBytes: number
+  /** On the disk, of a tile in the file of `towerCache`; no memory. */
+  towerTileBytes: number
 }
 
 /** A pack as C++ takes it; `TrainingPack` of lib/train/types.ts has the meanings. Copied before the call returns. */
@@ -531,6 +538,8 @@ export interface NativeTrainer {
   restore(file: string, key: string): Promise<number>
   /** The checkpoint that the weights came from with the values of now: a path for each of its files. */
   write(files: string[]): Promise<number>
+  /** Tiles that went through the tower so far; fewer than were learned from with `towerCache`. */
+  encodedTiles(): Promise<number>
   /** Ends the thread after what was asked for, and frees everything. Idempotent. */
   dispose(): Promise<void>
 }

@@ -1,7 +1,7 @@
 /** `drivlm adapt --plan`: what a run will take, by counts and one measured pack; and what is learned from. */
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { loadAddon, toModelError } from '../native.ts'
-import { type MemoryOfTraining, memoryOfTraining, refuseWhatCannotFit } from '../train/plan.ts'
+import { type MemoryOfTraining, memoryOfTraining, refuseWhatCannotFit, towerCacheBytesOf } from '../train/plan.ts'
 import { leftOut } from '../train/prepare.ts'
 import { warmupSteps } from '../train/schedule.ts'
 import { nativeOptions, trainsTower, updateOf } from '../train/settings.ts'
@@ -17,6 +17,8 @@ export interface Plan {
   visionLearningRate: number
   warmupSteps: number
   memory: MemoryOfTraining
+  /** On the disk, for what a frozen tower gives; 0 where that is not kept. */
+  towerCacheBytes: number
   /** Questions of a pass, and floating-point operations of each: as it is trained, and as it would be with its pictures for itself. */
   questions: number
   operationsPerQuestion: { shared: number; separate: number }
@@ -35,6 +37,7 @@ export async function planOf(dir: string, data: TrainingData, settings: AdaptSet
     visionLearningRate: settings.visionLearningRate,
     warmupSteps: warmupSteps({ ...settings, steps: data.steps }),
     memory,
+    towerCacheBytes: towerCacheBytesOf(network, settings, data),
     questions: samples,
     operationsPerQuestion: { shared: shared / samples, separate: separate / samples },
   }
@@ -66,7 +69,7 @@ export async function planOf(dir: string, data: TrainingData, settings: AdaptSet
 
 /** Prints a plan; `settings` say what would take less where it does not fit. */
 export function printPlan(
-  { steps, memory, questions, operationsPerQuestion, seconds }: Plan,
+  { steps, memory, towerCacheBytes, questions, operationsPerQuestion, seconds }: Plan,
   settings: AdaptSettings,
 ): void {
   const { shared, separate } = operationsPerQuestion
@@ -78,6 +81,14 @@ export function printPlan(
       'memory',
       `${formatBytes(memory.totalBytes)} of ${formatBytes(memory.availableBytes)}: weights ${formatBytes(memory.weightsBytes)}, gradients ${formatBytes(memory.gradientsBytes)}, moments ${formatBytes(memory.momentsBytes)}, activations ${formatBytes(memory.activationsBytes)}`,
     ],
+    ...(towerCacheBytes === 0
+      ? []
+      : [
+          [
+            'disk',
+            `up to ${formatBytes(towerCacheBytes)} for what the tower gives, so that each picture goes through it once`,
+          ] as [string, string],
+        ]),
     ['questions a pass', String(questions)],
     [
       'operations a question',
@@ -85,7 +96,12 @@ export function printPlan(
     ],
     ...(seconds === null
       ? []
-      : [['time', `about ${formatDuration(seconds)}, by one pack measured now`] as [string, string]]),
+      : [
+          [
+            'time',
+            `${towerCacheBytes === 0 ? '' : 'at most '}about ${formatDuration(seconds)}, by one pack measured now`,
+          ] as [string, string],
+        ]),
   ])
   refuseWhatCannotFit(memory, settings)
 }

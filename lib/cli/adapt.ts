@@ -32,6 +32,8 @@ export interface AdaptFlags
   out?: string
   threads?: number
   saveEvery?: number
+  /** In gigabytes. */
+  towerCache?: number
   validate?: string
   validateImages?: string
   validateGeneral?: string
@@ -112,7 +114,7 @@ async function train(
   threads: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const { model, saveEvery, finish = false, json = false } = flags
+  const { model, saveEvery, towerCache, finish = false, json = false } = flags
   const out = path.resolve(flags.out!)
   const runFolder = `${out}.run`
   await mkdir(runFolder, { recursive: true }).catch((error) => {
@@ -144,6 +146,7 @@ async function train(
       out,
       threads,
       ...(saveEvery === undefined ? {} : { saveEvery }),
+      ...(towerCache === undefined ? {} : { towerCacheBytes: Math.round(towerCache * 1e9) }),
       ...(sets.length > 0 ? { checkpoints: { every, use: look } } : {}),
       finish,
       signal,

@@ -1,17 +1,17 @@
 /** A run of training, from a checkpoint's folder and packs to an adapted checkpoint's folder. Nothing is lost when it ends early. */
 import { createHash } from 'node:crypto'
-import { readdir, readFile, rm } from 'node:fs/promises'
+import { readdir, readFile, rm, statfs } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
 import { lockFolder } from '../folder-lock.ts'
 import { describeValue } from '../messages.ts'
-import { loadAddon, type NativeTrainer, toModelError } from '../native.ts'
+import { loadAddon, type NativeTrainer, type NativeTrainOptions, toModelError } from '../native.ts'
 import { abortError, throwIfAborted } from '../options.ts'
 import { cannotWrite, renameFolder } from '../whole-file.ts'
 import { hashesOf, recordFile, writeCheckpointFolder } from './checkpoint-folder.ts'
-import { memoryOfTraining, refuseWhatCannotFit } from './plan.ts'
+import { keepsTower, memoryOfTraining, refuseWhatCannotFit } from './plan.ts'
 import { RunFolder, type RunOf, type StepRecord } from './run-folder.ts'
 import { nativeOptions, partsOf, settingsOf, updateOf } from './settings.ts'
 import {
@@ -23,7 +23,7 @@ import {
   type TrainingPack,
 } from './types.ts'
 
-const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'checkpoints', 'finish', 'signal']
+const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'towerCacheBytes', 'checkpoints', 'finish', 'signal']
 const usualSaveEvery = 100
 const namesShown = 6
 
@@ -116,6 +116,7 @@ interface Run {
   out: string
   threads: number
   saveEvery: number
+  towerCacheBytes: number | undefined
   checkpoints: AdaptOptions['checkpoints']
   finish: boolean
   signal: AbortSignal | undefined
@@ -123,7 +124,7 @@ interface Run {
 
 async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptStep, string, undefined> {
   const settings = settingsOf(options)
-  const { data, out, threads, saveEvery, checkpoints, finish, signal } = ownOptions(options)
+  const { data, out, threads, saveEvery, towerCacheBytes, checkpoints, finish, signal } = ownOptions(options)
   throwIfAborted(signal)
   const checkpoint = await readCheckpoint(dir)
   partsOf(settings, checkpoint.network) // throws
@@ -151,7 +152,10 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
         fileBytes: checkpoint.fileBytes,
         tensors: checkpoint.tensors,
       },
-      nativeOptions(settings, checkpoint.network, data.bounds, threads),
+      {
+        ...nativeOptions(settings, checkpoint.network, data.bounds, threads),
+        ...(keepsTower(settings, data) ? await towerCacheOf(folder, start, settings.precision, towerCacheBytes) : {}),
+      },
     )
     try {
       const write = (to: string, record: Record<string, unknown>) =>
@@ -189,6 +193,26 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
   }
 }
 
+/** Where what a frozen tower gives is kept. What is found there is of the same weights, and was computed in the same way to the last bit. */
+async function towerCacheOf(
+  { dir, towerFile }: RunFolder,
+  start: string,
+  precision: AdaptSettings['precision'],
+  most: number | undefined,
+): Promise<Pick<NativeTrainOptions, 'towerCache'>> {
+  const bytes = most ?? (await freeBytes(dir)) / 2
+  if (bytes === 0) return {}
+  const { system, version } = loadAddon()
+  const made = JSON.stringify({ drivlm: 'tower', version, start, precision, target: system().cpuTarget })
+  const key = createHash('sha256').update(made).digest('hex')
+  return { towerCache: { file: towerFile, key, bytes: Math.floor(bytes) } }
+}
+
+async function freeBytes(dir: string): Promise<number> {
+  const { bavail, bsize } = await statfs(dir)
+  return bavail * bsize
+}
+
 interface Steps extends Pick<Run, 'checkpoint' | 'settings' | 'data' | 'saveEvery' | 'finish' | 'signal'> {
   /** Lets others look at the weights after so many updates, if they want to. */
   look: (updates: number) => Promise<void>
@@ -221,7 +245,9 @@ async function* steps(
       const started = performance.now()
       const packs = await data.packsOfStep(step, signal)
       const dataMs = performance.now() - started
+      const before = await trainer.encodedTiles()
       const loss = await learn(trainer, packs, signal)
+      const encodedTiles = (await trainer.encodedTiles()) - before
       const update = updateOf(settings, step, data.steps)
       whole = false
       const gradientNorm = await trainer.update(update)
@@ -247,6 +273,7 @@ async function* steps(
       yield {
         ...record,
         steps: data.steps,
+        encodedTiles,
         dataMs,
         stepMs: now - started,
         tokensPerSecond: record.tokens / seconds,
@@ -307,7 +334,7 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
   if (unknown !== undefined)
     throw new ModelError('BAD_ARGUMENT', `options.${unknown} is unknown; known are ${known.join(', ')}.`)
   const { data, out, threads = os.availableParallelism(), saveEvery = usualSaveEvery, checkpoints, signal } = options
-  const { finish = false } = options
+  const { finish = false, towerCacheBytes } = options
   const bad = (expected: string, key: string, value: unknown) =>
     new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${key}, received ${describeValue(value)}.`)
   if (typeof data?.packsOfStep !== 'function' || !Number.isSafeInteger(data.steps) || data.steps < 1)
@@ -317,10 +344,12 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
     throw bad('a whole number from 1 to 1024', 'threads', threads)
   if (!Number.isSafeInteger(saveEvery) || saveEvery < 1)
     throw bad('a whole number of at least 1', 'saveEvery', saveEvery)
+  if (towerCacheBytes !== undefined && !(Number.isSafeInteger(towerCacheBytes) && towerCacheBytes >= 0))
+    throw bad('a whole number of at least 0', 'towerCacheBytes', towerCacheBytes)
   if (checkpoints !== undefined && !(Number.isSafeInteger(checkpoints.every) && checkpoints.every >= 1))
     throw bad('a whole number of at least 1', 'checkpoints.every', checkpoints.every)
   if (typeof finish !== 'boolean') throw bad('true or false', 'finish', finish)
-  return { data, out: path.resolve(out), threads, saveEvery, checkpoints, finish, signal }
+  return { data, out: path.resolve(out), threads, saveEvery, towerCacheBytes, checkpoints, finish, signal }
 }
 
 /**

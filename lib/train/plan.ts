@@ -2,8 +2,8 @@
 import os from 'node:os'
 import { ModelError } from '../errors.ts'
 import { loadAddon, type NetworkDescription } from '../native.ts'
-import { nativeOptions } from './settings.ts'
-import type { AdaptSettings, PackBounds } from './types.ts'
+import { nativeOptions, trainsTower } from './settings.ts'
+import type { AdaptSettings, PackBounds, PackSource } from './types.ts'
 
 /** Bytes of a run by kind, from the code that reserves them. */
 export interface MemoryOfTraining {
@@ -39,10 +39,26 @@ export function memoryOfTraining(
   settings: AdaptSettings,
   bounds: PackBounds,
 ): MemoryOfTraining {
-  const plan = loadAddon().trainingPlan(network, nativeOptions(settings, network, bounds, 1))
+  const { towerTileBytes: _, ...plan } = loadAddon().trainingPlan(network, nativeOptions(settings, network, bounds, 1))
   const otherBytes = processBytes + packsInFlight * bounds.tiles * network.vision.tileSize ** 2 * 3
   const totalBytes = Object.values(plan).reduce((sum, bytes) => sum + bytes, otherBytes)
   return { ...plan, otherBytes, totalBytes, availableBytes: availableBytes() }
+}
+
+/** Whether what the tower gives is kept: it is frozen, and some tiles come again. */
+export function keepsTower(settings: AdaptSettings, { tiles }: Pick<PackSource, 'tiles'>): boolean {
+  return !trainsTower(settings) && (tiles === undefined || tiles.all > tiles.different)
+}
+
+/** Bytes on the disk that this takes; 0 for none. */
+export function towerCacheBytesOf(
+  network: NetworkDescription,
+  settings: AdaptSettings,
+  { bounds, tiles }: Pick<PackSource, 'bounds' | 'tiles'>,
+): number {
+  if (tiles === undefined || !keepsTower(settings, { tiles })) return 0
+  const { towerTileBytes } = loadAddon().trainingPlan(network, nativeOptions(settings, network, bounds, 1))
+  return tiles.different * towerTileBytes
 }
 
 function availableBytes(): number {

@@ -2,6 +2,7 @@
 //
 //   run.json       what the run is of; must be the same to go on
 //   state          weights, moments, number of updates: train/state_file.h, replaced whole
+//   tower          what a frozen tower gave, for the pictures that come again: train/tower_cache.h; nothing depends on it
 //   steps.jsonl    a line an update; lines past the state are cut when the run goes on
 //   snapshot/      a checkpoint of the weights between two updates, while somebody looks at it
 //   checkpoint/    the finished folder, until it is renamed to OUT
@@ -37,6 +38,7 @@ export interface StepRecord {
 export class RunFolder {
   readonly dir: string
   readonly stateFile: string
+  readonly towerFile: string
   readonly logFile: string
   readonly checkpointDir: string
   readonly snapshotDir: string
@@ -45,6 +47,7 @@ export class RunFolder {
   constructor(out: string) {
     this.dir = `${out}.run`
     this.stateFile = path.join(this.dir, 'state')
+    this.towerFile = path.join(this.dir, 'tower')
     this.logFile = path.join(this.dir, 'steps.jsonl')
     this.checkpointDir = path.join(this.dir, 'checkpoint')
     this.snapshotDir = path.join(this.dir, 'snapshot')
@@ -62,8 +65,10 @@ export class RunFolder {
       throw cannotWrite(file, error)
     })
     if (text === undefined) {
-      await rm(this.stateFile, { force: true })
-      await rm(this.logFile, { force: true })
+      for (const stale of [this.stateFile, this.towerFile, this.logFile])
+        await rm(stale, { force: true }).catch((error) => {
+          throw cannotWrite(stale, error)
+        })
       await writeWhole(file, `${JSON.stringify({ drivlm: 'adapt-run', version: 1, key, ...run }, null, 1)}\n`)
       return
     }
@@ -148,7 +153,7 @@ export class RunFolder {
   async finish(): Promise<void> {
     await this.close()
     await rm(this.snapshotDir, { recursive: true, force: true })
-    await rm(this.stateFile, { force: true })
+    for (const file of [this.stateFile, this.towerFile]) await rm(file, { force: true })
     await rm(path.join(this.dir, 'run.json'), { force: true })
   }
 }

@@ -227,6 +227,7 @@ interface PassPacks {
 export class TrainingData implements PackSource {
   readonly steps: number
   readonly bounds: PackBounds
+  readonly tiles: { all: number; different: number }
   readonly digest: string
   readonly summary: Readonly<Record<string, unknown>>
   /** What was found in each list. */
@@ -252,15 +253,25 @@ export class TrainingData implements PackSource {
     this.operations = countOperations(network, first.packs, lists)
     const wanted = settings.steps === undefined ? undefined : settings.steps * settings.packsPerStep
     const bounds = { rows: 0, tiles: 0 }
+    const tiles = { all: 0, different: 0 }
+    const seen = new Set<string>()
     for (let pass = 0; wanted === undefined ? pass < settings.passes : (this.#ends.at(-1) ?? 0) < wanted; pass++) {
       const { packs } = this.#packsOfPass(pass)
       for (const units of packs) {
         bounds.rows = Math.max(bounds.rows, total(units, 'tokens'))
         bounds.tiles = Math.max(bounds.tiles, total(units, 'tiles'))
+        for (const unit of units) {
+          const { list, survey } = lists[unit.list]!
+          const pictures = `${unit.list} ${survey.usable.moment[unit.members[0]!]}`
+          tiles.all += unit.tiles
+          if (list.entry.augment || !seen.has(pictures)) tiles.different += unit.tiles // an augmented picture is another each time
+          seen.add(pictures)
+        }
       }
       this.#ends.push((this.#ends.at(-1) ?? 0) + packs.length)
     }
     this.bounds = bounds
+    this.tiles = tiles
     this.steps = settings.steps ?? Math.ceil(this.#ends.at(-1)! / settings.packsPerStep)
     const { samples, general } = first.pass
     const described = lists.map(({ list, general: isGeneral, survey }) => {

@@ -66,6 +66,11 @@ export interface PackSource {
   /** Sizes that no pack of it exceeds. */
   readonly bounds: PackBounds
   /**
+   * Tiles of all packs, and how many of them differ. A frozen tower keeps what it gives where some come again. Absent: it is not known, and
+   * taken for so.
+   */
+  readonly tiles?: { all: number; different: number }
+  /**
    * Hexadecimal digest of all that packs are made from: lists, options, seed, tokenizer, the sizes and times of pictures. A run does not go
    * on with a source of another digest.
    */
@@ -162,6 +167,11 @@ export interface AdaptOptions extends Partial<AdaptSettings> {
   /** Updates between two saved states; default 100. */
   saveEvery?: number
   /**
+   * Most bytes on the disk for what a frozen tower gives (`train` other than `all`, no `towerLayers`), so that each picture goes through it once:
+   * kept in `out.run` until the run ends. Default half of what is free there; 0: nothing is kept. The result does not depend on it.
+   */
+  towerCacheBytes?: number | undefined
+  /**
    * Called with a checkpoint of the weights after every `every` updates and after the last, while training waits. The folder goes when `use`
    * has returned. A run that was killed meanwhile calls it again for the same update.
    */
@@ -197,6 +207,8 @@ export interface AdaptStep {
   tiles: number
   /** Questions it learned from. */
   questions: number
+  /** Tiles that went through the vision tower; fewer than `tiles` where a frozen one has seen them before. */
+  encodedTiles: number
   /** Waiting for its packs. */
   dataMs: number
   /** All of the step. */

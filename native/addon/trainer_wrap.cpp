@@ -52,6 +52,10 @@ TrainerOptions to_trainer_options(Napi::Value value, const NetworkDescription& n
   options.drop_path.seed = static_cast<uint64_t>(fields.integer("seed", 0, int64_t{1} << 53));
   options.mean_decay = fields.number("meanDecay");
   if (!(options.mean_decay >= 0 && options.mean_decay < 1)) fail(fields.path("meanDecay"), "a number from 0, below 1");
+  if (fields.has("towerCache")) {
+    const Fields cache = fields.fields("towerCache");
+    options.tower_cache = {cache.string("file"), cache.string("key"), cache.integer("bytes", 0, int64_t{1} << 53)};
+  }
   return options;
 }
 
@@ -113,6 +117,7 @@ Napi::Function TrainerWrap::define(Napi::Env env) {
                          InstanceMethod<&TrainerWrap::save>("save"),
                          InstanceMethod<&TrainerWrap::restore>("restore"),
                          InstanceMethod<&TrainerWrap::write>("write"),
+                         InstanceMethod<&TrainerWrap::encoded_tiles>("encodedTiles"),
                          InstanceMethod<&TrainerWrap::dispose>("dispose"),
                      });
 }
@@ -145,6 +150,7 @@ Napi::Value TrainerWrap::plan(const Napi::CallbackInfo& info) {
     object["momentsBytes"] = static_cast<double>(plan.moments_bytes);
     object["meanBytes"] = static_cast<double>(plan.mean_bytes);
     object["activationsBytes"] = static_cast<double>(plan.activations_bytes);
+    object["towerTileBytes"] = static_cast<double>(plan.tower_tile_bytes);
     return object;
   });
 }
@@ -214,6 +220,13 @@ Napi::Value TrainerWrap::write(const Napi::CallbackInfo& info) {
       trainer.write(files);
       return static_cast<double>(trainer.updates());
     });
+  });
+}
+
+Napi::Value TrainerWrap::encoded_tiles(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&] {
+    return start(info, "drivlm.encodedTiles",
+                 [](Trainer& trainer) { return static_cast<double>(trainer.encoded_tiles()); });
   });
 }
 

@@ -55,8 +55,8 @@ class VisionEncoder {
   using OnBlock = std::function<bool(int64_t layer, Tensor x)>;
   void observe(OnBlock on_block) { on_block_ = std::move(on_block); }
 
-  // tiles u8 [tiles, size, size, 3] on the device -> image_tokens [tiles * tile_tokens, llm_dim]. `keep_going` is called
-  // between layers and may throw.
+  // tiles u8 [tiles, size, size, 3] on the device -> image_tokens [tiles * tile_tokens, llm_dim]; empty: what is observed is all that is wanted.
+  // `keep_going` is called between layers and may throw.
   template <class KeepGoing>
   void encode(Tensor image_tokens, Tensor tiles, Probe* probe, const KeepGoing& keep_going) {
     embed(tiles, probe);
@@ -67,7 +67,7 @@ class VisionEncoder {
     }
     keep_going();
     if (on_block_) on_block_(config_.output_layer, stream(tiles.shape[0]));
-    project(image_tokens, tiles.shape[0], probe);
+    if (image_tokens) project(image_tokens, tiles.shape[0], probe);
   }
 
  private:

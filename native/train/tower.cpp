@@ -94,11 +94,41 @@ void TowerTraining::forward(Tensor image_tokens, Tensor tiles, const float* drop
     throw Error(Code::internal, "train: more tiles than planned");
   tiles_ = tiles;
   drop_path_ = drop_path;
-  for (first_tile_ = 0; first_tile_ < tiles.shape[0]; first_tile_ += encoder_.max_tiles()) {
-    const int64_t count = std::min(encoder_.max_tiles(), tiles.shape[0] - first_tile_);
-    encoder_.encode(image_tokens.rows(first_tile_ * each, count * each), tiles.rows(first_tile_, count), nullptr,
-                    [] {});
+  for (int64_t first = 0; first < tiles.shape[0]; first += encoder_.max_tiles()) {
+    const int64_t count = std::min(encoder_.max_tiles(), tiles.shape[0] - first);
+    const Tensor tokens = image_tokens.rows(first * each, count * each);
+    if (cache_)
+      find_or_encode(tokens, tiles, first, count);
+    else
+      encode(tokens, tiles, first, count);
   }
+}
+
+void TowerTraining::encode(Tensor image_tokens, Tensor tiles, int64_t first, int64_t count) {
+  first_tile_ = first;
+  encoded_tiles_ += count;
+  encoder_.encode(image_tokens, tiles.rows(first, count), nullptr, [] {});
+}
+
+// A tile's bytes do not depend on those beside it, so any of a group may be left out.
+void TowerTraining::find_or_encode(Tensor image_tokens, Tensor tiles, int64_t first, int64_t count) {
+  const auto hash = [&](int64_t tile) { return hash_bytes(tiles.rows(tile, 1).data, tiles.rows(tile, 1).bytes()); };
+  const auto values = [&](int64_t tile) { return kept(network_.vision.output_layer, tile, 1); };
+  const int64_t end = first + count;
+  for (int64_t tile = first; tile < end;) {
+    if (cache_->find(hash(tile), values(tile))) {
+      ++tile;
+      continue;
+    }
+    int64_t last = tile + 1;
+    while (last < end && !cache_->has(hash(last))) ++last;
+    encode({}, tiles, tile, last - tile);
+    for (; tile < last; ++tile) cache_->add(hash(tile), values(tile));
+  }
+  const Tensor normed = part(normed_, image_tokens.shape[0], normed_.shape[1]),
+               mid = part(token_mid_, image_tokens.shape[0], token_mid_.shape[1]);
+  project(ops_, network_, masters_.weights().projector, image_tokens, kept(network_.vision.output_layer, first, count),
+          {{}, normed, {}, mid});
 }
 
 void TowerTraining::backward(ParameterValues& to, Tensor d_image_tokens) {

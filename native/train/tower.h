@@ -5,6 +5,7 @@
 #include "device/gradients.h"
 #include "network/vision.h"
 #include "train/parameter_values.h"
+#include "train/tower_cache.h"
 
 namespace drivlm {
 
@@ -19,6 +20,13 @@ class TowerTraining {
   // train/drop_path.h, [layers, 2, tiles]; null: no drop path.
   void forward(Tensor image_tokens, Tensor tiles, const float* drop_path = nullptr);
 
+  // Of a tower that nothing of is trained: what it gives for a tile is looked up here before it is computed, and kept here after. The bytes of image
+  // tokens are those without.
+  void keep_in(TowerCache* cache) { cache_ = cache; }
+
+  // Tiles that went through the tower in all calls of forward.
+  int64_t encoded_tiles() const { return encoded_tiles_; }
+
   // Adds to the parameters' gradients what the last forward's image tokens give. d_image_tokens as image_tokens.
   void backward(ParameterValues& to, Tensor d_image_tokens);
 
@@ -27,6 +35,8 @@ class TowerTraining {
   void project_backward(ParameterValues& to, Tensor dx, Tensor d_image_tokens, Tensor x);
   void block_backward(ParameterValues& to, int64_t layer, Tensor dx, int64_t first, int64_t tiles);
   void embed_backward(ParameterValues& to, Tensor dx, Tensor tiles);
+  void encode(Tensor image_tokens, Tensor tiles, int64_t first, int64_t count);
+  void find_or_encode(Tensor image_tokens, Tensor tiles, int64_t first, int64_t count);
   Tensor kept(int64_t layer, int64_t first, int64_t tiles) const;
   VisionBlockTensors tensors(int64_t layer, int64_t first, int64_t tiles) const;
 
@@ -37,6 +47,8 @@ class TowerTraining {
   const bool patches_, keep_blocks_;
   const int64_t first_layer_;  // with a backward; output_layer: none
   VisionEncoder encoder_;
+  TowerCache* cache_ = nullptr;
+  int64_t encoded_tiles_ = 0;
   int64_t first_tile_ = 0;  // of the group that the encoder works on
   Tensor tiles_;            // of the last forward, and its factors
   const float* drop_path_ = nullptr;

@@ -15,6 +15,9 @@ bool trains_something(const NetworkDescription& network, const TrainedParts& par
   return std::any_of(table.begin(), table.end(), [&](const Parameter& p) { return parts.includes(p); });
 }
 
+// What the tower gives for a tile.
+int64_t tower_values(const NetworkDescription& network) { return network.vision.positions() * network.vision.dim; }
+
 // Every number of a pack that memory is addressed by.
 void check(const Pack& pack, const NetworkDescription& network, const TrainingSizes& sizes) {
   const auto fail = [](const std::string& what) { throw Error(Code::bad_argument, "pack: " + what); };
@@ -63,8 +66,13 @@ void check(const Pack& pack, const NetworkDescription& network, const TrainingSi
 TrainerPlan Trainer::plan(const NetworkDescription& network, const TrainerOptions& options) {
   const TrainingDevice device = make_training_device(options.device);
   const size_t trained = ParameterValues::bytes(network, options.parts);
-  return {ParameterValues::bytes(network), trained, 2 * trained, options.mean_decay > 0 ? trained : 0,
-          Training::activation_bytes(network, options.sizes, options.parts, *device.device, *device.gradients)};
+  return {
+      ParameterValues::bytes(network),
+      trained,
+      2 * trained,
+      options.mean_decay > 0 ? trained : 0,
+      Training::activation_bytes(network, options.sizes, options.parts, *device.device, *device.gradients),
+      static_cast<size_t>(TowerCache::bytes(tower_values(network), 1) - TowerCache::bytes(tower_values(network), 0))};
 }
 
 Trainer::Trainer(const ModelSource& source, const TrainerOptions& options)
@@ -76,6 +84,12 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options)
   if (!trains_something(source_.network, options.parts)) {
     throw Error(Code::bad_argument,
                 "Nothing would be trained: this network's head is its embedding, which goes with the language model.");
+  }
+  if (const auto& cache = options.tower_cache; !cache.file.empty()) {
+    if (options.parts.patches || options.parts.first_tower_layer < source_.network.vision.output_layer)
+      throw Error(Code::bad_argument, "What a tower gives cannot be kept while it is trained.");
+    tower_cache_ = std::make_unique<TowerCache>(cache.file, cache.key, tower_values(source_.network), cache.max_bytes);
+    training_.keep_tower_in(tower_cache_.get());
   }
   if (options.mean_decay <= 0) return;
   mean_ = std::make_unique<ParameterValues>(source_.network, *device_.device, "The mean of the weights", options.parts);

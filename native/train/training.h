@@ -34,6 +34,10 @@ class Training {
   // tiles, train/drop_path.h; empty: none.
   double add_gradients(const Pack& pack, const std::vector<float>& drop_path = {});
 
+  // train/tower_cache.h, of a tower that nothing of is trained; it must outlive this.
+  void keep_tower_in(TowerCache* cache) { space_->tower.keep_in(cache); }
+  int64_t encoded_tiles() const { return space_->tower.encoded_tiles(); }
+
   Masters& masters() { return masters_; }
   const Masters& masters() const { return masters_; }
   ParameterValues& gradients() { return values_; }

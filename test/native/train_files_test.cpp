@@ -13,6 +13,7 @@
 #include "base/output_file.h"
 #include "check.h"
 #include "train/state_file.h"
+#include "train/tower_cache.h"
 
 namespace drivlm {
 
@@ -135,6 +136,106 @@ TEST(a_state_is_read_as_it_was_written_or_not_at_all) {
     put(path, whole.substr(0, length));
     CHECK_ERROR(Code::bad_data, read_state(path, key, {tensor(c), tensor(d)}));
   }
+}
+
+namespace {
+
+constexpr int64_t kValues = 5;
+
+struct Tile {
+  Hash128 hash;
+  float values[kValues];
+  Tensor tensor() { return Tensor(values, DType::f32, {kValues}); }
+};
+
+std::vector<Tile> some_tiles() {
+  std::vector<Tile> tiles(3);
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    tiles[i].hash = {i, 7 * i + 1};
+    for (int64_t j = 0; j < kValues; ++j) tiles[i].values[j] = static_cast<float>(10 * i + j);
+  }
+  return tiles;
+}
+
+// How many of the tiles are found, with their values; one that is found with others ends the test.
+int64_t found_in(const std::string& path, const std::string& key, std::vector<Tile> tiles) {
+  TowerCache cache(path, key, kValues, 1 << 20);
+  int64_t count = 0;
+  for (Tile& tile : tiles) {
+    Tile read{};
+    if (!cache.find(tile.hash, read.tensor())) continue;
+    CHECK(std::memcmp(read.values, tile.values, sizeof tile.values) == 0);
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
+TEST(a_towers_values_are_found_as_they_were_kept_or_not_at_all) {
+  const Folder folder;
+  const std::string path = folder.file("tower"), key(kStateKeyBytes, 'k');
+  std::vector<Tile> tiles = some_tiles();
+  {
+    TowerCache cache(path, key, kValues, 1 << 20);
+    Tile none{};
+    CHECK(!cache.find(tiles[0].hash, none.tensor()));
+    for (Tile& tile : tiles) cache.add(tile.hash, tile.tensor());
+    cache.add(tiles[0].hash, tiles[1].tensor());  // is there: kept as it was
+    CHECK_EQ(cache.has({9, 9}), false);
+  }
+  const std::string whole = contents(path);
+  CHECK_EQ(static_cast<int64_t>(whole.size()), TowerCache::bytes(kValues, 3));
+  CHECK_EQ(found_in(path, key, tiles), 3);
+
+  const int64_t head = TowerCache::bytes(kValues, 0);
+  for (size_t i = 0; i < whole.size(); ++i) {
+    std::string damaged = whole;
+    damaged[i] = static_cast<char>(damaged[i] ^ (1 << (i % 8)));
+    put(path, damaged);
+    CHECK_EQ(found_in(path, key, tiles), static_cast<int64_t>(i) < head ? 0 : 2);
+  }
+  for (size_t length = 0; length < whole.size(); ++length) {
+    put(path, whole.substr(0, length));
+    const int64_t left = (static_cast<int64_t>(length) - head) / (TowerCache::bytes(kValues, 1) - head);
+    CHECK_EQ(found_in(path, key, tiles), std::max<int64_t>(0, left));
+    TowerCache cache(path, key, kValues, 1 << 20);  // goes on behind what is whole
+    for (Tile& tile : tiles) cache.add(tile.hash, tile.tensor());
+    CHECK(contents(path) == whole);
+  }
+  std::string other = key;
+  other.back() = 'x';
+  CHECK_EQ(found_in(path, other, tiles), 0);
+  CHECK_EQ(static_cast<int64_t>(contents(path).size()), head);
+  CHECK_ERROR(Code::bad_data, TowerCache(folder.file("absent/tower"), key, kValues, 1 << 20));
+  CHECK_ERROR(Code::bad_data, TowerCache(folder.file(""), key, kValues, 1 << 20));
+}
+
+TEST(a_towers_file_keeps_to_its_limit_and_goes_when_the_disk_is_full) {
+  const Folder folder;
+  const std::string path = folder.file("tower"), key(kStateKeyBytes, 'k');
+  std::vector<Tile> tiles = some_tiles();
+  {
+    TowerCache cache(path, key, kValues, TowerCache::bytes(kValues, 2));
+    for (Tile& tile : tiles) cache.add(tile.hash, tile.tensor());
+    CHECK(cache.has(tiles[1].hash) && !cache.has(tiles[2].hash));
+  }
+  rlimit before;
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit small{static_cast<rlim_t>(TowerCache::bytes(kValues, 2)) + 40, before.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ::setrlimit(RLIMIT_FSIZE, &small);
+  {
+    TowerCache cache(path, key, kValues, 1 << 20);
+    CHECK(cache.has(tiles[1].hash));
+    cache.add(tiles[2].hash, tiles[2].tensor());
+    for (Tile& tile : tiles) CHECK(!cache.has(tile.hash));
+    cache.add(tiles[0].hash, tiles[0].tensor());
+    CHECK(!cache.find(tiles[0].hash, tiles[0].tensor()));
+  }
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  CHECK(::access(path.c_str(), F_OK) != 0);
 }
 
 }  // namespace drivlm

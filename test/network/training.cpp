@@ -428,6 +428,33 @@ void check_trainer(const Dump& dump, const std::string& name, const std::string&
   std::filesystem::remove_all(folder);
 }
 
+// A frozen tower's values out of a file, of some tiles and of all: the same loss, to the last bit.
+void check_tower_cache(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
+  const Pack pack = pack_of(dump, name);
+  const VisionConfig& vision = dump.source.network.vision;
+  const int64_t tiles = static_cast<int64_t>(pack.tiles.size()) / (3 * vision.tile_size * vision.tile_size);
+  TrainerOptions options;
+  options.device.threads = 2;
+  options.device.precision = DType::f32;
+  options.sizes = {static_cast<int64_t>(pack.ids.size()), tiles, 3, 16, 0};
+  options.parts = TrainedParts::none();
+  options.parts.projector = true;
+  const double loss = Trainer(dump.source, options).learn(pack);
+  char made[] = "/tmp/drivlm-tower-XXXXXX";
+  const std::string folder = ::mkdtemp(made);
+  const int64_t values = vision.positions() * vision.dim;
+  for (const int64_t room : {tiles / 2, tiles}) {
+    options.tower_cache = {folder + "/tower", std::string(kStateKeyBytes, 'k'), TowerCache::bytes(values, room)};
+    Trainer trainer(dump.source, options);
+    const int64_t there = room == tiles ? tiles / 2 : 0;  // by the trainer before
+    report(label + " loss with a tower's file", trainer.learn(pack) == loss ? 0 : 1, 0);
+    report(label + " tiles through the tower", trainer.encoded_tiles() == tiles - there ? 0 : 1, 0);
+    report(label + " loss again", trainer.learn(pack) == loss ? 0 : 1, 0);
+    report(label + " tiles through the tower again", trainer.encoded_tiles() == 2 * tiles - there - room ? 0 : 1, 0);
+  }
+  std::filesystem::remove_all(folder);
+}
+
 // What JavaScript may hand over.
 void check_bad_packs(const Dump& dump, const std::string& name, const std::string& label, const Report& report) {
   const Pack good = pack_of(dump, name);
@@ -487,6 +514,7 @@ void run_training(const Dump& dump, const std::string& label, const Report& repo
     check_bf16(dump, "one-picture", label, report);
     check_partial_gradients(dump, "one-picture", label, report);
     check_trainer(dump, "one-picture", label, report);
+    check_tower_cache(dump, "one-picture", label, report);
     check_bad_packs(dump, "one-picture", label, report);
   }
   check_drop_path(dump, label, report);
