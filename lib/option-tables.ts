@@ -170,7 +170,7 @@ export const loadOptions = {
   },
   /**
    * What keys and values of the KV cache are kept as, with precision `bf16`. `bf16` (default). `int8`: about half of the memory, one scale a
-   * head and token; CPU only. See docs/quantisation.md for what it costs.
+   * head and token. See docs/quantisation.md for what it costs.
    */
   kvCache: {
     kind: 'choice',
@@ -178,7 +178,7 @@ export const loadOptions = {
     default: 'bf16',
     flag: {
       name: '--kv-cache <type>',
-      help: 'int8 halves the KV cache, on the CPU',
+      help: 'int8 halves the KV cache',
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'serve'],
     },
   },

@@ -13,6 +13,7 @@
 //                          where a street model loses more than one point of accuracy
 //   --weights FORMAT       with --errors: bf16 (default), int8, int4
 //   --activations FORMAT   with --errors: bf16 (default), int8
+//   --kv-cache FORMAT      with --errors: bf16 (default), int8
 
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import path from 'node:path'

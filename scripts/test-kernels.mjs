@@ -76,13 +76,15 @@ for (const flavour of flavours) {
   const every = scenesOf[flavour]
   golden(every === 1 ? 'street-tiny' : `street-tiny, one scene in ${every}`, flavour, street, ['--every', `${every}`])
 }
-for (const weights of ['int8', 'int4']) {
-  golden(`street-tiny in ${weights}, one scene in 20`, 'fast', street, [
+for (const [weights, kvCache] of [
+  ['int8', 'bf16'],
+  ['int4', 'int8'],
+]) {
+  const formats = ['--weights', weights, '--kv-cache', kvCache, '--errors']
+  golden(`street-tiny in ${weights}, cache in ${kvCache}, one scene in 20`, 'fast', street, [
     '--every',
     '20',
-    '--weights',
-    weights,
-    '--errors',
+    ...formats,
   ])
 }
 if (!quick) phase('planted bugs', process.execPath, [path.join(root, 'test', 'emulator', 'planted.mjs'), out])

@@ -144,17 +144,18 @@ void norm_row(Bench& bench, const std::string& name, int64_t rows, int64_t dim, 
 
 // Attention over the paged cache: `questions` sequences append `rows` tokens each after `past`, of which `shared` are the same pages.
 void cached_rows(Bench& bench, const std::string& name, const LanguageConfig& l, int64_t questions, int64_t rows,
-                 int64_t past, int64_t shared) {
+                 int64_t past, int64_t shared, KvFormat format = KvFormat::activation) {
+  const int64_t block = cuda::kv_block_bytes(l.head_dim, format);
   const double pairs = static_cast<double>(rows) * past + 0.5 * rows * (rows + 1);
   const double flops = 4.0 * questions * l.q_dim() * pairs;
   // Shared pages are read once; queries and results once.
   const double keys = static_cast<double>(shared) + questions * static_cast<double>(past - shared + rows);
-  const double bytes = 2.0 * (2 * l.kv_dim() * keys + 2.0 * questions * rows * l.q_dim());
+  const double bytes = 2.0 * l.kv_heads * block / cuda::kPageTokens * keys + 4.0 * questions * rows * l.q_dim();
   bench.row(name, flops, bytes, [&]() -> std::function<void()> {
     const int64_t total = past + rows, table = cuda::ceil_div(total, cuda::kPageTokens),
                   common = shared / cuda::kPageTokens;
     const int64_t pages = common + questions * (table - common),
-                  page_values = pages * l.kv_heads * cuda::kPageTokens * l.head_dim;
+                  page_values = pages * l.kv_heads * block / 2;  // in 16 bits; any bits are a cache
     Batch batch;
     int32_t next = static_cast<int32_t>(common);
     for (int64_t q = 0; q < questions; ++q) {
@@ -170,8 +171,9 @@ void cached_rows(Bench& bench, const std::string& name, const LanguageConfig& l,
                   wide = values(plan.wide), narrow = values(plan.narrow), tokens = values(plan.tokens),
                   split = values(plan.split_tokens), partial = zeros(partial_bytes);
     cuda::CachedAttention job{};
-    job.qkv = qkv->as<bf16>(), job.out = out->as<bf16>(), job.keys = keys_area->as<bf16>(),
-    job.values = values_area->as<bf16>();
+    job.qkv = qkv->as<bf16>(), job.out = out->as<bf16>(), job.keys = keys_area->as<void>(),
+    job.values = values_area->as<void>();
+    job.format = format;
     job.pages = page_list->as<int32_t>();
     job.wide = wide->as<cuda::AttentionItem>(), job.wide_items = static_cast<int>(plan.wide.size());
     job.narrow = narrow->as<cuda::AttentionItem>(), job.narrow_items = static_cast<int>(plan.narrow.size());
@@ -267,6 +269,7 @@ void bench_ops(Bench& bench) {
   linear_row(bench, "prefill_qkv", prompt, l.qkv_dim(), l.dim, After::store);
   rope_row(bench, l, prompt);
   cached_rows(bench, "prefill_attention", l, 1, prompt, 0, 0);
+  cached_rows(bench, "prefill_attention_int8_cache", l, 1, prompt, 0, 0, KvFormat::int8);
   linear_row(bench, "prefill_out", prompt, l.dim, l.q_dim(), After::add);
   linear_row(bench, "prefill_gate_up", prompt, 2 * l.ffn_dim, l.dim, After::gated);
   linear_row(bench, "prefill_down", prompt, l.dim, l.ffn_dim, After::add);
@@ -277,7 +280,9 @@ void bench_ops(Bench& bench) {
     linear_row(bench, "decode_gate_up" + end, rows, 2 * l.ffn_dim, l.dim, After::gated);
     linear_row(bench, "decode_down" + end, rows, l.dim, l.ffn_dim, After::add);
     linear_row(bench, "decode_head" + end, rows, l.vocab, l.dim, After::f32);
-    cached_rows(bench, "decode_attention" + end, l, rows, 1, context - 1, rows == 1 ? 0 : scene);
+    const int64_t shared = rows == 1 ? 0 : scene;
+    cached_rows(bench, "decode_attention" + end, l, rows, 1, context - 1, shared);
+    cached_rows(bench, "decode_attention_int8_cache" + end, l, rows, 1, context - 1, shared, KvFormat::int8);
   }
   sample_row(bench, l);
 }

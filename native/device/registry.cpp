@@ -48,11 +48,6 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
           Code::bad_argument,
           "The CUDA backend has no kernels for 8-bit activations yet. Load the model with activations 'bf16', or on the CPU.");
     }
-    if (options.kv == KvFormat::int8) {
-      throw Error(
-          Code::bad_argument,
-          "The CUDA backend has no kernels for a KV cache in 8 bits yet. Load the model with kvCache 'bf16', or on the CPU.");
-    }
     return cuda::make_device(index, options.precision, options.weights);
 #else
     throw Error(Code::device_unavailable, std::string(kNoCuda) + " To run on the CPU pass { device: 'cpu' }.");

@@ -85,20 +85,33 @@ std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, co
                             static_cast<long long>(pages * plan.page_tokens)));
   }
   EngineOptions other = options;
-  const auto fits = [&](Device& on) { return total_bytes(make_plan(network, other, on, stored)) <= room; };
+  const auto fits_on = [&](const auto& device_of) {
+    try {
+      return total_bytes(make_plan(network, other, device_of(), stored)) <= room;
+    } catch (const Error&) {  // heads that the cache has no format for, or a GPU with no room for a second device
+      return false;
+    }
+  };
+  const auto fits = [&] { return fits_on([&]() -> Device& { return device; }); };
   for (other.max_context /= 2; other.max_context >= 256; other.max_context /= 2) {
     other.kv_tokens = std::min(options.kv_tokens, 2 * other.max_context);
-    if (!fits(device)) continue;
+    if (!fits()) continue;
     settings.push_back(text("maxContext: %lld with a KV cache of %lld tokens",
                             static_cast<long long>(other.max_context), static_cast<long long>(other.kv_tokens)));
     break;
   }
   other = options;
-  if (options.device == "cpu" && options.precision == DType::bf16) {
+  if (options.precision == DType::bf16 && options.kv == KvFormat::activation) {
+    other.kv = KvFormat::int8;
+    if (fits()) settings.push_back("kvCache: 'int8'");
+  }
+  other = options;
+  if (options.precision == DType::bf16) {
     constexpr const char* kNames[] = {"bf16", "int8", "int4"};
     for (int format = static_cast<int>(options.weights) + 1; format <= static_cast<int>(WeightFormat::int4); ++format) {
       other.weights = static_cast<WeightFormat>(format);
-      if (!fits(*make_device(other))) continue;
+      std::unique_ptr<Device> made;
+      if (!fits_on([&]() -> Device& { return *(made = make_device(other)); })) continue;
       settings.push_back(text("weights: '%s'", kNames[format]));
       break;
     }

@@ -493,12 +493,10 @@ export async function runStreetGolden(dir, options = {}) {
     return tokens.map(({ logprob }) => logprob)
   }
   for (const precision of precisions(options)) {
-    const { device = 'cpu', weights, activations, errors } = options
-    const model = await loadModel(dir, { precision, device, weights, activations, layout })
-    const same =
-      errors && device !== 'cpu'
-        ? await loadModel(dir, { precision, device: 'cpu', weights, activations, layout })
-        : undefined
+    const { device = 'cpu', weights, activations, 'kv-cache': kvCache, errors } = options
+    const format = { precision, weights, activations, kvCache, layout }
+    const model = await loadModel(dir, { ...format, device })
+    const same = errors && device !== 'cpu' ? await loadModel(dir, { ...format, device: 'cpu' }) : undefined
     let wrong = 0
     let rightOnCpu = 0
     let right = 0
@@ -548,7 +546,8 @@ export async function runStreetGolden(dir, options = {}) {
     const stage = `answers (${clear} exact, ${fed} fed) ${precision}`
     if (!errors) rows.push({ name, stage, error: wrong, bound: 0, ok: wrong === 0 && clear > 0 })
     if (same) {
-      const what = `answers as on the CPU (${fed} fed) ${weights}`
+      const formats = [weights, activations && `activations ${activations}`, kvCache && `cache ${kvCache}`]
+      const what = `answers as on the CPU (${fed} fed) ${formats.filter(Boolean).join(', ')}`
       rows.push({ name, stage: what, error: wrong, bound: 0, ok: wrong === 0 })
     }
     const error = (100 * ((same ? rightOnCpu : reference) - right)) / total

@@ -92,7 +92,7 @@ describe.skipIf(!existsSync(addon))('an emulated CUDA device', () => {
   })
 
   it('keeps to maxMemory, and says what would fit', () => {
-    const { info, tight, kv, context, none } = emulated(`
+    const { info, tight, kv, context, bytes, none } = emulated(`
       const model = await loadModel({ device: 'cuda', maxContext: 1024 })
       const { weightsBytes, kvBytes, arenaBytes } = model.info.memory
       await model.dispose()
@@ -106,10 +106,16 @@ describe.skipIf(!existsSync(addon))('an emulated CUDA device', () => {
       const kv = await load({ maxMemory: total - 1, kvMemory: least }).then((model) => model.info.memory.kvBytes - least)
       const limit = Number(/maxContext: (\\d+)/.exec(tight.message)[1])
       const context = await load({ maxMemory: total - 1, maxContext: limit }).then((model) => model.info.maxContext)
-      told({ info, tight, kv, context, none: await caught(load({ maxMemory: 100_000 })) })`)
+      const small = await load({ maxMemory: total - 1, kvCache: 'int8' })
+      const bytes = { kv: small.info.memory.kvBytes / kvBytes, text: (await small.ask(views, question)).text }
+      await small.dispose()
+      told({ info, tight, kv, context, bytes, none: await caught(load({ maxMemory: 100_000 })) })`)
     expect(info.text).toContain('pedestrians')
     expect(tight).toMatchObject({ code: 'OUT_OF_MEMORY' })
     expect(tight.message).toMatch(/options\.maxMemory allows .* MiB, 0\.0 MiB are missing\. It would fit with kvMemory/)
+    expect(tight.message).toContain(`kvCache: 'int8'; or weights: 'int8'`)
+    // One scale for the 32 values of a head.
+    expect(bytes).toEqual({ kv: (32 + 4) / (2 * 32), text: info.text })
     expect(kv).toBe(0)
     expect(context).toBe(512)
     expect(none).toMatchObject({ code: 'OUT_OF_MEMORY', message: expect.stringContaining('load a smaller model') })

@@ -1,12 +1,14 @@
 // attention.cu, attention_cached.cu with its plan, and rope.cu against f64.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 
 #include "device/ops.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/kernels.h"
+#include "packed/formats.h"
 #include "testing.h"
 #if defined(DRIVLM_EMULATED)
 #include "control.h"
@@ -17,6 +19,7 @@ using namespace drivlm::cuda::testing;
 using drivlm::Batch;
 using drivlm::DType;
 using drivlm::Kv;
+using drivlm::KvFormat;
 using drivlm::Tensor;
 
 namespace {
@@ -94,13 +97,14 @@ namespace {
 // Sequences over a paged cache on the device, mirrored on the host.
 class CacheTest {
  public:
-  CacheTest(int heads, int kv_heads, int dim, int pages)
+  CacheTest(int heads, int kv_heads, int dim, int pages, KvFormat format = KvFormat::activation)
       : heads(heads),
         kv_heads(kv_heads),
         dim(dim),
         device_(make_device(0, DType::bf16)),
-        memory_(device_->allocate(device_->kv_bytes({2, kv_heads, dim, kPageTokens, pages}), "test")) {
-    kv = {memory_->data, {2, kv_heads, dim, kPageTokens, pages}};
+        memory_(device_->allocate(device_->kv_bytes({2, kv_heads, dim, kPageTokens, pages, format}), "test")) {
+    kv = {memory_->data, {2, kv_heads, dim, kPageTokens, pages, format}};
+    cudaMemset(memory_->data, 0xff, memory_->bytes);  // what was never written is no number
   }
 
   struct Sequence {
@@ -143,8 +147,8 @@ class CacheTest {
     for (const Part& part : parts) {
       for (int i = 0; i < part.rows; ++i, ++row) {
         const float* x = &qkv.values[row * width];
-        part.sequence->keys.emplace_back(x + heads * dim, x + (heads + kv_heads) * dim);
-        part.sequence->values.emplace_back(x + (heads + kv_heads) * dim, x + width);
+        part.sequence->keys.push_back(as_kept(x + heads * dim));
+        part.sequence->values.push_back(as_kept(x + (heads + kv_heads) * dim));
         for (int h = 0; h < heads; ++h) {
           std::vector<const float*> keys, values;
           const int kv_head = h / (heads / kv_heads);
@@ -161,6 +165,18 @@ class CacheTest {
     }
     check_close(what, out.values, exact, plain);
     check_cache(*parts.back().sequence);
+  }
+
+  // The heads of a token as the cache gives them back.
+  std::vector<float> as_kept(const float* x) const {
+    std::vector<float> kept(x, x + kv_heads * dim);
+    if (kv.shape.format == KvFormat::activation) return kept;
+    std::vector<int8_t> q(dim);
+    for (int h = 0; h < kv_heads; ++h) {
+      const float scale = drivlm::quantize_s8(q.data(), x + h * dim, dim);
+      for (int d = 0; d < dim; ++d) kept[h * dim + d] = scale * float(q[d]);
+    }
+    return kept;
   }
 
   // A second sequence of the same tokens; its last page is copied when it is not full.
@@ -263,6 +279,37 @@ TEST(attention_cached_conflicts) {
 #if defined(DRIVLM_EMULATED)
   for (int dim : {16, 32, 64, 96, 128}) {
     CacheTest t(2, 1, dim, 8);
+    CacheTest::Sequence s;
+    t.pass({{&s, 70}}, "prefill");
+    t.pass({{&s, 1}}, "step");
+  }
+  cudaDeviceSynchronize();
+  CHECK(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
+#endif
+}
+
+TEST(
+    attention_cached_int8) {  // a cache in 8 bits: every head_dim, odd lengths, several sequences, splits, copies of pages
+  for (int dim : {16, 32, 64, 96, 128}) {
+    CacheTest t(6, 2, dim, 12, KvFormat::int8);
+    CacheTest::Sequence a, b;
+    t.pass({{&a, 31}, {&b, 67}}, drivlm::text("int8 cache, prefill, head_dim %d", dim).c_str());
+    t.pass({{&a, 1}, {&b, 1}}, drivlm::text("int8 cache, step, head_dim %d", dim).c_str());
+  }
+  CacheTest t(7, 1, 64, 40, KvFormat::int8);
+  CacheTest::Sequence scene;
+  t.pass({{&scene, 515}}, "int8 cache, scene");
+  std::vector<CacheTest::Sequence> forks;
+  std::vector<CacheTest::Part> parts;
+  for (int i = 0; i < 3; ++i) forks.push_back(t.fork(scene));
+  for (auto& fork : forks) parts.push_back({&fork, 1});
+  t.pass(parts, "int8 cache, questions after a scene");
+  t.pass({{&forks[0], 9}, {&forks[2], 1}}, "int8 cache, a question that goes on");
+}
+TEST(attention_cached_int8_conflicts) {
+#if defined(DRIVLM_EMULATED)
+  for (int dim : {16, 32, 64, 96, 128}) {
+    CacheTest t(2, 1, dim, 8, KvFormat::int8);
     CacheTest::Sequence s;
     t.pass({{&s, 70}}, "prefill");
     t.pass({{&s, 1}}, "step");
@@ -386,6 +433,48 @@ TEST(rope_append) {
         }
       }
       check_close(drivlm::text("rope head_dim %d%s", dim, normed ? " with norms" : ""), got, exact, plain);
+    }
+  }
+}
+
+TEST(rope_append_int8) {  // the bytes and scales that quantize_s8 makes of what a cache in bf16 gets
+  const int heads = 1, kv_heads = 2, rows = 3, all = heads + 2 * kv_heads, pages = 2;
+  for (int dim : {16, 32, 64, 96, 128}) {
+    Halves qkv(size_t(rows) * all * dim, 2);
+    std::fill_n(qkv.host.begin() + (all + heads) * dim, dim, __float2bfloat16(0));  // a key of zeros
+    const std::vector<bf16> before = qkv.host;
+    Floats cos_sin(size_t(rows) * dim, 1), k_norm(dim, 0.5f, 1);
+    Buffer<int32_t> slots(std::vector<int32_t>{127, 0, 65}), angles(std::vector<int32_t>{1, 0, 2});
+    Halves wide_keys(size_t(pages) * kv_heads * kPageTokens * dim, 1), wide_values(wide_keys.host.size(), 1);
+    const size_t block = size_t(kv_block_bytes(dim, KvFormat::int8));
+    Buffer<char> keys(pages * kv_heads * block), values(keys.host.size());
+    RopeAppend job{};
+    job.qkv = qkv.data, job.cos_sin = cos_sin.data, job.slots = slots.data, job.angles = angles.data;
+    job.k_norm = k_norm.data, job.eps = 1e-6f;
+    job.rows = rows, job.heads = heads, job.kv_heads = kv_heads, job.head_dim = dim;
+    for (KvFormat format : {KvFormat::activation, KvFormat::int8}) {
+      const bool bytes = format == KvFormat::int8;
+      qkv.host = before;
+      qkv.upload();
+      job.format = format;
+      job.keys = bytes ? static_cast<void*>(keys.data) : wide_keys.data;
+      job.values = bytes ? static_cast<void*>(values.data) : wide_values.data;
+      rope_append(job, nullptr);
+      cudaDeviceSynchronize();
+    }
+    wide_keys.download(), wide_values.download(), keys.download(), values.download();
+    std::vector<int8_t> q(dim);
+    for (int32_t slot : slots.host) {
+      for (int h = 0; h < kv_heads; ++h) {
+        for (bool is_key : {true, false}) {
+          const int64_t head = slot / kPageTokens * kv_heads + h, place = slot % kPageTokens;
+          const Halves& wide = is_key ? wide_keys : wide_values;
+          const char* found = (is_key ? keys : values).host.data() + head * block;
+          const float scale = drivlm::quantize_s8(q.data(), &wide.values[(head * kPageTokens + place) * dim], dim);
+          CHECK(std::memcmp(found + place * dim, q.data(), dim) == 0);
+          CHECK(std::memcmp(found + kPageTokens * dim + place * 4, &scale, 4) == 0);
+        }
+      }
     }
   }
 }

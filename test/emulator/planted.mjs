@@ -197,7 +197,7 @@ const bugs = [
   },
   {
     what: 'sign of a byte dropped',
-    file: `${kernels}/weight_formats.cuh`,
+    file: `${kernels}/warp.cuh`,
     unit: `${kernels}/matvec.cu`,
     from: '(halves & 0x00800080u) | 0xc300c300u',
     to: '0xc300c300u',
@@ -211,6 +211,23 @@ const bugs = [
     from: 'row_scale1 = second ? Format::row_scale(p.w, n + 1) : 1.f',
     to: 'row_scale1 = row_scale0',
     test: 'linear_quantised',
+    caught: /times the bound/,
+  },
+  {
+    what: 'scales of the head before',
+    file: `${kernels}/attention_cached.cu`,
+    from: '(which == 0 ? keys : values) + kPageTokens * kRowBytes',
+    to: '(which == 0 ? keys : values) + kPageTokens * kRowBytes - (kv_head ? kv_block_bytes(kDim, kFormat) : 0)',
+    test: 'attention_cached_int8',
+    caught: /times the bound/,
+  },
+  {
+    what: 'scale of the neighbouring token',
+    file: `${kernels}/attention_tile.cuh`,
+    unit: `${kernels}/attention_cached.cu`,
+    from: 'low[0] *= by0.x, low[1] *= by0.y,',
+    to: 'low[0] *= by0.y, low[1] *= by0.x,',
+    test: 'attention_cached_int8',
     caught: /times the bound/,
   },
   {

@@ -188,6 +188,9 @@ __forceinline__ void cp_async16(uint32_t to, const void* from, bool valid = true
 __forceinline__ void cp_async8(uint32_t to, const void* from, bool valid = true, EMU_SITE) {
   emu::cp_async(to, from, 8, valid ? 8 : 0, EMU_AT);
 }
+__forceinline__ void cp_async4(uint32_t to, const void* from, bool valid = true, EMU_SITE) {
+  emu::cp_async(to, from, 4, valid ? 4 : 0, EMU_AT);
+}
 __forceinline__ void cp_async_commit() { emu::cp_async_commit(); }
 template <int kGroups>
 __forceinline__ void cp_async_wait() {

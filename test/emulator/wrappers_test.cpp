@@ -71,12 +71,12 @@ TEST(wrapper_ldmatrix) {
 }
 
 TEST(wrapper_copy) {
-  for (bool narrow : {false, true}) {
+  for (int bytes : {16, 8, 4}) {
     for (int valid : {0, 1, 63, 64}) {
       Buffer<uint4> in(64), out(64);
       for (int i = 0; i < 64; ++i) in.host[i] = make_uint4(i, i + 100, i + 200, i + 300);
       in.upload();
-      run_copy(in.data, out.data, valid, narrow);
+      run_copy(in.data, out.data, valid, bytes);
       out.download();
       for (int i = 0; i < 64; ++i) {
         const uint4 got = out.host[63 - i];

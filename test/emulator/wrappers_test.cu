@@ -37,11 +37,13 @@ __global__ void ldmatrix_kernel(const uint4* rows, uint32_t* registers, bool tra
   for (int i = 0; i < 4; ++i) registers[lane * 4 + i] = r[i];
 }
 
-__global__ void copy_kernel(const uint4* in, uint4* out, int valid, bool narrow) {
+__global__ void copy_kernel(const uint4* in, uint4* out, int valid, int bytes) {
   uint4* s_chunk = dynamic_shared<uint4>();
   const int i = threadIdx.x;
-  if (narrow) {
-    const char* from = reinterpret_cast<const char*>(in + i);
+  const char* from = reinterpret_cast<const char*>(in + i);
+  if (bytes == 4) {
+    for (int at = 0; at < 16; at += 4) cp_async4(shared_address(s_chunk + i) + at, from + at, i < valid);
+  } else if (bytes == 8) {
     cp_async8(shared_address(s_chunk + i), from, i < valid);
     cp_async8(shared_address(s_chunk + i) + 8, from + 8, i < valid);
   } else {
@@ -103,8 +105,8 @@ void run_fma(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* 
 void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans) {
   launch(ldmatrix_kernel, dim3(1), 32, 0, nullptr, rows, registers, trans);
 }
-void run_copy(const uint4* in, uint4* out, int valid, bool narrow) {
-  launch(copy_kernel, dim3(1), 64, 64 * sizeof(uint4), nullptr, in, out, valid, narrow);
+void run_copy(const uint4* in, uint4* out, int valid, int bytes) {
+  launch(copy_kernel, dim3(1), 64, 64 * sizeof(uint4), nullptr, in, out, valid, bytes);
 }
 void run_increment(int* data, int n, cudaStream_t stream) {
   launch(increment_kernel, dim3(unsigned(ceil_div(n, 64))), 64, 0, stream, data, n);

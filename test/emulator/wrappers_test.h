@@ -11,8 +11,8 @@ namespace drivlm::cuda::testing {
 void run_mma(const uint32_t* a, const uint32_t* b, const float* c, float* d, bool tile);
 // rows [32][8] bf16 -> registers [32][4].
 void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans);
-// out[i] = in[i] by cp.async of 16 or 8 bytes through shared memory; chunks from `valid` on are zero-filled.
-void run_copy(const uint4* in, uint4* out, int valid, bool narrow);
+// out[i] = in[i] by cp.async of 16, 8 or 4 bytes through shared memory; chunks from `valid` on are zero-filled.
+void run_copy(const uint4* in, uint4* out, int valid, int bytes);
 // out[i] = in[i] + 1 for i < n
 void run_increment(int* data, int n, cudaStream_t stream);
 // one of the collectives a lane

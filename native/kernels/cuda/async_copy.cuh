@@ -17,6 +17,9 @@ __device__ __forceinline__ void cp_async8(uint32_t to, const void* from, bool va
   asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8, %2;\n" ::"r"(to), "l"(from), "r"(valid ? 8 : 0)
                : "memory");
 }
+__device__ __forceinline__ void cp_async4(uint32_t to, const void* from, bool valid = true) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(valid ? 4 : 0) : "memory");
+}
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // Waits until at most kGroups of this thread's newest groups are unfinished.
 template <int kGroups>

@@ -3,7 +3,8 @@
 //   out[row, head] = softmax(Q[row, head] K^T * head_dim^-0.5) V    over keys 0..position of the row's own sequence
 //
 //   qkv            [rows, (heads + 2 * kv_heads) * head_dim]  bf16   queries, rotated
-//   keys, values   [pages, kv_heads, 64, head_dim]            bf16   one layer; a page is one tile of keys
+//   keys, values   [pages, kv_heads] blocks, one layer: [64, head_dim] bf16, or int8 and an f32 scale a token (kv_block_bytes); a block is
+//                  one tile of keys
 //   partial        [slots, heads, head_dim + 2]               f32    of rows whose keys are split over blocks
 //
 // Tiling    The host cuts the pass into items (attention_plan.cpp): some tokens against a range of keys of one page table. An item
@@ -12,9 +13,9 @@
 //           of each page's keys instead, merged at the end. Pages are double-buffered by cp.async.
 //           Tokens of several questions over the same pages (a scene's prefix) are rows of one item: one read for all.
 //           Long contexts are split over items; a second kernel merges the partial results by their maxima and sums.
-// Traffic   decode reads each page once: 3400 tokens of a 2 x 64 cache are 1.7 MB a layer. Prefill reads a page once for
+// Traffic   decode reads each page once: 3400 tokens of a 2 x 64 cache are 1.7 MB a layer, 0.92 MB in 8 bits. Prefill reads a page once for
 //           each 64 rows of its queries, from L2.
-// Numerics  as attention.cu; partial results are f32, merged in split order: the same result every time.
+// Numerics  as attention.cu; int8 is exact in bf16, weights are rounded after they are multiplied with the scales of the values. Partial results are f32, merged in split order: the same result every time.
 // Needs     head_dim 16, 32, 64, 96 or 128; at most 64 query heads a kv head; rows 16-byte aligned.
 // Checked   test/emulator/attention_test.cpp, attention_cached.
 
@@ -36,8 +37,8 @@ constexpr int kWarps = 4, kThreads = 32 * kWarps;
 struct Args {
   const bf16* qkv;
   bf16* out;
-  const bf16* keys;
-  const bf16* values;
+  const char* keys;
+  const char* values;
   const int32_t* pages;
   const AttentionItem* items;
   const AttentionToken* tokens;
@@ -47,42 +48,54 @@ struct Args {
 };
 
 // Values in r_out[..][half] of a row go to the output, or with maximum and sum to the row's slot.
-template <int kDim, int kKeys>
-__device__ __forceinline__ void store_row(const Args& p, const AttentionTile<kDim, kKeys>& tile, int half,
+template <int kDim, int kKeys, class Cache>
+__device__ __forceinline__ void store_row(const Args& p, const AttentionTile<kDim, kKeys, Cache>& tile, int half,
                                           const AttentionToken& token, int split, int head, int lane) {
-  const int column = lane % 4 * 2;
   const float top = tile.r_max[half], sum = tile.r_sum[half];
   if (token.splits == 1) {
-    bf16* out = p.out + (size_t(token.row) * p.heads + head) * kDim + column;
+    bf16* out = p.out + (size_t(token.row) * p.heads + head) * kDim;
     const float inverse = 1.f / sum;
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j) {
-      *reinterpret_cast<uint32_t*>(out + j * 8) =
-          pack_bf16(tile.r_out[0][j][2 * half] * inverse, tile.r_out[0][j][2 * half + 1] * inverse);
+      const float2 y = tile.result(j, half);
+      *reinterpret_cast<uint32_t*>(out + tile.result_dim(j, lane)) = pack_bf16(y.x * inverse, y.y * inverse);
     }
   } else {
     float* out = p.partial + (size_t(token.slot + split) * p.heads + head) * (kDim + 2);
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j) {
-      *reinterpret_cast<float2*>(out + j * 8 + column) =
-          make_float2(tile.r_out[0][j][2 * half], tile.r_out[0][j][2 * half + 1]);
+      *reinterpret_cast<float2*>(out + tile.result_dim(j, lane)) = tile.result(j, half);
     }
-    if (column == 0) *reinterpret_cast<float2*>(out + kDim) = make_float2(top, sum);
+    if (lane % 4 == 0) *reinterpret_cast<float2*>(out + kDim) = make_float2(top, sum);
   }
 }
 
-// kNarrow: 16 rows, the warps share each page's keys. Else 64 rows, 16 a warp.
-template <int kDim, bool kNarrow>
-__global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
+// Queries, then keys and values of the tile in use and of the next, then scales of the same, if there are any.
+template <int kDim, bool kNarrow, class Cache>
+struct Shared {
   // A wide block of a large head walks half pages, so that two blocks fit an SM with 100 KiB.
-  constexpr int kTileKeys = kNarrow || kDim <= 64 ? kPageTokens : kPageTokens / 2;
+  static constexpr int kTileKeys = kNarrow || kDim <= 64 ? kPageTokens : kPageTokens / 2;
+  static constexpr int kRows = kNarrow ? kAttentionNarrow : kAttentionRows;
+  static constexpr int kTileBytes = Cache::template Rows<kDim>::bytes(kTileKeys);
+  static constexpr int kScaleBytes = Cache::kBytes ? kTileKeys * int(sizeof(float)) : 0;
+  static constexpr int kKeysAt = SharedTile<kDim>::bytes(kRows), kValuesAt = kKeysAt + 2 * kTileBytes;
+  static constexpr int kScalesAt = kValuesAt + 2 * kTileBytes;  // [2][keys, values]
+  static constexpr int kBytes = kScalesAt + 4 * kScaleBytes;
+};
+
+// kNarrow: 16 rows, the warps share each page's keys. Else 64 rows, 16 a warp.
+template <int kDim, bool kNarrow, class Cache>
+__global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
+  using Place = Shared<kDim, kNarrow, Cache>;
+  constexpr int kTileKeys = Place::kTileKeys, kTileBytes = Place::kTileBytes, kRows = Place::kRows;
   constexpr int kKeys = kNarrow ? kTileKeys / kWarps : kTileKeys;  // of one warp
-  constexpr int kRows = kNarrow ? kAttentionNarrow : kAttentionRows, kChunks = kDim / 8;
   constexpr int kTilesPerPage = kPageTokens / kTileKeys;
-  using Rows = SharedTile<kDim>;
-  constexpr int kTileBytes = Rows::bytes(kTileKeys);
+  using Queries = SharedTile<kDim>;
+  using Rows = typename Cache::template Rows<kDim>;
+  constexpr int kQueryChunks = kDim / 8, kChunks = Cache::kBytes ? kDim / 16 : kDim / 8, kRowBytes = 16 * kChunks;
   const uint32_t s_q = shared_address(dynamic_shared<unsigned char>());
-  const uint32_t s_k = s_q + Rows::bytes(kRows), s_v = s_k + 2 * kTileBytes;
+  const uint32_t s_k = s_q + Place::kKeysAt, s_v = s_q + Place::kValuesAt;
+  const float* const scales = reinterpret_cast<const float*>(dynamic_shared<unsigned char>() + Place::kScalesAt);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
   const AttentionItem item = p.items[blockIdx.x];
@@ -94,20 +107,32 @@ __global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
   auto load_keys = [&](int tile) {
     const uint32_t to_k = s_k + tile % 2 * kTileBytes, to_v = s_v + tile % 2 * kTileBytes;
     const int page = p.pages[item.page + tile / kTilesPerPage], first = tile % kTilesPerPage * kTileKeys;
-    const size_t from = ((size_t(page) * p.kv_heads + kv_head) * kPageTokens + first) * kDim;
+    constexpr KvFormat kFormat = Cache::kBytes ? KvFormat::int8 : KvFormat::activation;
+    const size_t block = (size_t(page) * p.kv_heads + kv_head) * kv_block_bytes(kDim, kFormat);
+    const char *keys = p.keys + block, *values = p.values + block;
+    const int left = item.key_end - item.key_begin - tile * kTileKeys;  // keys of the item
 #pragma unroll
     for (int i = threadIdx.x; i < kTileKeys * kChunks; i += kThreads) {
       const int r = i / kChunks, c = i % kChunks;
-      const bool valid = item.key_begin + tile * kTileKeys + r < item.key_end;
-      cp_async16(to_k + Rows::at(r, c), p.keys + from + i * 8, valid);
-      cp_async16(to_v + Rows::at(r, c), p.values + from + i * 8, valid);
+      cp_async16(to_k + Rows::at(r, c), keys + first * kRowBytes + i * 16, r < left);
+      cp_async16(to_v + Rows::at(r, c), values + first * kRowBytes + i * 16, r < left);
+    }
+    if constexpr (Cache::kBytes) {  // zero past the last key: what was never written may be no number
+      static_assert(2 * kTileKeys <= kThreads);
+      const int r = threadIdx.x % kTileKeys, which = threadIdx.x / kTileKeys;
+      if (which < 2) {
+        const char* from = (which == 0 ? keys : values) + kPageTokens * kRowBytes + (first + r) * sizeof(float);
+        cp_async4(s_q + Place::kScalesAt + (tile % 2 * 2 + which) * Place::kScaleBytes + r * sizeof(float), from,
+                  r < left);
+      }
     }
   };
-  for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
-    const int r = i / kChunks, c = i % kChunks;
+  for (int i = threadIdx.x; i < kRows * kQueryChunks; i += kThreads) {
+    const int r = i / kQueryChunks, c = i % kQueryChunks;
     const bool valid = r < rows;
     const int row = valid ? p.tokens[item.token + r / group].row : 0;
-    cp_async16(s_q + Rows::at(r, c), p.qkv + size_t(row) * width + (kv_head * group + r % group) * kDim + c * 8, valid);
+    cp_async16(s_q + Queries::at(r, c), p.qkv + size_t(row) * width + (kv_head * group + r % group) * kDim + c * 8,
+               valid);
   }
   load_keys(0);
   cp_async_commit();
@@ -122,7 +147,7 @@ __global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
     last[half] = min(position, item.key_end - 1) - item.key_begin;
   }
 
-  AttentionTile<kDim, kKeys> tile_state;
+  AttentionTile<kDim, kKeys, Cache> tile_state;
   tile_state.clear();
   for (int tile = 0; tile < tiles; ++tile) {
     cp_async_wait<0>();
@@ -133,9 +158,10 @@ __global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
 
     const int first = kNarrow ? warp * kKeys : 0;  // of this warp in the tile
     const int base = tile * kTileKeys + first;     // and in the item
-    tile_state.score(s_k + tile % 2 * kTileBytes, first, lane);
+    const float* key_scales = scales + tile % 2 * 2 * kTileKeys;
+    tile_state.score(s_k + tile % 2 * kTileBytes, first, lane, key_scales);
     tile_state.mask(last[0] - base, last[1] - base, lane);
-    tile_state.absorb(s_v + tile % 2 * kTileBytes, first, p.scale_log2, lane);
+    tile_state.absorb(s_v + tile % 2 * kTileBytes, first, p.scale_log2, lane, key_scales + kTileKeys);
   }
   cp_async_wait<0>();
   tile_state.finish_sums();
@@ -149,11 +175,10 @@ __global__ void __launch_bounds__(kThreads) attention_cached_kernel(Args p) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int r = lane / 4 + half * 8;
-      float* to = s_out + (warp * kAttentionNarrow + r) * kPitch + lane % 4 * 2;
+      float* to = s_out + (warp * kAttentionNarrow + r) * kPitch;
 #pragma unroll
       for (int j = 0; j < kDim / 8; ++j) {
-        *reinterpret_cast<float2*>(to + j * 8) =
-            make_float2(tile_state.r_out[0][j][2 * half], tile_state.r_out[0][j][2 * half + 1]);
+        *reinterpret_cast<float2*>(to + tile_state.result_dim(j, lane)) = tile_state.result(j, half);
       }
       if (lane % 4 == 0) {
         *reinterpret_cast<float2*>(s_stats + (warp * kAttentionNarrow + r) * 2) =
@@ -242,22 +267,35 @@ __global__ void __launch_bounds__(kThreads) attention_merge_kernel(MergeArgs p) 
   }
 }
 
-template <int kDim, bool kNarrow>
+template <int kDim, bool kNarrow, class Cache>
 void run(const CachedAttention& job, const AttentionItem* items, int count, float scale_log2, cudaStream_t stream) {
-  const Args args{job.qkv,    job.out,     job.keys,  job.values,   job.pages, items,
-                  job.tokens, job.partial, job.heads, job.kv_heads, scale_log2};
-  constexpr int kTileKeys = kNarrow || kDim <= 64 ? kPageTokens : kPageTokens / 2;
-  const int tiles = SharedTile<kDim>::bytes((kNarrow ? kAttentionNarrow : kAttentionRows) + 4 * kTileKeys);
+  const Args args{job.qkv,
+                  job.out,
+                  static_cast<const char*>(job.keys),
+                  static_cast<const char*>(job.values),
+                  job.pages,
+                  items,
+                  job.tokens,
+                  job.partial,
+                  job.heads,
+                  job.kv_heads,
+                  scale_log2};
   const int merge = kNarrow ? kWarps * kAttentionNarrow * (kDim + 4 + 2) * 4 : 0;
-  launch(attention_cached_kernel<kDim, kNarrow>, dim3(unsigned(count), unsigned(job.kv_heads)), kThreads,
-         std::max(tiles, merge), stream, args);
+  launch(attention_cached_kernel<kDim, kNarrow, Cache>, dim3(unsigned(count), unsigned(job.kv_heads)), kThreads,
+         std::max(Shared<kDim, kNarrow, Cache>::kBytes, merge), stream, args);
+}
+
+template <int kDim, class Cache>
+void run_items(const CachedAttention& job, float scale_log2, cudaStream_t stream) {
+  run<kDim, false, Cache>(job, job.wide, job.wide_items, scale_log2, stream);
+  run<kDim, true, Cache>(job, job.narrow, job.narrow_items, scale_log2, stream);
 }
 
 template <int kDim>
 void run_all(const CachedAttention& job, cudaStream_t stream) {
   const float scale_log2 = 1.44269504f / std::sqrt(float(kDim));
-  run<kDim, false>(job, job.wide, job.wide_items, scale_log2, stream);
-  run<kDim, true>(job, job.narrow, job.narrow_items, scale_log2, stream);
+  job.format == KvFormat::int8 ? run_items<kDim, ByteKv>(job, scale_log2, stream)
+                               : run_items<kDim, HalfKv>(job, scale_log2, stream);
   const MergeArgs merge{job.out, job.partial, job.tokens, job.split_tokens, job.heads, kDim, scale_log2};
   launch(attention_merge_kernel, dim3(unsigned(job.split_token_count), unsigned(ceil_div(job.heads, kWarps))), kThreads,
          0, stream, merge);
@@ -311,6 +349,7 @@ void CudaOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int
   job.split_tokens = plan_lists_.at<int32_t>(3), job.split_token_count = int(p.split_tokens.size());
   job.partial = static_cast<float*>(partial_.data);
   job.heads = int(heads), job.kv_heads = int(kv_heads), job.head_dim = int(head_dim);
+  job.format = kv.shape.format;
   cuda::attention_cached(job, on);
 }
 

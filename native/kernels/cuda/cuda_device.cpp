@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/driver.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/op_checks.h"
 #include "kernels/cuda/weight_packing.h"
 
 namespace drivlm::cuda {
@@ -183,7 +184,14 @@ class CudaDevice final : public Device {
   int64_t prefill_rows() const override { return properties_.multiProcessorCount >= 40 ? 2048 : 1024; }
 
   size_t kv_bytes(const KvShape& s) const override {
-    return size_t(2 * s.layers * s.pages * s.kv_heads * kPageTokens * s.head_dim) * sizeof(bf16);
+    if (!has_attention(s.head_dim)) {
+      throw Error(
+          Code::bad_argument,
+          text("The CUDA backend has attention for heads of 16, 32, 64, 96 and 128 values; this model's have %lld. "
+               "Load it with device 'cpu'.",
+               static_cast<long long>(s.head_dim)));
+    }
+    return size_t(2 * s.layers * s.pages * kv_page_bytes(s));
   }
 
   void upload(Tensor to, const void* from) override {

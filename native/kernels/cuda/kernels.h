@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 
+#include "device/device.h"
 #include "device/epilogue.h"
 #include "kernels/cuda/launch.h"
 #include "packed/formats.h"
@@ -79,14 +80,22 @@ struct AttentionToken {
 };
 
 constexpr int kPageTokens = 64;
+
+// The keys, or the values, of one page and kv head: [64, head_dim] in bf16, or in int8 with the f32 scales [64] of its tokens after them.
+// Whole multiples of 16 bytes for every head_dim that is one of 16.
+__host__ __device__ constexpr int64_t kv_block_bytes(int64_t head_dim, KvFormat format) {
+  return kPageTokens *
+         (format == KvFormat::int8 ? head_dim + int64_t(sizeof(float)) : head_dim * int64_t(sizeof(bf16)));
+}
+
 constexpr int kAttentionRows = 64;    // query rows (tokens x heads of a group) of a wide item
 constexpr int kAttentionNarrow = 16;  // and of a narrow one
 
 struct CachedAttention {
   const bf16* qkv;     // [rows, (heads + 2 * kv_heads) * head_dim]
   bf16* out;           // [rows, heads * head_dim]
-  const bf16* keys;    // [pages, kv_heads, 64, head_dim] of this layer
-  const bf16* values;  // the same
+  const void* keys;    // [pages, kv_heads] blocks of this layer (kv_block_bytes)
+  const void* values;  // the same
   const int32_t* pages;
   const AttentionItem* wide;
   int wide_items;
@@ -97,7 +106,11 @@ struct CachedAttention {
   int split_token_count;
   float* partial;  // [slots, heads, head_dim + 2]: weighted values, then maximum and sum
   int heads, kv_heads, head_dim;
+  KvFormat format = KvFormat::activation;
 };
+constexpr bool has_attention(int64_t head_dim) {
+  return head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 96 || head_dim == 128;
+}
 void attention_cached(const CachedAttention& job, cudaStream_t stream);
 
 // ---- norm.cu ----
@@ -139,10 +152,11 @@ struct RopeAppend {
   float eps = 0;
   const int32_t* slots;   // [rows]: page * 64 + place in the page
   const int32_t* angles;  // [rows]: row of cos_sin
-  bf16* keys;
-  bf16* values;  // [pages, kv_heads, 64, head_dim]
+  void* keys;
+  void* values;  // [pages, kv_heads] blocks (kv_block_bytes)
   int64_t rows;
   int heads, kv_heads, head_dim;
+  KvFormat format = KvFormat::activation;
 };
 void rope_append(const RopeAppend& job, cudaStream_t stream);
 

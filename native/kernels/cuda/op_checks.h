@@ -25,12 +25,14 @@ inline const float* parameters(const char* op, const char* name, const Tensor& t
   return tensor.as<float>();
 }
 
-// Keys of one layer; the values follow them. All layers are [pages, kv_heads, 64, head_dim] twice.
-inline int64_t layer_values(const KvShape& s) { return s.pages * s.kv_heads * kPageTokens * s.head_dim; }
-inline bf16* layer_keys(const Kv& kv, int64_t layer) {
-  return static_cast<bf16*>(kv.data) + 2 * layer * layer_values(kv.shape);
+// Keys of one layer; the values follow them. All layers are [pages, kv_heads] blocks twice.
+inline int64_t kv_page_bytes(const KvShape& s) { return s.kv_heads * kv_block_bytes(s.head_dim, s.format); }
+inline void* layer_keys(const Kv& kv, int64_t layer) {
+  return static_cast<char*>(kv.data) + 2 * layer * kv.shape.pages * kv_page_bytes(kv.shape);
 }
-inline bf16* layer_values_of(const Kv& kv, int64_t layer) { return layer_keys(kv, layer) + layer_values(kv.shape); }
+inline void* layer_values_of(const Kv& kv, int64_t layer) {
+  return static_cast<char*>(layer_keys(kv, layer)) + kv.shape.pages * kv_page_bytes(kv.shape);
+}
 
 inline void expect_kv(const char* op, const Kv& kv, int64_t layer) {
   if (!kv.data || kv.shape.page_tokens != kPageTokens || layer < 0 || layer >= kv.shape.layers) {

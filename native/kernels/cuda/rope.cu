@@ -2,17 +2,18 @@
 //
 //   q, k   = bf16(q, k * rrms) * norm_weight                        per head, if the network has it
 //   q, k   = x[i] cos - x[i + D/2] sin,  x[i + D/2] cos + x[i] sin  rotate-half, D = head_dim
-//   cache[page, kv_head, place, :] = k, v
+//   cache[page, kv_head, place, :] = k, v                           in 8 bits: round(127 v / max |v|), and max |v| / 127
 //
 //   qkv            [rows, (heads + 2 * kv_heads) * D]  bf16   q is rotated in place
 //   cos_sin        [angles, D]                         f32    D / 2 cosines, then sines; all scaling is in it
 //   angles         [rows]                              i32    each row's row of cos_sin
 //   slots          [rows]                              i32    page * 64 + place in the page
-//   keys, values   [pages, kv_heads, 64, D]            bf16   one layer
+//   keys, values   [pages, kv_heads] blocks                   one layer (kv_block_bytes): [64, D] bf16, or int8 and 64 f32 scales
 //
 // Tiling    A warp takes one head of one row: lane l holds pairs (i, i + D/2) for i = 2l, 2l + 1. No shared memory.
 // Traffic   qkv once, q and the pages once: for one decoded token of a 0.5B network 4.6 KB a layer; launch-bound.
-// Numerics  f32 until the rounding to bf16 that ends each step of the reference: norm, weight, rotation.
+// Numerics  f32 until the rounding to bf16 that ends each step of the reference: norm, weight, rotation. 8 bits are made of those bf16, by
+//           quantize_s8 of packed/formats.h bit for bit.
 // Needs     D a multiple of 4, at most 128.
 // Checked   test/emulator/attention_test.cpp, rope_append.
 
@@ -27,6 +28,20 @@ namespace {
 
 constexpr int kWarps = 4;
 
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int flip = 16; flip > 0; flip /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, flip));
+  return value;
+}
+
+// Two values as bytes, the first the lower.
+__device__ __forceinline__ uint16_t round_pair(uint32_t pair, float inverse) {
+  const int low = int(rintf(fminf(fmaxf(bf16_low(pair) * inverse, -127.f), 127.f)));
+  const int high = int(rintf(fminf(fmaxf(bf16_high(pair) * inverse, -127.f), 127.f)));
+  return uint16_t((low & 0xff) | (high & 0xff) << 8);
+}
+
+template <KvFormat kFormat>
 __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) {
   const int lane = threadIdx.x % 32, all_heads = p.heads + 2 * p.kv_heads, half = p.head_dim / 2;
   const int64_t unit = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -61,13 +76,26 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) 
       high = pack_bf16(b0 * cosine.x + a0 * sine.x, b1 * cosine.y + a1 * sine.y);
     }
   }
-  if (!active) return;
   bf16* to = x;
   if (!is_q) {
-    const int kv_head = head - p.heads - (is_k ? 0 : p.kv_heads), slot = p.slots[row];
-    const int64_t page = slot / kPageTokens, place = slot % kPageTokens;
-    to = (is_k ? p.keys : p.values) + ((page * p.kv_heads + kv_head) * kPageTokens + place) * p.head_dim;
+    const int kv_head = head - p.heads - (is_k ? 0 : p.kv_heads), slot = p.slots[row], place = slot % kPageTokens;
+    const int64_t page = slot / kPageTokens;
+    char* block = static_cast<char*>(is_k ? p.keys : p.values) +
+                  (page * p.kv_heads + kv_head) * kv_block_bytes(p.head_dim, kFormat);
+    if constexpr (kFormat == KvFormat::int8) {
+      const float top = warp_max(fmaxf(fmaxf(fabsf(bf16_low(low)), fabsf(bf16_high(low))),
+                                       fmaxf(fabsf(bf16_low(high)), fabsf(bf16_high(high)))));
+      const float inverse = top > 0 ? 127.f / top : 0.f;
+      if (lane == 0) reinterpret_cast<float*>(block + kPageTokens * p.head_dim)[place] = top / 127.f;
+      if (!active) return;
+      char* bytes = block + place * p.head_dim;
+      *reinterpret_cast<uint16_t*>(bytes + i) = round_pair(low, inverse);
+      *reinterpret_cast<uint16_t*>(bytes + half + i) = round_pair(high, inverse);
+      return;
+    }
+    to = reinterpret_cast<bf16*>(block) + place * p.head_dim;
   }
+  if (!active) return;
   *reinterpret_cast<uint32_t*>(to + i) = low;
   *reinterpret_cast<uint32_t*>(to + half + i) = high;
 }
@@ -79,7 +107,9 @@ void rope_append(const RopeAppend& job, cudaStream_t stream) {
     throw Error(Code::internal, text("rope_append: no kernel for head_dim %d; multiples of 4 up to 128", job.head_dim));
   }
   const int64_t units = job.rows * (job.heads + 2 * job.kv_heads);
-  launch(rope_append_kernel, dim3(unsigned(ceil_div(units, kWarps))), 32 * kWarps, 0, stream, job);
+  const bool bytes = job.format == KvFormat::int8;
+  const auto kernel = bytes ? rope_append_kernel<KvFormat::int8> : rope_append_kernel<KvFormat::activation>;
+  launch(kernel, dim3(unsigned(ceil_div(units, kWarps))), 32 * kWarps, 0, stream, job);
 }
 
 void CudaOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
@@ -99,6 +129,7 @@ void CudaOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, T
   job.keys = layer_keys(kv, layer), job.values = layer_values_of(kv, layer);
   job.rows = batch.rows;
   job.heads = int(heads), job.kv_heads = int(kv_heads), job.head_dim = int(head_dim);
+  job.format = kv.shape.format;
   cuda::rope_append(job, stream());
 }
 

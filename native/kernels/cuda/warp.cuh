@@ -79,6 +79,12 @@ __device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_floa
 __device__ __forceinline__ float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ float round_bf16(float value) { return __bfloat162float(__float2bfloat16(value)); }
 
+// The low bytes of a word's halves, which are signed, as a bf16 pair. bf16 has seven bits of mantissa: 128 + the lower seven bits are taken
+// as they are, and 128, or 256 for a negative value, is taken away, which is exact.
+__device__ __forceinline__ uint32_t widen_bytes(uint32_t halves) {
+  return fma_bf16x2((halves & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (halves & 0x00800080u) | 0xc300c300u);
+}
+
 // Eight bf16 in a 16-byte vector.
 __device__ __forceinline__ void unpack8(float (&values)[8], uint4 v) {
   values[0] = bf16_low(v.x), values[1] = bf16_high(v.x), values[2] = bf16_low(v.y), values[3] = bf16_high(v.y);

@@ -72,13 +72,8 @@ struct S8Rows {
   };
   __device__ __forceinline__ static void load_scales(Piece&, const WeightView&, int, int, int, int) {}
 
-  // The low bytes of a word's halves as a bf16 pair. bf16 has seven bits of mantissa: 128 + the lower seven bits are taken as they are, and
-  // 128, or 256 for a negative value, is taken away, which is exact.
-  __device__ __forceinline__ static uint32_t pair(uint32_t halves) {
-    return fma_bf16x2((halves & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (halves & 0x00800080u) | 0xc300c300u);
-  }
   __device__ __forceinline__ static uint4 widen(uint32_t first, uint32_t second) {
-    return make_uint4(pair(first), pair(first >> 8), pair(second), pair(second >> 8));
+    return make_uint4(widen_bytes(first), widen_bytes(first >> 8), widen_bytes(second), widen_bytes(second >> 8));
   }
 
   template <class LoadX>
