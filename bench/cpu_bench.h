@@ -62,6 +62,23 @@ CHAINS(madd_256, "vpmaddwd", "ymm")
 #undef CHAINS
 #undef FOUR
 
+// Four chains on the tiles of AMX, sixteen instructions a time as above.
+#define FOUR(op) \
+  op " %%tmm6,%%tmm4,%%tmm0\n" op " %%tmm7,%%tmm4,%%tmm1\n" op " %%tmm6,%%tmm5,%%tmm2\n" op " %%tmm7,%%tmm5,%%tmm3\n"
+#define CHAINS(name, op)                                                                                \
+  inline void name(int64_t times) {                                                                     \
+    alignas(64) uint8_t config[64] = {1};                                                               \
+    for (int tile = 0; tile < 8; ++tile) config[16 + 2 * tile] = 64, config[48 + tile] = 16;            \
+    asm volatile("ldtilecfg %1\n1:\n" FOUR(op) FOUR(op) FOUR(op) FOUR(op) "dec %0\njnz 1b\ntilerelease" \
+                 : "+r"(times)                                                                          \
+                 : "m"(config)                                                                          \
+                 : "cc");                                                                               \
+  }
+CHAINS(amx_bf16, "tdpbf16ps")
+CHAINS(amx_u8s8, "tdpbusd")
+#undef CHAINS
+#undef FOUR
+
 struct Chain {
   void (*spin)(int64_t) = nullptr;
   double operations = 0;  // of one instruction
@@ -75,6 +92,10 @@ inline Chains chains() {
   for (const Target& target : targets()) {
     if (!target.supported) continue;
     const std::string name = target.name;
+    if (name == "amx") {
+      out.bf16.push_back({amx_bf16, 16 * 16 * 64});
+      out.u8s8.push_back({amx_u8s8, 16 * 16 * 128});
+    }
     if (name == "avx512bf16") out.bf16.push_back({bf16_512, 64});
     if (name == "avx512") {
       out.f32.push_back({fma_512, 32});

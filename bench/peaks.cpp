@@ -29,6 +29,8 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -104,16 +106,43 @@ DRIVLM_CHAIN(u8s8_256, "avx2", kFew, __m256i, __m256i, _mm256_setzero_si256(), _
 DRIVLM_CHAIN(f32_256, "avx2,fma", kFew, __m256, __m256, _mm256_setzero_ps(), _mm256_set1_ps(0.5f),
              _mm256_fmadd_ps(x, y, sums[i]), "+x")
 
+// Four chains of sums in the tiles of AMX hide the latency of its products: 16 rows, 16 columns, 64 bytes a turn of each.
+#define DRIVLM_TILE_CHAIN(name, op)                                                                    \
+  void name(int64_t turns) {                                                                           \
+    alignas(64) uint8_t config[64] = {1};                                                              \
+    for (int tile = 0; tile < 8; ++tile) config[16 + 2 * tile] = 64, config[48 + tile] = 16;           \
+    asm volatile("ldtilecfg %1\n1:\n" op " %%tmm6, %%tmm4, %%tmm0\n" op " %%tmm7, %%tmm4, %%tmm1\n" op \
+                 " %%tmm6, %%tmm5, %%tmm2\n" op " %%tmm7, %%tmm5, %%tmm3\ndec %0\njnz 1b\ntilerelease" \
+                 : "+r"(turns)                                                                         \
+                 : "m"(config)                                                                         \
+                 : "cc");                                                                              \
+  }
+DRIVLM_TILE_CHAIN(bf16_amx, "tdpbf16ps")
+DRIVLM_TILE_CHAIN(u8s8_amx, "tdpbusd")
+
+// Whether the CPU has AMX and Linux lets this process use it: ARCH_REQ_XCOMP_PERM for the tiles' state.
+bool amx() {
+#if defined(__linux__)
+  static const bool granted = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") &&
+                              ::syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+
 Arithmetic best_f32() {
   if (__builtin_cpu_supports("avx512f")) return {"vfmadd231ps zmm", f32_512, kMany * 32};
   if (__builtin_cpu_supports("fma")) return {"vfmadd231ps ymm", f32_256, kFew * 16};
   return {nullptr, nullptr, 0};
 }
 Arithmetic best_bf16() {
+  if (amx()) return {"tdpbf16ps tmm", bf16_amx, 4 * 16 * 16 * 64};
   if (__builtin_cpu_supports("avx512bf16")) return {"vdpbf16ps zmm", bf16_512, kMany * 64};
   return {nullptr, nullptr, 0};
 }
 Arithmetic best_u8s8() {
+  if (amx()) return {"tdpbusd tmm", u8s8_amx, 4 * 16 * 16 * 128};
   if (__builtin_cpu_supports("avx512vnni")) return {"vpdpbusd zmm", u8s8_512, kMany * 128};
   if (__builtin_cpu_supports("avxvnni")) return {"vpdpbusd ymm", u8s8_vnni_256, kFew * 64};
   if (__builtin_cpu_supports("avx2")) return {"vpmaddubsw, vpmaddwd, vpaddd ymm", u8s8_256, kFew * 64};

@@ -545,7 +545,7 @@ export interface NativeTrainer {
 }
 
 export interface NativeSystem {
-  /** CPU features the backend knows and this machine has, e.g. `avx512_bf16`. */
+  /** CPU features the backend knows and this machine has, e.g. `avx512bf16`. */
   cpuFeatures: string[]
   /** Instruction set whose kernels the CPU backend chose. */
   cpuTarget: string

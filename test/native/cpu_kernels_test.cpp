@@ -136,10 +136,12 @@ void run_gemm(const Target& target, WeightKind kind, const GemmCase& c, int thre
 TEST(cpu_gemm_odd_shapes) {
   for_each_target([](const Target& target) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
-      for (const int64_t m : {1, 2, 3, 5, 8, 13, 14, 15, 29, 131}) {
+      for (const int64_t m : {1, 2, 3, 5, 8, 13, 14, 15, 16, 17, 29, 32, 33, 131}) {
         run_gemm(target, kind, {m, 67, 45, Epilogue::store, true, false, false, false}, 1);
         run_gemm(target, kind, {m, 33, 1, Epilogue::store, false, false, true, kind == WeightKind::f32}, 2);
       }
+      run_gemm(target, kind, {33, 70, 128, Epilogue::store, true, false, false, false},
+               1);  // whole steps of every tile
       run_gemm(target, kind, {1025, 37, 19, Epilogue::store, true, false, false, false}, 3);
       run_gemm(target, kind, {7, 1, 130, Epilogue::store, true, false, true, true}, 2);
       run_gemm(target, kind, {300, 70, 2500, Epilogue::store, true, false, false, false}, 2);  // several blocks of rows
@@ -176,7 +178,7 @@ TEST(cpu_gemm_beside_others) {
         return out;
       };
       const auto all = product(0, most, 2);
-      for (const int64_t m : {1, 2, 5, 8, 13, 15, 60, 100}) {
+      for (const int64_t m : {1, 2, 5, 8, 13, 15, 16, 17, 32, 33, 60, 100}) {
         const auto some = product(3, m, 1);
         CHECK(std::memcmp(some.data(), all.data() + 3 * n, some.size() * sizeof(float)) == 0);
       }
@@ -359,7 +361,8 @@ TEST(cpu_gemm_quantized) {
 
 TEST(cpu_gemm_int8_activations) {
   for_each_target([](const Target& target) {
-    for (const int64_t m : {9, 13, 14, 15, 131}) run_int8(target, m, 67, 45, 0.3f, 2);
+    for (const int64_t m : {9, 13, 14, 15, 17, 131}) run_int8(target, m, 67, 45, 0.3f, 2);
+    run_int8(target, 33, 70, 128, 0.3f, 1);   // whole steps of every tile
     run_int8(target, 30, 33, 1025, 2.0f, 1);  // all of one sign
     run_int8(target, 30, 33, 4, -2.0f, 1);
     run_int8(target, 300, 40, 2500, 0, 2);

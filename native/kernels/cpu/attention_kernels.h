@@ -265,7 +265,7 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       if (!kInt8 && Bf16Dots::kPairs) top = __builtin_ceilf(top);
       part[0] = top;
 #if defined(__AVX512BF16__)
-      if constexpr (!kInt8) {
+      if constexpr (!kInt8 && Bf16Dots::kPairs) {
         part[1] = sum_of(soften_to_bf16(row, valid, width, scale, top));
         continue;
       }

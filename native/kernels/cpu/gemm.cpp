@@ -22,13 +22,15 @@ void gemm(const KernelTable& kernels, const GemmJob& job, Workers& workers) {
   if (job.m == 0 || job.n == 0) return;
   const int64_t threads = workers.count(), panels = panel_count(job.n);
   const bool bytes = job.kind == WeightKind::s8 && job.x_int8;
-  const int64_t tile_bytes = kernels.tile_rows * (bytes ? 1 : 4) * std::max<int64_t>(job.k, 1);
+  const bool in_tiles = kernels.matrix_tiles && job.kind != WeightKind::f32;
+  const int64_t tile_rows = in_tiles ? kMatrixTileRows : kernels.tile_rows;
+  const int64_t tile_bytes = tile_rows * (bytes ? 1 : in_tiles ? 2 : 4) * std::max<int64_t>(job.k, 1);
   const int64_t most_tiles = std::max<int64_t>(1, kPackedBytes / tile_bytes);
 
   // Many rows: every thread has equal rows, in blocks whose packed x fits, over all panels. Few rows: shares of panels,
   // so that each panel is read by one thread only; four shares a thread, so that a thread that starts late costs little.
-  const bool by_rows = job.m >= 4 * kernels.tile_rows * threads;
-  const int64_t tiles = ceil_div(ceil_div(job.m, kernels.tile_rows), by_rows ? threads : 1);  // of a thread
+  const bool by_rows = job.m >= 4 * tile_rows * threads;
+  const int64_t tiles = ceil_div(ceil_div(job.m, tile_rows), by_rows ? threads : 1);  // of a thread
   const int64_t row_blocks = ceil_div(tiles, most_tiles) * (by_rows ? threads : 1);
   int64_t panel_blocks = 1;
   if (!by_rows && threads > 1)

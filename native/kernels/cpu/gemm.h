@@ -46,6 +46,9 @@ constexpr size_t packed_bytes(WeightKind kind, int64_t n, int64_t k) {
   return static_cast<size_t>(panel_count(n) * panel_bytes(kind, k));
 }
 
+// Rows of x that AMX takes at a time.
+constexpr int64_t kMatrixTileRows = 32;
+
 // Rows of x up to which quantised weights are streamed as they are.
 constexpr int64_t kStreamRows = 8;
 
@@ -87,8 +90,9 @@ void run(Workers& workers, int64_t tasks, const Body& body) {
 
 // A target's part of its table: gemm_kernels.h.
 struct GemmKernels {
-  int tile_rows;    // rows of the largest register tile
-  bool bf16_pairs;  // multiplies bf16 two at a time, so that f32 values are worth rounding for it
+  int tile_rows;      // rows of the largest register tile
+  bool bf16_pairs;    // multiplies bf16 two at a time, so that f32 values are worth rounding for it
+  bool matrix_tiles;  // AMX: products of bf16 and of bytes go through tiles of kMatrixTileRows
 
   // Rows [row0, row1) and panels [panel0, panel1) of a product. scratch: gemm_scratch bytes, 64-byte aligned.
   void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch);

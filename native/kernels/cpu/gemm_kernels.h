@@ -6,120 +6,13 @@
 //           The sums of one tile go through 1.8 KiB of stack so that the epilogue is written once.
 #pragma once
 
-#include <type_traits>
-#include <utility>
-
-#include "kernels/cpu/kernel_table.h"
-#include "kernels/cpu/tile.h"
+#include "kernels/cpu/gemm_formats.h"
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/gemm_amx.h"
+#endif
 
 namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
-
-using cpu::GemmJob;
-using cpu::WeightKind;
-using drivlm::Epilogue;
-
-// How the sums of a quantised product become values; null where there is nothing to do.
-struct Rescale {
-  bool integers = false;                // the sums are int32
-  const float* row_scale = nullptr;     // [rows] of the tile
-  const int32_t* row_zero = nullptr;    // [rows], with integers
-  const float* column_scale = nullptr;  // [32] of the panel
-  const int32_t* column_sum = nullptr;  // [32], with integers
-};
-
-// kWidth columns of a tile's sums as values, row by row.
-class Column {
- public:
-  DRIVLM_INLINE Column(const Rescale& by, const float* sums, int64_t j)
-      : by_(by),
-        sums_(sums + j),
-        scale_(by.column_scale ? load(by.column_scale + j) : splat(1.0f)),
-        sum_(by.column_sum ? reinterpret_cast<I>(load_bits(by.column_sum + j)) : I{}) {}
-  DRIVLM_INLINE F at(int64_t r) const {
-    F value = load(sums_ + r * 32);
-    if (by_.integers) {
-      const I zero = reinterpret_cast<I>(splat_bits(static_cast<uint32_t>(by_.row_zero[r])));
-      value = __builtin_convertvector(reinterpret_cast<I>(value) - zero * sum_, F);
-    }
-    return by_.row_scale ? value * (scale_ * by_.row_scale[r]) : value * scale_;
-  }
-
- private:
-  const Rescale by_;
-  const float* sums_;
-  const F scale_;
-  const I sum_;
-};
-
-template <Epilogue kAfter, class Out>
-DRIVLM_INLINE F activate(F v) {
-  if constexpr (std::is_same_v<Out, float>) return kAfter == Epilogue::gelu ? gelu(v) : silu(v);
-  return kAfter == Epilogue::gelu ? gelu_coarse(v) : silu_coarse(v);
-}
-
-// sums: [rows, 32] of rows row0 + r and columns of `panel`.
-template <Epilogue kAfter, class Out>
-void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
-  const int64_t column0 = panel * 32;
-  if constexpr (kAfter == Epilogue::gated) {
-    const int64_t columns = min_of(16, job.n / 2 - panel * 16);
-    for (int64_t j = 0; j < columns; j += kWidth) {
-      const Column gate(by, sums, j), up(by, sums, j + 16);
-      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + panel * 16 + j;
-      for (int64_t r = 0; r < rows; ++r, out += job.out_stride)
-        store_first(out, activate<Epilogue::gated, Out>(gate.at(r)) * up.at(r), columns - j);
-    }
-  } else {
-    const int64_t columns = min_of(32, job.n - column0);
-    for (int64_t j = 0; j < columns; j += kWidth) {
-      const int64_t left = columns - j;
-      const Column values(by, sums, j);
-      const F bias = job.bias ? load_first(job.bias + column0 + j, left) : F{};
-      const F scale = kAfter == Epilogue::add && job.scale ? load_first(job.scale + column0 + j, left) : splat(1.0f);
-      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + column0 + j;
-      for (int64_t r = 0; r < rows; ++r, out += job.out_stride) {
-        F v = values.at(r) + bias;
-        if constexpr (kAfter == Epilogue::gelu) v = activate<Epilogue::gelu, Out>(v);
-        if constexpr (kAfter == Epilogue::add) v = load_first(out, left) + scale * v;
-        store_first(out, v, left);
-      }
-    }
-  }
-}
-
-using Finish = void (*)(const GemmJob&, const Rescale&, const float*, int64_t, int64_t, int64_t);
-
-template <class Out>
-Finish finish_for(Epilogue after) {
-  switch (after) {
-    case Epilogue::gelu: return finish<Epilogue::gelu, Out>;
-    case Epilogue::add: return finish<Epilogue::add, Out>;
-    case Epilogue::gated: return finish<Epilogue::gated, Out>;
-    case Epilogue::store: break;
-  }
-  return finish<Epilogue::store, Out>;
-}
-
-DRIVLM_INLINE Finish finish_for(const GemmJob& job) {
-  return job.out_f32 ? finish_for<float>(job.after) : finish_for<uint16_t>(job.after);
-}
-
-DRIVLM_INLINE const char* row_of_x(const GemmJob& job, int64_t row) {
-  return static_cast<const char*>(job.x) + row * job.x_stride * (job.x_f32 ? 4 : 2);
-}
-
-// Up to kWidth values of a row of x, the rest 0.
-DRIVLM_INLINE F load_x(const GemmJob& job, const char* row, int64_t i) {
-  return job.x_f32 ? load_first(reinterpret_cast<const float*>(row) + i, job.k - i)
-                   : load_first(reinterpret_cast<const uint16_t*>(row) + i, job.k - i);
-}
-
-// Two rows of f32 as pairs of bf16, the first in the low halves; n <= kWidth of them. `high` may be null: zeros.
-DRIVLM_INLINE U paired(const float* low, const float* high, int64_t n) {
-  const U second = high ? rounded_bits(load_first(high, n)) & 0xffff0000u : U{};
-  return (rounded_bits(load_first(low, n)) >> 16) | second;
-}
 
 // kRows values of each of `depth` columns.
 template <int kRows>
@@ -174,33 +67,10 @@ void pack_x(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows) {
   }
 }
 
-// Bytes of the panel stream fetched early when each byte is read once.
-constexpr int64_t kStreamAhead = 2048;
-
-// What many rows of x are multiplied with, whatever the weights are kept as: where bf16 is multiplied as f32 the panel
-// is widened once rather than by every tile (the work of one unit in 15), on vdpbf16ps it is bf16 itself.
-constexpr WeightKind kExpanded = Bf16Dots::kPairs ? WeightKind::bf16 : WeightKind::f32;
-using Expanded = std::conditional_t<Bf16Dots::kPairs, Bf16Dots, F32Fma>;
-constexpr int64_t kExpandTiles = 8;  // tiles that make it worth while for bf16 weights
-
-// Parts of a share's scratch, 64-byte aligned.
-DRIVLM_INLINE size_t aligned_bytes(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
-
-DRIVLM_INLINE size_t packed_x_bytes(int64_t rows, int64_t k) { return aligned_bytes(rows * (k + 64) * 4 + 64); }
-DRIVLM_INLINE size_t expanded_bytes(int64_t k) { return aligned_bytes(cpu::panel_bytes(kExpanded, k + 32)); }
-DRIVLM_INLINE int64_t rounded_row(int64_t k) { return (k + 63) / 64 * 64; }
-
 // An expanded panel and, of x in 8 bits, the rows of a tile with a scale and a zero each, come after the packed x.
 size_t gemm_scratch(int64_t rows, int64_t k) {
   return packed_x_bytes(rows, k) + expanded_bytes(k) + aligned_bytes(kTileRows * rounded_row(k)) +
          aligned_bytes(rows * 8);
-}
-
-// Where the values of a tile go is fetched while their sums are made: its rows are far apart, each a line of its own.
-DRIVLM_INLINE void fetch_out(const GemmJob& job, int64_t row, int64_t rows, int64_t panel) {
-  const int64_t element = job.out_f32 ? 4 : 2, columns = job.after == Epilogue::gated ? 16 : 32;
-  const char* out = static_cast<const char*>(job.out) + (row * job.out_stride + panel * columns) * element;
-  for (int64_t r = 0; r < rows; ++r, out += job.out_stride * element) __builtin_prefetch(out, 1);
 }
 
 // Every panel over all tiles. Tiles are of equal height, or one less.
@@ -247,38 +117,6 @@ void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, in
 }
 
 // ---- weights in 8 and 4 bits ----
-
-// One row of x in 16 bits: q = x / scale, the largest 32767. Returns the scale. out has room for rounded_row(k).
-float round_to_16(int16_t* out, const GemmJob& job, const char* row) {
-  F largest = F{};
-  for (int64_t i = 0; i < job.k; i += kWidth) largest = max(largest, absolute(load_x(job, row, i)));
-  const float top = max_of(largest);
-  const F inverse = splat(top > 0 ? 32767.0f / top : 0.0f);
-  for (int64_t i = 0; i < job.k; i += kWidth) store_shorts(out + i, to_nearest(load_x(job, row, i) * inverse));
-  for (int64_t i = (job.k + kWidth - 1) / kWidth * kWidth; i < rounded_row(job.k); ++i) out[i] = 0;
-  return top / 32767.0f;
-}
-
-// One row of x in 8 bits: x = scale * (q - zero), 0 exact. Returns the scale. out has room for rounded_row(k).
-float round_to_8(uint8_t* out, const GemmJob& job, const char* row, int32_t& zero) {
-  F low = F{}, high = F{};
-  for (int64_t i = 0; i < job.k; i += kWidth) {
-    const F v = load_x(job, row, i);
-    low = min(low, v);
-    high = max(high, v);
-  }
-  const float least = -max_of(-low), scale = (max_of(high) - least) / 255.0f;
-  const F inverse = splat(scale > 0 ? 1.0f / scale : 0.0f);
-  zero = to_nearest(-least * inverse)[0];
-  const F zeros = splat(static_cast<float>(zero));
-  for (int64_t i = 0; i < job.k; i += kWidth) {
-    const F q = load_x(job, row, i) * inverse + zeros;
-    const I bytes = to_nearest(min(max(q, F{}), splat(255.0f)));
-    store_bytes(out + i, kSignedBytes ? bytes - 128 : bytes);
-  }
-  if (kSignedBytes) zero -= 128;
-  return scale;
-}
 
 // s8 weights as they are, x in 16 bits; sums are exact in 32 bits for kExactUnits.
 void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
@@ -416,68 +254,10 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
       });
 }
 
-// Values of k = 2i (low) and 2i + 1 (high) of kWidth rows from `lane` on, to an expanded panel.
-DRIVLM_INLINE void expand_pair(char* panel, int64_t i, int64_t lane, F low, F high) {
-  if constexpr (Bf16Dots::kPairs) {
-    store_bits(panel + i * 128 + lane * 4, (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u));
-  } else {
-    store_bits(panel + 2 * i * 128 + lane * 4, reinterpret_cast<U>(low));
-    store_bits(panel + (2 * i + 1) * 128 + lane * 4, reinterpret_cast<U>(high));
-  }
-}
-
-// How weights are stored, each format a type. `expand` makes a panel that many rows of x meet; what it leaves out is a factor a row of the
-// panel, `row_scale`. `stream` multiplies few rows of x with the weights as they are.
-struct Bf16 {
-  static void expand(char* out, const char* w, int64_t k) {
-    const int64_t units = cpu::unit_count(WeightKind::bf16, k);
-    for (int64_t u = 0; u < units; ++u) {
-      for (int64_t lane = 0; lane < 32; lane += kWidth) {
-        expand_pair(out, u, lane, even_values(w + u * 128 + lane * 4), odd_values(w + u * 128 + lane * 4));
-      }
-    }
-  }
-  static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
-};
-
-// The scale of a row is left to the sums.
-struct S8Rows {
-  static void expand(char* out, const char* w, int64_t k) {
-    const int64_t units = cpu::unit_count(WeightKind::s8, k);
-    for (int64_t u = 0; u < units; ++u) {
-      for (int64_t lane = 0; lane < 32; lane += kWidth) {
-        const I q = reinterpret_cast<I>(load_bits(w + u * 128 + lane * 4));
-        const auto value = [&](int byte) { return __builtin_convertvector((q << (24 - 8 * byte)) >> 24, F); };
-        expand_pair(out, 2 * u, lane, value(0), value(1));
-        expand_pair(out, 2 * u + 1, lane, value(2), value(3));
-      }
-    }
-  }
-  static const float* row_scale(const GemmJob& job, int64_t panel) { return job.w_scale + panel * 32; }
-  static constexpr auto stream = stream_s8;
-};
-
-struct S4Groups {
-  static void expand(char* out, const char* w, int64_t k) {
-    for (int64_t g = 0; g < (k + cpu::kGroupDepth - 1) / cpu::kGroupDepth; ++g, w += cpu::kGroupBytes) {
-      const uint16_t* scales = reinterpret_cast<const uint16_t*>(w + 4 * 128);
-      for (int64_t lane = 0; lane < 32; lane += kWidth) {
-        const F scale = to_f32(load_half(scales + lane));
-        for (int64_t u = 0; u < 4; ++u) {
-          const U word = load_bits(w + u * 128 + lane * 4);
-          for (int j = 0; j < 4; ++j) {
-            const I low = reinterpret_cast<I>((word >> (4 * j)) & 0xfu),
-                    high = reinterpret_cast<I>((word >> (4 * j + 16)) & 0xfu);
-            expand_pair(out, g * 16 + u * 4 + j, lane, __builtin_convertvector(low - 8, F) * scale,
-                        __builtin_convertvector(high - 8, F) * scale);
-          }
-        }
-      }
-    }
-  }
-  static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
-  static constexpr auto stream = stream_s4;
-};
+#if !defined(__AMX_BF16__)
+// What many rows of x meet in an expanded panel.
+using Expanded = std::conditional_t<kBf16Pairs, Bf16Dots, F32Fma>;
+constexpr int64_t kExpandTiles = 8;  // tiles that make it worth while for bf16 weights
 
 // Many rows of x as they are: each panel is expanded once, then meets every tile.
 template <class Format>
@@ -500,13 +280,6 @@ void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
         tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next, step);
         return Rescale{false, nullptr, nullptr, Format::row_scale(job, panel), nullptr};
       });
-}
-
-// Few rows of x meet the weights as they are, more of them an expanded panel.
-template <class Format>
-void multiply_quantised(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
-  if (job.m <= cpu::kStreamRows) return Format::stream(job, row0, row1, panel0, panel1, scratch);
-  multiply_expanded<Format>(job, row0, row1, panel0, panel1, scratch);
 }
 
 // Many rows of x in 8 bits against s8.
@@ -533,20 +306,36 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
       });
 }
 
-void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch) {
-  char* space = static_cast<char*>(scratch);
-  uint32_t* x = static_cast<uint32_t*>(scratch);
+// Many rows of quantised weights, any number of the others.
+void multiply_whole(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* space) {
   switch (job.kind) {
     case WeightKind::bf16:
       if (!Bf16Dots::kPairs && row1 - row0 > (kExpandTiles - 1) * kTileRows)
         return multiply_expanded<Bf16>(job, row0, row1, panel0, panel1, space);
-      return multiply<Bf16Dots>(job, row0, row1, panel0, panel1, x);
-    case WeightKind::f32: return multiply<F32Fma>(job, row0, row1, panel0, panel1, x);
+      return multiply<Bf16Dots>(job, row0, row1, panel0, panel1, reinterpret_cast<uint32_t*>(space));
+    case WeightKind::f32: return multiply<F32Fma>(job, row0, row1, panel0, panel1, reinterpret_cast<uint32_t*>(space));
     case WeightKind::s8:
-      if (job.m > cpu::kStreamRows && job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
-      return multiply_quantised<S8Rows>(job, row0, row1, panel0, panel1, space);
-    case WeightKind::s4: return multiply_quantised<S4Groups>(job, row0, row1, panel0, panel1, space);
+      if (job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
+      return multiply_expanded<S8Rows>(job, row0, row1, panel0, panel1, space);
+    case WeightKind::s4: return multiply_expanded<S4Groups>(job, row0, row1, panel0, panel1, space);
   }
+}
+#endif
+
+// Few rows of x meet quantised weights as they are, more of them an expanded panel or, in 8 bits, the weights' bytes.
+void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch) {
+  char* space = static_cast<char*>(scratch);
+  if (job.m <= cpu::kStreamRows) {
+    if (job.kind == WeightKind::s8) return stream_s8(job, row0, row1, panel0, panel1, space);
+    if (job.kind == WeightKind::s4) return stream_s4(job, row0, row1, panel0, panel1, space);
+  }
+#if defined(__AMX_BF16__)
+  if (job.kind == WeightKind::f32)
+    return multiply<F32Fma>(job, row0, row1, panel0, panel1, static_cast<uint32_t*>(scratch));
+  multiply_in_tiles(job, row0, row1, panel0, panel1, space);
+#else
+  multiply_whole(job, row0, row1, panel0, panel1, space);
+#endif
 }
 
 void pack_panel(void* panel, WeightKind kind, const void* const* rows, int64_t k) {
@@ -590,7 +379,8 @@ void pack_f32(void* panel, WeightKind kind, const float* from, int64_t stride, b
 }
 
 constexpr cpu::GemmKernels kGemm = {.tile_rows = kTileRows,
-                                    .bf16_pairs = Bf16Dots::kPairs,
+                                    .bf16_pairs = kBf16Pairs,
+                                    .matrix_tiles = kMatrixTiles,
                                     .gemm = gemm,
                                     .gemm_scratch = gemm_scratch,
                                     .pack_panel = pack_panel,

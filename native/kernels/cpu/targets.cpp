@@ -10,11 +10,25 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace drivlm::cpu {
 
 namespace {
+
+// Linux keeps the tiles of AMX from a process that has not asked for them: each thread's state grows by 8 KiB once it uses them.
+// Once for all threads; refused where the kernel is older than 5.16, or a sandbox forbids it.
+bool granted_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 std::vector<Target> find_targets() {
   std::vector<Target> all;
@@ -25,6 +39,10 @@ std::vector<Target> find_targets() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vnni");
   const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  // These also say that the system saves the tiles (XCR0).
+  const bool amx = avx512bf16 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+                   __builtin_cpu_supports("amx-int8") && granted_tiles();
+  all.push_back({"amx", &kAmxKernels, amx});
   all.push_back({"avx512bf16", &kAvx512Bf16Kernels, avx512bf16});
   all.push_back({"avx512", &kAvx512Kernels, avx512});
   all.push_back({"avxvnni", &kAvxVnniKernels, avx2 && __builtin_cpu_supports("avxvnni")});

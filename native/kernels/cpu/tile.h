@@ -95,6 +95,12 @@ struct Bf16Dot {
     }
   }
 };
+#endif
+
+#if defined(__AMX_BF16__)
+// Attention; products of matrices are AMX's (gemm_amx.h). CPUs that have it run vdpbf16ps at half the rate of FMA.
+using Bf16Dots = Bf16Fma;
+#elif defined(__AVX512BF16__)
 using Bf16Dots = Bf16Dot;
 #elif defined(DRIVLM_EMULATED_PAIRS)
 // For tests: pairs of bf16 on any CPU, so that what is packed for vdpbf16ps is checked everywhere.
@@ -116,6 +122,14 @@ using Bf16Dots = EmulatedBf16Dot;
 #else
 using Bf16Dots = Bf16Fma;
 #endif
+
+// Whether products of matrices in bf16 and in bytes are AMX's, and whether they take bf16 two at a time.
+#if defined(__AMX_BF16__)
+constexpr bool kMatrixTiles = true;
+#else
+constexpr bool kMatrixTiles = false;
+#endif
+constexpr bool kBf16Pairs = kMatrixTiles || Bf16Dots::kPairs;
 
 // NEON's dot product has two operands of one sign: there x is kept as q - 128 in s8, and its zero point is 128 less.
 #if defined(__ARM_FEATURE_DOTPROD)

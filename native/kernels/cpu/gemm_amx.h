@@ -1,0 +1,200 @@
+// One thread's share of a matrix product on AMX: rows of x packed as tiles, every panel over all of them.
+//
+// All of bf16 weights and, where there are more than kStreamRows rows, of quantised ones: those in bytes against x in bytes, the
+// others expanded to bf16 a panel at a time.
+#pragma once
+
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/gemm_formats.h"
+
+namespace drivlm::DRIVLM_CPU_TARGET {
+namespace {
+
+// Sums of up to 16 (kTiles 1) or 32 (2) rows. `ahead` bytes from `next` on are fetched a step.
+template <class Dot, int kTiles>
+void amx_tile(float* sums, const char* w, const char* x, int64_t steps, const char* next, int64_t ahead) {
+  clear_tile<0>();
+  clear_tile<1>();
+  if constexpr (kTiles == 2) {
+    clear_tile<2>();
+    clear_tile<3>();
+  }
+  const char* x1 = x + steps * kTileBytes;
+  for (int64_t step = 0; step < steps; ++step) {
+    for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next + i);
+    next += ahead;
+    load_tile<4>(x, 64);
+    load_tile<6>(w, 128);
+    Dot::template multiply<0, 4, 6>();
+    load_tile<7>(w + 64, 128);
+    Dot::template multiply<1, 4, 7>();
+    if constexpr (kTiles == 2) {
+      load_tile<5>(x1, 64);
+      Dot::template multiply<2, 5, 6>();
+      Dot::template multiply<3, 5, 7>();
+    }
+    w += kStepBytes;
+    x += kTileBytes;
+    x1 += kTileBytes;
+  }
+  store_tile<0>(sums, 128);
+  store_tile<1>(sums + 16, 128);
+  if constexpr (kTiles == 2) {
+    store_tile<2>(sums + 16 * 32, 128);
+    store_tile<3>(sums + 16 * 32 + 16, 128);
+  }
+}
+
+// Words [16 rows of words] to [16 words of rows].
+DRIVLM_INLINE void transpose(U (&v)[16]) {
+  __m512i a[16], b[16];
+  DRIVLM_UNROLL
+  for (int i = 0; i < 16; i += 2) {
+    const __m512i low = reinterpret_cast<__m512i>(v[i]), high = reinterpret_cast<__m512i>(v[i + 1]);
+    a[i] = _mm512_unpacklo_epi32(low, high);
+    a[i + 1] = _mm512_unpackhi_epi32(low, high);
+  }
+  DRIVLM_UNROLL
+  for (int i = 0; i < 16; i += 4) {
+    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+  // b[4g + c]: lane l has the words of column 4l + c, rows 4g..4g+3.
+  DRIVLM_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    const __m512i low01 = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88),
+                  high01 = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
+    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88),
+                  high23 = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
+    v[c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(low01, low23, 0x88));
+    v[8 + c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(low01, low23, 0xdd));
+    v[4 + c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(high01, high23, 0x88));
+    v[12 + c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(high01, high23, 0xdd));
+  }
+}
+
+// 32 values in bf16 from the first n of `from`, zeros behind.
+DRIVLM_INLINE U pairs_of(const float* from, int64_t n) {
+  const F low = n > 0 ? load_first(from, n) : F{}, high = n > 16 ? load_first(from + 16, n - 16) : F{};
+  return reinterpret_cast<U>(_mm512_cvtne2ps_pbh(high, low));
+}
+DRIVLM_INLINE U pairs_of(const uint16_t* from, int64_t n) {
+  if (n >= 32) return load_bits(from);
+  return reinterpret_cast<U>(_mm512_maskz_loadu_epi16((1u << n) - 1, from));
+}
+
+template <class T>
+void pack_tile_rows(char* out, const T* in, int64_t stride, int64_t rows, int64_t k, int64_t steps) {
+  for (int64_t r = 0; r < rows; ++r, in += stride) {
+    char* to = out + (r / 16 * steps * 16 + r % 16) * 64;
+    for (int64_t step = 0; step < steps; ++step, to += kTileBytes)
+      store_bits(to, pairs_of(in + step * 32, k - step * 32));
+  }
+}
+
+// x by columns: value (i, p) at in[p * stride + i].
+void pack_tile_columns(char* out, const float* in, int64_t stride, int64_t rows, int64_t k, int64_t steps) {
+  for (int64_t r = 0; r < rows; r += 16) {
+    const int64_t count = min_of(16, rows - r);
+    for (int64_t step = 0; step < steps; ++step, out += kTileBytes) {
+      U words[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        const int64_t p = step * 32 + i * 2;
+        const float* low = in + p * stride + r;
+        words[i] = p < k ? paired(low, p + 1 < k ? low + stride : nullptr, count) : U{};
+      }
+      transpose(words);
+      for (int64_t i = 0; i < 16; ++i) store_bits(out + i * 64, words[i]);
+    }
+  }
+}
+
+// Rows of x as tiles of bf16.
+void pack_tiles(char* out, const GemmJob& job, int64_t row, int64_t rows, int64_t steps) {
+  if (job.x_by_columns) {
+    pack_tile_columns(out, static_cast<const float*>(job.x) + row, job.x_stride, rows, job.k, steps);
+  } else if (job.x_f32) {
+    pack_tile_rows(out, static_cast<const float*>(job.x) + row * job.x_stride, job.x_stride, rows, job.k, steps);
+  } else {
+    pack_tile_rows(out, static_cast<const uint16_t*>(job.x) + row * job.x_stride, job.x_stride, rows, job.k, steps);
+  }
+}
+
+// The same in bytes, each row with a scale and a zero point.
+void pack_byte_tiles(char* out, const GemmJob& job, int64_t row, int64_t rows, int64_t steps, uint8_t* bytes,
+                     float* scales, int32_t* zeros) {
+  for (int64_t r = 0; r < rows; ++r) {
+    scales[r] = round_to_8(bytes, job, row_of_x(job, row + r), zeros[r]);
+    char* to = out + (r / 16 * steps * 16 + r % 16) * 64;
+    for (int64_t step = 0; step < steps; ++step) store_bits(to + step * kTileBytes, load_bits(bytes + step * 64));
+  }
+}
+
+// A panel of bytes or of bf16 as tiles read it: itself, or in `space`, if it must be expanded or ends inside a step.
+DRIVLM_INLINE const char* whole_panel(const GemmJob& job, const char* packed, bool bytes, int64_t steps, char* space) {
+  const int64_t end = steps * kStepBytes;
+  int64_t filled = cpu::unit_count(job.kind, job.k) * cpu::kUnitBytes;
+  if (job.kind == WeightKind::s4) {
+    S4Groups::expand(space, packed, job.k);
+    return space;
+  }
+  if (job.kind == WeightKind::s8 && !bytes) {
+    S8Rows::expand(space, packed, job.k);
+    filled *= 2;
+  } else if (filled == end) {
+    return packed;
+  } else {
+    memcpy(space, packed, static_cast<size_t>(filled));
+  }
+  memset(space + filled, 0, static_cast<size_t>(end - filled));
+  return space;
+}
+
+template <class Dot>
+void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t panel0, int64_t panel1, const char* x,
+                    int64_t steps, char* space, const float* scales, const int32_t* zeros) {
+  alignas(64) float sums[cpu::kMatrixTileRows * 32];
+  constexpr bool kBytes = std::is_same_v<Dot, AmxBytes>;
+  const Finish finish = finish_for(job);
+  const int64_t bytes = cpu::panel_bytes(job.kind, job.k),
+                tiles = (rows + cpu::kMatrixTileRows - 1) / cpu::kMatrixTileRows;
+  const int64_t ahead = (bytes + tiles * steps - 1) / (tiles * steps);
+  const TileScope scope(min_of(rows, 16));
+  for (int64_t panel = panel0; panel < panel1; ++panel) {
+    const char* packed = static_cast<const char*>(job.w) + panel * bytes;
+    const char* w = whole_panel(job, packed, kBytes, steps, space);
+    const float* w_scale = job.kind == WeightKind::s8 ? job.w_scale + panel * 32 : nullptr;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = t * cpu::kMatrixTileRows, height = min_of(cpu::kMatrixTileRows, rows - first);
+      // Each tile of a panel fetches a part of the next panel; the only one streams.
+      const char* next = packed + (tiles == 1 ? kStreamAhead : bytes + ahead * steps * t);
+      fetch_out(job, row0 + first, height, panel);
+      const auto tile = height > 16 ? amx_tile<Dot, 2> : amx_tile<Dot, 1>;
+      tile(sums, w, x + first / 16 * steps * kTileBytes, steps, next, ahead);
+      const Rescale by = kBytes ? Rescale{true, scales + first, zeros + first, w_scale, job.w_sum + panel * 32}
+                                : Rescale{false, nullptr, nullptr, w_scale, nullptr};
+      finish(job, by, sums, row0 + first, height, panel);
+    }
+  }
+}
+
+void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+  const int64_t rows = row1 - row0, row_bytes = rounded_row(job.k);
+  char* expanded = scratch + packed_x_bytes(rows, job.k);
+  if (job.kind == WeightKind::s8 && job.x_int8) {
+    const int64_t steps = (job.k + 63) / 64;
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(expanded + expanded_bytes(job.k));
+    float* scales = reinterpret_cast<float*>(bytes + aligned_bytes(row_bytes));
+    int32_t* zeros = reinterpret_cast<int32_t*>(scales + rows);
+    pack_byte_tiles(scratch, job, row0, rows, steps, bytes, scales, zeros);
+    return multiply_tiles<AmxBytes>(job, row0, rows, panel0, panel1, scratch, steps, expanded, scales, zeros);
+  }
+  const int64_t steps = (job.k + 31) / 32;
+  pack_tiles(scratch, job, row0, rows, steps);
+  multiply_tiles<AmxPairs>(job, row0, rows, panel0, panel1, scratch, steps, expanded, nullptr, nullptr);
+}
+
+}  // namespace
+}  // namespace drivlm::DRIVLM_CPU_TARGET

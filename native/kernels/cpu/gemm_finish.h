@@ -1,0 +1,130 @@
+// The end of a matrix product, the same for every register tile: sums become values, what follows a linear layer is done, and they are stored.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/tile.h"
+
+namespace drivlm::DRIVLM_CPU_TARGET {
+namespace {
+
+using cpu::GemmJob;
+using cpu::WeightKind;
+using drivlm::Epilogue;
+
+// How the sums of a quantised product become values; null where there is nothing to do.
+struct Rescale {
+  bool integers = false;                // the sums are int32
+  const float* row_scale = nullptr;     // [rows] of the tile
+  const int32_t* row_zero = nullptr;    // [rows], with integers
+  const float* column_scale = nullptr;  // [32] of the panel
+  const int32_t* column_sum = nullptr;  // [32], with integers
+};
+
+// kWidth columns of a tile's sums as values, row by row.
+class Column {
+ public:
+  DRIVLM_INLINE Column(const Rescale& by, const float* sums, int64_t j)
+      : by_(by),
+        sums_(sums + j),
+        scale_(by.column_scale ? load(by.column_scale + j) : splat(1.0f)),
+        sum_(by.column_sum ? reinterpret_cast<I>(load_bits(by.column_sum + j)) : I{}) {}
+  DRIVLM_INLINE F at(int64_t r) const {
+    F value = load(sums_ + r * 32);
+    if (by_.integers) {
+      const I zero = reinterpret_cast<I>(splat_bits(static_cast<uint32_t>(by_.row_zero[r])));
+      value = __builtin_convertvector(reinterpret_cast<I>(value) - zero * sum_, F);
+    }
+    return by_.row_scale ? value * (scale_ * by_.row_scale[r]) : value * scale_;
+  }
+
+ private:
+  const Rescale by_;
+  const float* sums_;
+  const F scale_;
+  const I sum_;
+};
+
+template <Epilogue kAfter, class Out>
+DRIVLM_INLINE F activate(F v) {
+  if constexpr (std::is_same_v<Out, float>) return kAfter == Epilogue::gelu ? gelu(v) : silu(v);
+  return kAfter == Epilogue::gelu ? gelu_coarse(v) : silu_coarse(v);
+}
+
+// sums: [rows, 32] of rows row0 + r and columns of `panel`.
+template <Epilogue kAfter, class Out>
+void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
+  const int64_t column0 = panel * 32;
+  if constexpr (kAfter == Epilogue::gated) {
+    const int64_t columns = min_of(16, job.n / 2 - panel * 16);
+    for (int64_t j = 0; j < columns; j += kWidth) {
+      const Column gate(by, sums, j), up(by, sums, j + 16);
+      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + panel * 16 + j;
+      for (int64_t r = 0; r < rows; ++r, out += job.out_stride)
+        store_first(out, activate<Epilogue::gated, Out>(gate.at(r)) * up.at(r), columns - j);
+    }
+  } else {
+    const int64_t columns = min_of(32, job.n - column0);
+    for (int64_t j = 0; j < columns; j += kWidth) {
+      const int64_t left = columns - j;
+      const Column values(by, sums, j);
+      const F bias = job.bias ? load_first(job.bias + column0 + j, left) : F{};
+      const F scale = kAfter == Epilogue::add && job.scale ? load_first(job.scale + column0 + j, left) : splat(1.0f);
+      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + column0 + j;
+      for (int64_t r = 0; r < rows; ++r, out += job.out_stride) {
+        F v = values.at(r) + bias;
+        if constexpr (kAfter == Epilogue::gelu) v = activate<Epilogue::gelu, Out>(v);
+        if constexpr (kAfter == Epilogue::add) v = load_first(out, left) + scale * v;
+        store_first(out, v, left);
+      }
+    }
+  }
+}
+
+using Finish = void (*)(const GemmJob&, const Rescale&, const float*, int64_t, int64_t, int64_t);
+
+template <class Out>
+Finish finish_for(Epilogue after) {
+  switch (after) {
+    case Epilogue::gelu: return finish<Epilogue::gelu, Out>;
+    case Epilogue::add: return finish<Epilogue::add, Out>;
+    case Epilogue::gated: return finish<Epilogue::gated, Out>;
+    case Epilogue::store: break;
+  }
+  return finish<Epilogue::store, Out>;
+}
+
+DRIVLM_INLINE Finish finish_for(const GemmJob& job) {
+  return job.out_f32 ? finish_for<float>(job.after) : finish_for<uint16_t>(job.after);
+}
+
+DRIVLM_INLINE const char* row_of_x(const GemmJob& job, int64_t row) {
+  return static_cast<const char*>(job.x) + row * job.x_stride * (job.x_f32 ? 4 : 2);
+}
+
+// Up to kWidth values of a row of x, the rest 0.
+DRIVLM_INLINE F load_x(const GemmJob& job, const char* row, int64_t i) {
+  return job.x_f32 ? load_first(reinterpret_cast<const float*>(row) + i, job.k - i)
+                   : load_first(reinterpret_cast<const uint16_t*>(row) + i, job.k - i);
+}
+
+// Two rows of f32 as pairs of bf16, the first in the low halves; n <= kWidth of them. `high` may be null: zeros.
+DRIVLM_INLINE U paired(const float* low, const float* high, int64_t n) {
+  const U second = high ? rounded_bits(load_first(high, n)) & 0xffff0000u : U{};
+  return (rounded_bits(load_first(low, n)) >> 16) | second;
+}
+
+// Bytes of the panel stream fetched early when each byte is read once.
+constexpr int64_t kStreamAhead = 2048;
+
+// Where the values of a tile go is fetched while their sums are made: its rows are far apart, each a line of its own.
+DRIVLM_INLINE void fetch_out(const GemmJob& job, int64_t row, int64_t rows, int64_t panel) {
+  const int64_t element = job.out_f32 ? 4 : 2, columns = job.after == Epilogue::gated ? 16 : 32;
+  const char* out = static_cast<const char*>(job.out) + (row * job.out_stride + panel * columns) * element;
+  for (int64_t r = 0; r < rows; ++r, out += job.out_stride * element) __builtin_prefetch(out, 1);
+}
+
+}  // namespace
+}  // namespace drivlm::DRIVLM_CPU_TARGET

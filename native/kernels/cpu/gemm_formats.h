@@ -1,0 +1,117 @@
+// Weights in 8 and 4 bits and the x that meets them: rows of x in 16 and 8 bits, panels expanded for many rows.
+#pragma once
+
+#include "kernels/cpu/gemm_finish.h"
+
+namespace drivlm::DRIVLM_CPU_TARGET {
+namespace {
+
+// What many rows of x are multiplied with, whatever the weights are kept as: where bf16 is multiplied as f32 the panel
+// is widened once rather than by every tile (the work of one unit in 15), elsewhere it is bf16 itself.
+constexpr WeightKind kExpanded = kBf16Pairs ? WeightKind::bf16 : WeightKind::f32;
+
+// Parts of a share's scratch, 64-byte aligned.
+DRIVLM_INLINE size_t aligned_bytes(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
+
+// Tiles of AMX are whole even where rows are not.
+DRIVLM_INLINE size_t packed_x_bytes(int64_t rows, int64_t k) {
+  return aligned_bytes((kMatrixTiles ? max_of(rows, 16) : rows) * (k + 64) * 4 + 64);
+}
+DRIVLM_INLINE size_t expanded_bytes(int64_t k) { return aligned_bytes(cpu::panel_bytes(kExpanded, k + 32)); }
+DRIVLM_INLINE int64_t rounded_row(int64_t k) { return (k + 63) / 64 * 64; }
+
+// One row of x in 16 bits: q = x / scale, the largest 32767. Returns the scale. out has room for rounded_row(k).
+float round_to_16(int16_t* out, const GemmJob& job, const char* row) {
+  F largest = F{};
+  for (int64_t i = 0; i < job.k; i += kWidth) largest = max(largest, absolute(load_x(job, row, i)));
+  const float top = max_of(largest);
+  const F inverse = splat(top > 0 ? 32767.0f / top : 0.0f);
+  for (int64_t i = 0; i < job.k; i += kWidth) store_shorts(out + i, to_nearest(load_x(job, row, i) * inverse));
+  for (int64_t i = (job.k + kWidth - 1) / kWidth * kWidth; i < rounded_row(job.k); ++i) out[i] = 0;
+  return top / 32767.0f;
+}
+
+// One row of x in 8 bits: x = scale * (q - zero), 0 exact. Returns the scale. out has room for rounded_row(k).
+float round_to_8(uint8_t* out, const GemmJob& job, const char* row, int32_t& zero) {
+  F low = F{}, high = F{};
+  for (int64_t i = 0; i < job.k; i += kWidth) {
+    const F v = load_x(job, row, i);
+    low = min(low, v);
+    high = max(high, v);
+  }
+  const float least = -max_of(-low), scale = (max_of(high) - least) / 255.0f;
+  const F inverse = splat(scale > 0 ? 1.0f / scale : 0.0f);
+  zero = to_nearest(-least * inverse)[0];
+  const F zeros = splat(static_cast<float>(zero));
+  for (int64_t i = 0; i < job.k; i += kWidth) {
+    const F q = load_x(job, row, i) * inverse + zeros;
+    const I bytes = to_nearest(min(max(q, F{}), splat(255.0f)));
+    store_bytes(out + i, kSignedBytes ? bytes - 128 : bytes);
+  }
+  if (kSignedBytes) zero -= 128;
+  return scale;
+}
+
+// Values of k = 2i (low) and 2i + 1 (high) of kWidth rows from `lane` on, to an expanded panel.
+DRIVLM_INLINE void expand_pair(char* panel, int64_t i, int64_t lane, F low, F high) {
+  if constexpr (kBf16Pairs) {
+    store_bits(panel + i * 128 + lane * 4, (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u));
+  } else {
+    store_bits(panel + 2 * i * 128 + lane * 4, reinterpret_cast<U>(low));
+    store_bits(panel + (2 * i + 1) * 128 + lane * 4, reinterpret_cast<U>(high));
+  }
+}
+
+// How weights are stored, each format a type. `expand` makes a panel that many rows of x meet; what it leaves out is a factor a row of the
+// panel, `row_scale`.
+struct Bf16 {
+  static void expand(char* out, const char* w, int64_t k) {
+    const int64_t units = cpu::unit_count(WeightKind::bf16, k);
+    for (int64_t u = 0; u < units; ++u) {
+      for (int64_t lane = 0; lane < 32; lane += kWidth) {
+        expand_pair(out, u, lane, even_values(w + u * 128 + lane * 4), odd_values(w + u * 128 + lane * 4));
+      }
+    }
+  }
+  static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
+};
+
+// The scale of a row is left to the sums.
+struct S8Rows {
+  static void expand(char* out, const char* w, int64_t k) {
+    const int64_t units = cpu::unit_count(WeightKind::s8, k);
+    for (int64_t u = 0; u < units; ++u) {
+      for (int64_t lane = 0; lane < 32; lane += kWidth) {
+        const I q = reinterpret_cast<I>(load_bits(w + u * 128 + lane * 4));
+        const auto value = [&](int byte) { return __builtin_convertvector((q << (24 - 8 * byte)) >> 24, F); };
+        expand_pair(out, 2 * u, lane, value(0), value(1));
+        expand_pair(out, 2 * u + 1, lane, value(2), value(3));
+      }
+    }
+  }
+  static const float* row_scale(const GemmJob& job, int64_t panel) { return job.w_scale + panel * 32; }
+};
+
+struct S4Groups {
+  static void expand(char* out, const char* w, int64_t k) {
+    for (int64_t g = 0; g < (k + cpu::kGroupDepth - 1) / cpu::kGroupDepth; ++g, w += cpu::kGroupBytes) {
+      const uint16_t* scales = reinterpret_cast<const uint16_t*>(w + 4 * 128);
+      for (int64_t lane = 0; lane < 32; lane += kWidth) {
+        const F scale = to_f32(load_half(scales + lane));
+        for (int64_t u = 0; u < 4; ++u) {
+          const U word = load_bits(w + u * 128 + lane * 4);
+          for (int j = 0; j < 4; ++j) {
+            const I low = reinterpret_cast<I>((word >> (4 * j)) & 0xfu),
+                    high = reinterpret_cast<I>((word >> (4 * j + 16)) & 0xfu);
+            expand_pair(out, g * 16 + u * 4 + j, lane, __builtin_convertvector(low - 8, F) * scale,
+                        __builtin_convertvector(high - 8, F) * scale);
+          }
+        }
+      }
+    }
+  }
+  static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
+};
+
+}  // namespace
+}  // namespace drivlm::DRIVLM_CPU_TARGET
