@@ -76,7 +76,8 @@ export function checkAddon(file, arch, cuda) {
   const { size } = statSync(file)
   if (size > mostBytes) wrong.push(`it has ${size} bytes, more than ${mostBytes}`)
   if (wrong.length > 0) throw new Error(`${file} is not fit to be shipped:\n  ${wrong.join('\n  ')}`)
-  const code = cuda === undefined ? 'no GPU code' : [...counts].map(([name, count]) => `${count} × ${name}`).join(', ')
+  const code =
+    cuda === undefined ? 'GPU code not looked at' : [...counts].map(([name, count]) => `${count} × ${name}`).join(', ')
   return `${(size / 1e6).toFixed(2)} MB, ${arch}, ${newest}, ${needed.join(' ')}, ${code}`
 }
 
