@@ -134,13 +134,16 @@ async function dumpTraining(training, name, dir, out) {
   // Runs of the optimiser: 8 updates over 2 samples each, in order and cyclic.
   for (const [number, id] of Object.keys(golden.samples).entries())
     arrays.set(`${id}.number`, { shape: [1], data: Int32Array.of(number) })
-  for (const key of ['decay_all', 'strong_decay_all']) {
+  for (const key of ['decay_all', 'strong_decay_all', 'bf16']) {
     const run = golden.runs?.[key]
     if (run === undefined) continue
     const list = (values) => ({ shape: [values.length], data: Float32Array.from(values) })
     arrays.set(`run.${key}.loss`, list(run.loss.flat()))
     arrays.set(`run.${key}.grad_norm`, list(run.grad_norm))
     arrays.set(`run.${key}.lr`, list(run.lr))
+    // How far all parameters went. In bf16 that of stored f32 weights has the step of their rounding in it, which ours has not.
+    if (key !== 'bf16' || checkpoint.tensors.every(({ dtype }) => dtype === 'BF16'))
+      arrays.set(`run.${key}.moved`, list([Math.hypot(...Object.values(run.moved))]))
     for (const [entry, value] of gradientArrays(`run.${key}.final.`, `run.${key}`, tensors, place))
       arrays.set(entry, value)
   }

@@ -1,7 +1,7 @@
 /** `drivlm adapt --plan`: what a run will take, by counts and one measured pack; and what is learned from. */
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { loadAddon, toModelError } from '../native.ts'
-import { type MemoryOfTraining, memoryOfTraining, refuseWhatCannotFit, towerCacheBytesOf } from '../train/plan.ts'
+import { type MemoryOfTraining, memoryOfTraining, towerCacheBytesOf } from '../train/plan.ts'
 import { leftOut } from '../train/prepare.ts'
 import { warmupSteps } from '../train/schedule.ts'
 import { nativeOptions, trainsTower, updateOf } from '../train/settings.ts'
@@ -27,9 +27,15 @@ export interface Plan {
 }
 
 /** Counts what a run takes; measures a pack and an update, if they fit. Nothing is written. */
-export async function planOf(dir: string, data: TrainingData, settings: AdaptSettings, threads: number): Promise<Plan> {
+export async function planOf(
+  dir: string,
+  data: TrainingData,
+  settings: AdaptSettings,
+  threads: number,
+  memoryBytes?: number,
+): Promise<Plan> {
   const { network, files, fileBytes, tensors } = await readCheckpoint(dir)
-  const memory = memoryOfTraining(network, settings, data.bounds)
+  const memory = memoryOfTraining(network, settings, data.bounds, memoryBytes)
   const { samples, shared, separate } = data.operations
   const plan = {
     steps: data.steps,
@@ -67,7 +73,7 @@ export async function planOf(dir: string, data: TrainingData, settings: AdaptSet
   return { ...plan, seconds }
 }
 
-/** Prints a plan; `settings` say what would take less where it does not fit. */
+/** Prints a plan. */
 export function printPlan(
   { steps, memory, towerCacheBytes, questions, operationsPerQuestion, seconds }: Plan,
   settings: AdaptSettings,
@@ -99,11 +105,10 @@ export function printPlan(
       : [
           [
             'time',
-            `${towerCacheBytes === 0 ? '' : 'at most '}about ${formatDuration(seconds)}, by one pack measured now`,
+            `about ${formatDuration(seconds)}${towerCacheBytes === 0 ? '' : ' at most'}, by one pack measured now`,
           ] as [string, string],
         ]),
   ])
-  refuseWhatCannotFit(memory, settings)
 }
 
 /** Such as `0.0001, in the vision tower 0.00002; rises in 3 updates, then cosine`. */

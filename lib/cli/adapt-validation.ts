@@ -54,13 +54,17 @@ export class Validations {
     return this.all.some((one) => one.updates === updates && one.set === set)
   }
 
-  /** Asks the model in `dir` all questions of a set, and keeps the scores. */
+  /** Asks the model in `dir` all questions of a set, and keeps the scores when `use` has seen them: a run that is killed before does both again. */
   async run(
     dir: string,
     updates: number,
     validation: ValidationSet,
-    { threads, signal }: { threads: number | undefined; signal: AbortSignal },
-  ): Promise<Validation> {
+    {
+      threads,
+      signal,
+      use,
+    }: { threads: number | undefined; signal: AbortSignal; use: (found: Validation) => Promise<void> },
+  ): Promise<void> {
     const { set } = validation
     const scores = await scoresOf(dir, path.join(this.#folder, 'validation', `${set}-${updates}`), validation, {
       threads,
@@ -68,9 +72,9 @@ export class Validations {
     })
     const before = this.all.filter((one) => one.set === set).map(scoreOf)
     const found: Validation = { updates, set, ...scores, best: before.every((score) => score < scoreOf(scores)) }
+    await use(found)
     this.all.push(found)
     await writeWhole(this.#file, this.all.map((one) => `${JSON.stringify(one)}\n`).join(''))
-    return found
   }
 }
 

@@ -15,6 +15,7 @@ import {
   type TrainingData,
   type TrainingDataOptions,
 } from '../train/index.ts'
+import { refuseWhatCannotFit } from '../train/plan.ts'
 import { type ReportedList, type ReportedStep, trainingReportHtml } from '../train/report/html.ts'
 import type { Validation } from '../train/report/validation.ts'
 import { cannotWrite, writeWhole } from '../whole-file.ts'
@@ -32,7 +33,8 @@ export interface AdaptFlags
   out?: string
   threads?: number
   saveEvery?: number
-  /** In gigabytes. */
+  /** In gigabytes, as the next. */
+  memory?: number
   towerCache?: number
   validate?: string
   validateImages?: string
@@ -64,7 +66,11 @@ export async function adapt(flags: AdaptFlags): Promise<void> {
   } catch (error) {
     process.stderr.write(`${stoppedBy === undefined ? errorText(error) : 'Stopped.'}\n`)
     if (stoppedBy !== undefined && out !== undefined)
-      process.stderr.write(`What was learned is kept in ${out}.run; the same command goes on from there.\n`)
+      process.stderr.write(
+        existsSync(path.join(`${out}.run`, 'state'))
+          ? `What was learned is kept in ${out}.run; the same command goes on from there.\n`
+          : 'Nothing had been learned yet.\n',
+      )
     process.exitCode = stoppedBy === undefined ? 1 : stoppedBy === 'SIGINT' ? 130 : 143
   } finally {
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal)
@@ -92,9 +98,11 @@ async function run(flags: AdaptFlags, signal: AbortSignal): Promise<void> {
   try {
     if (!json) printData(data)
     if (flags.plan) {
-      const plan = await planOf(model, data, settings, threads)
+      const { network } = await readCheckpoint(model)
+      const plan = await planOf(model, data, settings, threads, bytesOf(flags.memory))
       if (json) printJson(planJson(plan, data))
       else printPlan(plan, settings)
+      refuseWhatCannotFit(plan.memory, network, settings, data.bounds)
       return
     }
     await train(flags, settings, data, threads, signal)
@@ -102,6 +110,9 @@ async function run(flags: AdaptFlags, signal: AbortSignal): Promise<void> {
     await data.close()
   }
 }
+
+const bytesOf = (gigabytes: number | undefined): number | undefined =>
+  gigabytes === undefined ? undefined : Math.round(gigabytes * 1e9)
 
 function planJson(plan: Plan, data: TrainingData): unknown {
   return { ...plan, data: data.summary }
@@ -114,7 +125,7 @@ async function train(
   threads: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const { model, saveEvery, towerCache, finish = false, json = false } = flags
+  const { model, saveEvery, memory, towerCache, finish = false, json = false } = flags
   const out = path.resolve(flags.out!)
   const runFolder = `${out}.run`
   await mkdir(runFolder, { recursive: true }).catch((error) => {
@@ -127,11 +138,13 @@ async function train(
   const look = async (dir: string, updates: number): Promise<void> => {
     for (const set of sets) {
       if (validations.has(updates, set.set)) continue
-      const found = await withProgress(`Validating after ${updates} updates, ${set.set}`, () =>
-        validations.run(dir, updates, set, { threads, signal }),
+      const use = async (found: Validation): Promise<void> => {
+        if (!json) print(`  after ${updates}: ${set.set} ${described(found)}`)
+        if (found.best && found.set === 'domain' && updates > 0) await keepBest(dir, `${out}.best`)
+      }
+      await withProgress(`Validating after ${updates} updates, ${set.set}`, () =>
+        validations.run(dir, updates, set, { threads, signal, use }),
       )
-      if (!json) print(`  after ${updates}: ${set.set} ${described(found)}`)
-      if (found.best && found.set === 'domain' && updates > 0) await keepBest(dir, `${out}.best`)
     }
     await writeReport(flags, settings, data, validations.all, out)
   }
@@ -146,7 +159,8 @@ async function train(
       out,
       threads,
       ...(saveEvery === undefined ? {} : { saveEvery }),
-      ...(towerCache === undefined ? {} : { towerCacheBytes: Math.round(towerCache * 1e9) }),
+      memoryBytes: bytesOf(memory),
+      towerCacheBytes: bytesOf(towerCache),
       ...(sets.length > 0 ? { checkpoints: { every, use: look } } : {}),
       finish,
       signal,

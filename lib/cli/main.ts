@@ -187,6 +187,7 @@ function program(): Command {
     .option('--seed <n>', 'of order, draws and drop path (default: 42)', integer(0))
     .addOption(new Option('--precision <type>', 'of matrix products (default: f32)').choices(['f32', 'bf16']))
     .option('--threads <n>', 'the result does not depend on it (default: all cores)', integer(1))
+    .option('--memory <GB>', 'most that it may take; refused if it needs more (default: what there is)', decimal)
     .option(
       '--tower-cache <GB>',
       'most disk in <dir>.run for what a frozen tower gives, so that a picture goes through it once (default: half of what is free)',

@@ -23,7 +23,17 @@ import {
   type TrainingPack,
 } from './types.ts'
 
-const ownKeys = ['data', 'out', 'threads', 'saveEvery', 'towerCacheBytes', 'checkpoints', 'finish', 'signal']
+const ownKeys = [
+  'data',
+  'out',
+  'threads',
+  'saveEvery',
+  'memoryBytes',
+  'towerCacheBytes',
+  'checkpoints',
+  'finish',
+  'signal',
+]
 const usualSaveEvery = 100
 const namesShown = 6
 
@@ -116,6 +126,7 @@ interface Run {
   out: string
   threads: number
   saveEvery: number
+  memoryBytes: number | undefined
   towerCacheBytes: number | undefined
   checkpoints: AdaptOptions['checkpoints']
   finish: boolean
@@ -124,7 +135,8 @@ interface Run {
 
 async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptStep, string, undefined> {
   const settings = settingsOf(options)
-  const { data, out, threads, saveEvery, towerCacheBytes, checkpoints, finish, signal } = ownOptions(options)
+  const { data, out, threads, saveEvery, memoryBytes, towerCacheBytes, checkpoints, finish, signal } =
+    ownOptions(options)
   throwIfAborted(signal)
   const checkpoint = await readCheckpoint(dir)
   partsOf(settings, checkpoint.network) // throws
@@ -143,17 +155,19 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
     }
     if (finish && !(await folder.hasState()))
       throw new ModelError('BAD_ARGUMENT', `${folder.dir} has no saved state that could be finished.`)
-    refuseWhatCannotFit(memoryOfTraining(checkpoint.network, settings, data.bounds), settings)
+    const { network } = checkpoint
+    const memory = memoryOfTraining(network, settings, data.bounds, memoryBytes)
+    refuseWhatCannotFit(memory, network, settings, data.bounds)
     await folder.claim(of, key)
     const trainer = await loadAddon().train(
       {
-        network: checkpoint.network,
+        network,
         files: checkpoint.files,
         fileBytes: checkpoint.fileBytes,
         tensors: checkpoint.tensors,
       },
       {
-        ...nativeOptions(settings, checkpoint.network, data.bounds, threads),
+        ...nativeOptions(settings, network, data.bounds, threads),
         ...(keepsTower(settings, data) ? await towerCacheOf(folder, start, settings.precision, towerCacheBytes) : {}),
       },
     )
@@ -334,7 +348,7 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
   if (unknown !== undefined)
     throw new ModelError('BAD_ARGUMENT', `options.${unknown} is unknown; known are ${known.join(', ')}.`)
   const { data, out, threads = os.availableParallelism(), saveEvery = usualSaveEvery, checkpoints, signal } = options
-  const { finish = false, towerCacheBytes } = options
+  const { finish = false, memoryBytes, towerCacheBytes } = options
   const bad = (expected: string, key: string, value: unknown) =>
     new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${key}, received ${describeValue(value)}.`)
   if (typeof data?.packsOfStep !== 'function' || !Number.isSafeInteger(data.steps) || data.steps < 1)
@@ -344,12 +358,13 @@ function ownOptions(options: AdaptOptions): Omit<Run, 'checkpoint' | 'settings'>
     throw bad('a whole number from 1 to 1024', 'threads', threads)
   if (!Number.isSafeInteger(saveEvery) || saveEvery < 1)
     throw bad('a whole number of at least 1', 'saveEvery', saveEvery)
-  if (towerCacheBytes !== undefined && !(Number.isSafeInteger(towerCacheBytes) && towerCacheBytes >= 0))
-    throw bad('a whole number of at least 0', 'towerCacheBytes', towerCacheBytes)
+  for (const [key, value] of Object.entries({ memoryBytes, towerCacheBytes }))
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 0))
+      throw bad('a whole number of at least 0', key, value)
   if (checkpoints !== undefined && !(Number.isSafeInteger(checkpoints.every) && checkpoints.every >= 1))
     throw bad('a whole number of at least 1', 'checkpoints.every', checkpoints.every)
   if (typeof finish !== 'boolean') throw bad('true or false', 'finish', finish)
-  return { data, out: path.resolve(out), threads, saveEvery, towerCacheBytes, checkpoints, finish, signal }
+  return { data, out: path.resolve(out), threads, saveEvery, memoryBytes, towerCacheBytes, checkpoints, finish, signal }
 }
 
 /**

@@ -166,6 +166,8 @@ export interface AdaptOptions extends Partial<AdaptSettings> {
   threads?: number
   /** Updates between two saved states; default 100. */
   saveEvery?: number
+  /** Most bytes of memory that the run may take; it is refused if its plan takes more. Default what the machine or its container has. */
+  memoryBytes?: number | undefined
   /**
    * Most bytes on the disk for what a frozen tower gives (`train` other than `all`, no `towerLayers`), so that each picture goes through it once:
    * kept in `out.run` until the run ends. Default half of what is free there; 0: nothing is kept. The result does not depend on it.

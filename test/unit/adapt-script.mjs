@@ -1,4 +1,5 @@
-// A run of training to be killed: node adapt-script.mjs DIST START OUT SETTINGS. Packs as in tiny-packs.ts, of text alone.
+// A run of training to be killed: node adapt-script.mjs DIST START OUT SETTINGS. Packs as in tiny-packs.ts, of text alone. It leaves after the
+// update `leaveAfter` of the settings, if there is one.
 const [dist, start, out, settings] = process.argv.slice(2)
 const { adapt } = await import(`${dist}/train/adapt.js`)
 const rows = 24
@@ -18,4 +19,7 @@ const data = {
     },
   ],
 }
-await adapt(start, { ...JSON.parse(settings), data, out, saveEvery: 1 + (process.pid % 3) }).folder
+const { leaveAfter, ...rest } = JSON.parse(settings)
+const run = adapt(start, { ...rest, data, out, saveEvery: 1 + (process.pid % 3) })
+for await (const { step } of run) if (step === leaveAfter) break
+if (leaveAfter === undefined) await run.folder

@@ -403,9 +403,14 @@ describe('what cannot be is refused, and what was good is kept', () => {
     expect(Object.values(kinds).reduce((sum, bytes) => sum + bytes, 0)).toBe(totalBytes)
     expect(memory.momentsBytes).toBe(2 * memory.gradientsBytes)
     expect(availableBytes).toBeGreaterThan(totalBytes)
-    refuseWhatCannotFit(memory, settingsOf({}))
-    expect(() => refuseWhatCannotFit({ ...memory, availableBytes: totalBytes - 2 ** 30 }, settingsOf({}))).toThrow(
-      /: 1\.0 GiB are missing\. Less takes: train 'language\+projector' or 'projector', smaller packs\.$/,
+    const bounds = { rows: 100, tiles: 2 }
+    const refuse = (bytes: number, settings = {}) =>
+      refuseWhatCannotFit({ ...memory, availableBytes: bytes }, checkpoint.network, settingsOf(settings), bounds)
+    refuse(totalBytes)
+    expect(() => refuse(totalBytes - 2 ** 30)).toThrow(/: 1\.0 GiB are missing\. By itself neither .* the least is /)
+    const without = memoryOfTraining(checkpoint.network, settingsOf({}), bounds).totalBytes
+    expect(() => refuse(without, { emaDecay: 0.9 })).toThrow(
+      /What would fit: no emaDecay \(\d+ MiB\); .*packs of 25 tokens and 1 tiles at most \(.*train 'projector' \(.*\)\.$/,
     )
     const small = memoryOfTraining(checkpoint.network, settingsOf({ train: 'projector' }), { rows: 100, tiles: 2 })
     expect(small.gradientsBytes).toBeLessThan(memory.gradientsBytes)
