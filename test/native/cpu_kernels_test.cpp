@@ -401,6 +401,67 @@ TEST(cpu_quantize_extremes) {
   });
 }
 
+// x that 16 bits hold as it is, with signs that add up or alternate, against the largest weights: up to the sum in f32 nothing is lost, and a row
+// gets the same bits however many others there are.
+TEST(cpu_stream_is_exact) {
+  for_each_target([](const Target& target) {
+    for (const WeightKind kind : {WeightKind::s8, WeightKind::s4}) {
+      for (const int64_t k : {1, 31, 333, 4864}) {
+        const int64_t n = 40, most = kStreamRows;
+        Random random(11);
+        auto w = random.floats(n * k, 1);
+        for (int64_t i = 0; i < n / 2 * k; ++i)
+          w[i] = i / k % 3 == 0 ? 1.0f : i / k % 3 == 1 ? -1.0f : i % 2 == 0 ? 1.0f : -1.0f;
+        const Quantized quantized = quantize(*target.kernels, kind, w, n, k);
+        std::vector<float> x(most * k);
+        for (int64_t r = 0; r < most; ++r) {
+          for (int64_t i = 0; i < k; ++i) {
+            const auto any = static_cast<float>(static_cast<int>(random.floats(1, 32639)[0]));
+            const float ends[] = {32639, -32639, i % 2 == 0 ? 32639.0f : -32639.0f, i % 2 == 0 ? 128.0f : -32512.0f};
+            x[r * k + i] = i == 0 ? 32639 : r < 4 ? ends[r] : any;
+          }
+        }
+        const auto product = [&](int64_t first, int64_t m, int threads) {
+          std::vector<float> out(m * n);
+          GemmJob job;
+          job.x = x.data() + first * k;
+          job.x_stride = k;
+          job.x_f32 = true;
+          job.w = quantized.packed->data;
+          job.kind = kind;
+          job.w_scale = quantized.scales.data();
+          job.w_sum = quantized.sums.data();
+          job.m = m, job.n = n, job.k = k;
+          job.out = out.data();
+          job.out_stride = n;
+          job.out_f32 = true;
+          TestWorkers workers(threads);
+          gemm(*target.kernels, job, workers);
+          return out;
+        };
+        // The sums of s4's groups are added up in f32.
+        const double allowed = 0x1p-24 * static_cast<double>(kind == WeightKind::s4 ? 8 + k / kGroupDepth : 16);
+        const auto all = product(0, most, 2);
+        for (int64_t r = 0; r < most; ++r) {
+          for (int64_t c = 0; c < n; ++c) {
+            double y = 0, size = 0;
+            for (int64_t i = 0; i < k; ++i) {
+              const double term = static_cast<double>(x[r * k + i]) * quantized.values[c * k + i];
+              y += term;
+              size += std::fabs(term);
+            }
+            CHECK(std::fabs(all[r * n + c] - y) <= size * allowed);
+          }
+        }
+        for (const int64_t m : {1, 2, 3, 5}) {
+          const auto some = product(3, m, 1);
+          CHECK(std::memcmp(some.data(), all.data() + 3 * n, some.size() * sizeof(float)) == 0);
+        }
+      }
+    }
+  });
+}
+
 TEST(cpu_targets) {
   CHECK_EQ(std::string(target_named("portable").name), "portable");
   CHECK(target_named(nullptr).supported);

@@ -21,7 +21,7 @@ void amx_tile(float* sums, const char* w, const char* x, int64_t steps, const ch
   }
   const char* x1 = x + steps * kTileBytes;
   for (int64_t step = 0; step < steps; ++step) {
-    for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next + i);
+    for (int64_t i = 0; i < ahead; i += 64) fetch_ahead(next + i);
     next += ahead;
     load_tile<4>(x, 64);
     load_tile<6>(w, 128);

@@ -117,7 +117,7 @@ DRIVLM_INLINE U paired(const float* low, const float* high, int64_t n) {
 }
 
 // Bytes of the panel stream fetched early when each byte is read once.
-constexpr int64_t kStreamAhead = 2048;
+constexpr int64_t kStreamAhead = 3072;
 
 // Where the values of a tile go is fetched while their sums are made: its rows are far apart, each a line of its own.
 DRIVLM_INLINE void fetch_out(const GemmJob& job, int64_t row, int64_t rows, int64_t panel) {

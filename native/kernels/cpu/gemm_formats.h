@@ -20,17 +20,6 @@ DRIVLM_INLINE size_t packed_x_bytes(int64_t rows, int64_t k) {
 DRIVLM_INLINE size_t expanded_bytes(int64_t k) { return aligned_bytes(cpu::panel_bytes(kExpanded, k + 32)); }
 DRIVLM_INLINE int64_t rounded_row(int64_t k) { return (k + 63) / 64 * 64; }
 
-// One row of x in 16 bits: q = x / scale, the largest 32767. Returns the scale. out has room for rounded_row(k).
-float round_to_16(int16_t* out, const GemmJob& job, const char* row) {
-  F largest = F{};
-  for (int64_t i = 0; i < job.k; i += kWidth) largest = max(largest, absolute(load_x(job, row, i)));
-  const float top = max_of(largest);
-  const F inverse = splat(top > 0 ? 32767.0f / top : 0.0f);
-  for (int64_t i = 0; i < job.k; i += kWidth) store_shorts(out + i, to_nearest(load_x(job, row, i) * inverse));
-  for (int64_t i = (job.k + kWidth - 1) / kWidth * kWidth; i < rounded_row(job.k); ++i) out[i] = 0;
-  return top / 32767.0f;
-}
-
 // One row of x in 8 bits: x = scale * (q - zero), 0 exact. Returns the scale. out has room for rounded_row(k).
 float round_to_8(uint8_t* out, const GemmJob& job, const char* row, int32_t& zero) {
   F low = F{}, high = F{};

@@ -2,6 +2,7 @@
 // and is compiled for the target.
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/gemm_stream.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/training_kernels.h"
 

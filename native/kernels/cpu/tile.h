@@ -227,6 +227,14 @@ struct S16S8 {
   }
 };
 
+// How many passes over a panel a tile of that height makes at once: as many as have room in half of the registers, so that memory is read all
+// the time and not only in the first pass.
+constexpr int passes_at_once(int rows) {
+  int passes = 16 / kWidth;
+  while (passes > 1 && passes * rows * 2 > 12) passes /= 2;
+  return passes;
+}
+
 template <int kRows>
 DRIVLM_INLINE void clear_sums(F (&sum)[kRows][2]) {
   DRIVLM_UNROLL
@@ -242,17 +250,21 @@ DRIVLM_INLINE void store_sums(float* c, int64_t c_stride, const F (&sum)[kRows][
   }
 }
 
-// `units` of a panel from w on. What comes after is fetched early, 128 bytes a unit from `next` on, `next_step` bytes
-// further each time; it may lie past the end of memory, a prefetch does not fault.
-template <class Dot, int kRowStep, int kDepthStep, int kRows>
-DRIVLM_INLINE void add_units(F (&sum)[kRows][2], const char* w, const float* x, int64_t units, const char* next,
-                             int64_t next_step) {
+// What is multiplied soon, to L2: with lines that are on their way to L1 a core can have less under way (bf16 and int8 in memory, 16 % more a second).
+DRIVLM_INLINE void fetch_ahead(const char* p) { __builtin_prefetch(p, 0, 2); }
+
+// `units` of a panel from w on, kPasses of its parts of 2 x kWidth columns at once. What comes after is fetched early, 128 bytes a unit from
+// `next` on, `next_step` bytes further each time; it may lie past the end of memory, a prefetch does not fault.
+template <class Dot, int kRowStep, int kDepthStep, int kRows, int kPasses>
+DRIVLM_INLINE void add_units(F (&sum)[kPasses][kRows][2], const char* w, const float* x, int64_t units,
+                             const char* next, int64_t next_step) {
 #pragma GCC unroll 2
   for (int64_t u = 0; u < units; ++u) {
-    __builtin_prefetch(next);
-    __builtin_prefetch(next + 64);
+    fetch_ahead(next);
+    fetch_ahead(next + 64);
     next += next_step;
-    Dot::template step<kRows, kRowStep, kDepthStep>(sum, w, x);
+    DRIVLM_UNROLL
+    for (int p = 0; p < kPasses; ++p) Dot::template step<kRows, kRowStep, kDepthStep>(sum[p], w + p * kWidth * 4, x);
     w += 128;
     x += Dot::kWords * kDepthStep;
   }
@@ -262,11 +274,14 @@ DRIVLM_INLINE void add_units(F (&sum)[kRows][2], const char* w, const float* x, 
 template <class Dot, int kRows>
 void tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
           int64_t units, const char* next, int64_t next_step) {
-  for (int first = 0; first < 16; first += kWidth) {
-    F sum[kRows][2];
-    clear_sums(sum);
+  constexpr int kPasses = passes_at_once(kRows);
+  for (int first = 0; first < 16; first += kPasses * kWidth) {
+    F sum[kPasses][kRows][2];
+    DRIVLM_UNROLL
+    for (int p = 0; p < kPasses; ++p) clear_sums(sum[p]);
     add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, next, next_step);
-    store_sums(c + first, c_stride, sum);
+    DRIVLM_UNROLL
+    for (int p = 0; p < kPasses; ++p) store_sums(c + first + p * kWidth, c_stride, sum[p]);
   }
 }
 
@@ -277,10 +292,10 @@ void score_tile(float* __restrict__ c, const char* __restrict__ w, int64_t panel
                 int64_t units, int64_t ahead) {
   for (int64_t p = 0; p < panels; ++p, w += units * 128, c += 32) {
     for (int first = 0; first < 16; first += kWidth) {
-      F sum[kRows][2];
-      clear_sums(sum);
+      F sum[1][kRows][2];
+      clear_sums(sum[0]);
       add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, w + ahead, 128);
-      store_sums(c + first, kScoreStride, sum);
+      store_sums(c + first, kScoreStride, sum[0]);
     }
   }
 }
@@ -297,8 +312,8 @@ template <class Dot, int kRows>
 void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, int64_t count, int64_t offset,
                 const float* __restrict__ x, const char* next) {
   for (int first = 0; first < 16; first += kWidth) {
-    F sum[kRows][2];
-    clear_sums(sum);
+    F sum[1][kRows][2];
+    clear_sums(sum[0]);
     const float* from = x;
     for (int64_t i = 0; i < count; ++i) {
       const char* w = pieces[i].w + offset;
@@ -306,7 +321,7 @@ void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, in
                                       i + 1 < count ? pieces[i + 1].w + offset : next, 128);
       from += pieces[i].units * Dot::kWords;
     }
-    store_sums(c + first, c_stride, sum);
+    store_sums(c + first, c_stride, sum[0]);
   }
 }
 
