@@ -4,7 +4,7 @@ import path from 'node:path'
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { scoreDrivelm } from '../evaluate/metrics/score.ts'
 import { questionFileForm, readMoments } from '../evaluate/questions/question-files.ts'
-import { selectQuestions } from '../evaluate/questions/selection.ts'
+import { resolveImage, selectQuestions } from '../evaluate/questions/selection.ts'
 import type { Moment } from '../evaluate/questions/types.ts'
 import { buildReport } from '../evaluate/report/index.ts'
 import { runEval } from '../evaluate/run/eval.ts'
@@ -13,6 +13,10 @@ import { loadModel } from '../load-model.ts'
 import { scoreOf, type Validation } from '../train/report/validation.ts'
 import { writeWhole } from '../whole-file.ts'
 import { converters, modelIdentity } from './eval-model.ts'
+
+/** Kept with the scores, for the report. */
+const momentsShown = 8
+const questionsShown = 16
 
 /** A question file, and how it is asked. */
 export interface ValidationSet {
@@ -112,7 +116,7 @@ async function scoresOf(
       .filter(({ questions }) => questions.length > 0)
     const tagged = own.some(({ questions }) => questions.some(({ tags }) => (tags?.length ?? 0) > 0))
     const sheet = tagged ? await scoreDrivelm(own, answers, { keepGoing: true, partial: true }) : undefined
-    const { overall, byKind } = buildReport({ model: 'weights', data, moments: own, answers, sheet, entries })
+    const { overall, byKind, frames } = buildReport({ model: 'weights', data, moments: own, answers, sheet, entries })
     return {
       questions: asked.size,
       exact: overall.exact.value,
@@ -123,6 +127,18 @@ async function scoresOf(
         exact: exact.value,
         lenient: lenient.value,
         count: exact.count,
+      })),
+      moments: frames.slice(0, momentsShown).map(({ key, views, questions }) => ({
+        key,
+        views: Object.fromEntries(
+          Object.entries(views).map(([camera, name]) => [camera, resolveImage(name, { images, data }, camera)]),
+        ),
+        questions: questions.slice(0, questionsShown).map(({ question, reference, answer, verdict }) => ({
+          question,
+          reference,
+          answer,
+          right: verdict === 'right' || verdict === 'close' ? true : reference === null ? null : false,
+        })),
       })),
     }
   } finally {

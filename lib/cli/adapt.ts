@@ -5,6 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
+import { pagePictures } from '../evaluate/report/index.ts'
 import type { Conversion } from '../grounding/conversion.ts'
 import {
   type AdaptSettings,
@@ -17,7 +18,7 @@ import {
 } from '../train/index.ts'
 import { refuseWhatCannotFit } from '../train/plan.ts'
 import { type ReportedList, type ReportedStep, trainingReportHtml } from '../train/report/html.ts'
-import type { Validation } from '../train/report/validation.ts'
+import { changedMoment, type Validation } from '../train/report/validation.ts'
 import { cannotWrite, writeWhole } from '../whole-file.ts'
 import { type Plan, planOf, printData, printPlan } from './adapt-plan.ts'
 import { type ValidationSet, Validations } from './adapt-validation.ts'
@@ -181,7 +182,8 @@ async function train(
   const done = last === undefined ? 0 : last.step + 1
   const best = validations.all.findLast(({ best: isBest, set, updates }) => isBest && set === 'domain' && updates > 0)
   if (json) {
-    printJson({ out, steps: done, loss: last?.loss, validations: validations.all, report: reportFile(out) })
+    const scores = validations.all.map(({ moments: _, ...scores }) => scores)
+    printJson({ out, steps: done, loss: last?.loss, validations: scores, report: reportFile(out) })
     return
   }
   print(
@@ -220,6 +222,9 @@ async function keepBest(dir: string, best: string): Promise<void> {
   }
 }
 
+/** `visionLearningRate` as `vision learning rate`. */
+const words = (key: string): string => key.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
+
 const reportFile = (out: string): string => path.join(`${out}.run`, 'report.html')
 
 async function readSteps(out: string): Promise<ReportedStep[]> {
@@ -245,6 +250,14 @@ async function writeReport(
   const usual = { ...publishedSettings, visionLearningRate }
   const changed = Object.entries(settings).filter(([key, value]) => value !== usual[key as keyof AdaptSettings])
   const { shared, separate, samples } = data.operations
+  const moment = changedMoment(validations)
+  const [pictures] =
+    moment === undefined
+      ? []
+      : await pagePictures(
+          { frames: [moment.before] },
+          { resolve: (file) => file, folder: path.dirname(reportFile(out)) },
+        )
   const html = trainingReportHtml({
     title: `${name}, adapted`,
     facts: {
@@ -252,8 +265,9 @@ async function writeReport(
       updates: `${steps.length} of ${data.steps}`,
       'questions a pass': String(samples),
       'operations saved': `${(separate / shared).toFixed(1)} times`,
-      ...Object.fromEntries(changed.map(([key, value]) => [key, String(value)])),
+      ...Object.fromEntries(changed.map(([key, value]) => [words(key), String(value)])),
     },
+    moment: moment && { ...moment, pictures: pictures ?? {} },
     lists: (data.summary.lists as ReportedList[]).map((list) => ({ ...list })),
     steps,
     validations,

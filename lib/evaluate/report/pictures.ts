@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
-import type { Report } from './build.ts'
+import type { ReportFrame } from './build.ts'
 
 /** A picture of the page: its address, and its shape. */
 export interface PagePicture {
@@ -28,7 +28,10 @@ const copyWidth = 512
 const smallFile = 24 * 1024
 
 /** The pictures of all frames, by frame and camera; what cannot be read is left out and shows as an empty cell. */
-export async function pagePictures(report: Report, options: PictureOptions): Promise<Record<string, PagePicture>[]> {
+export async function pagePictures(
+  report: { frames: readonly Pick<ReportFrame, 'views'>[] },
+  options: PictureOptions,
+): Promise<Record<string, PagePicture>[]> {
   const { mode = 'embed', resolve, folder } = options
   let left = mode === 'embed' ? (options.budget ?? 48 * 1024 * 1024) : 0
   const known = new Map<string, PagePicture>()

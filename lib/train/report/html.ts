@@ -2,8 +2,9 @@
 import { createHash } from 'node:crypto'
 import { escapeHtml, scriptJson } from '../../evaluate/report/html.ts'
 import { pageStyle as sharedStyle } from '../../evaluate/report/page-assets.ts'
+import type { PagePicture } from '../../evaluate/report/pictures.ts'
 import { pageScript, pageStyle } from './page-assets.ts'
-import type { Validation } from './validation.ts'
+import type { MomentPair, ShownMoment, Validation } from './validation.ts'
 
 /** What the report shows of an update. */
 export interface ReportedStep {
@@ -30,6 +31,8 @@ export interface TrainingReport {
   lists: readonly ReportedList[]
   steps: readonly ReportedStep[]
   validations: readonly Validation[]
+  /** With its pictures by camera. */
+  moment?: (MomentPair & { pictures: Readonly<Record<string, PagePicture>> }) | undefined
 }
 
 interface Series {
@@ -51,7 +54,7 @@ const percent = (value: number | null): string => (value === null ? '–' : `${(
 export function trainingReportHtml(report: TrainingReport): string {
   const charts = chartsOf(report)
   const scriptHash = createHash('sha256').update(pageScript).digest('base64')
-  const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${scriptHash}'`
+  const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${scriptHash}'; img-src data:`
   const facts = Object.entries(report.facts).map(
     ([name, value]) => `<div><dt>${escapeHtml(name)}</dt><dd>${escapeHtml(value)}</dd></div>`,
   )
@@ -70,6 +73,7 @@ export function trainingReportHtml(report: TrainingReport): string {
 <h1>${escapeHtml(report.title)}</h1>
 <dl class="facts">${facts.join('')}</dl>
 ${validationPart(report.validations, charts)}
+${momentPart(report.moment)}
 <h2>Updates</h2>
 <div class="columns">${['Loss', 'Learning rate', 'Gradient norm'].map((name) => panel(name, charts)).join('\n')}</div>
 <noscript><p class="notice">The curves need JavaScript; every update is in steps.jsonl and steps.csv as well.</p></noscript>
@@ -159,13 +163,52 @@ function validationPart(validations: readonly Validation[], charts: Readonly<Rec
       ),
     )
     const heads = columns.map(
-      (one) => `<th scope="col">after ${whole(one.updates)}${one === best ? ', best' : ''}</th>`,
+      (one) => `<th scope="col">${afterUpdates(one.updates)}${one === best ? ', best' : ''}</th>`,
     )
     const total = row(`all ${whole(last.questions)}`, columns, ' class="own"')
     return `<div class="panel"><h3>${escapeHtml(set)}: exactly right (leniently, where more is), by kind of question</h3>
 <div class="scroll"><table><thead><tr><th></th>${heads.join('')}</tr></thead><tbody>${body.join('')}${total}</tbody></table></div></div>`
   })
   return `<h2>Validation</h2>\n<div class="columns">${panel('Right answers', charts)}${tables.join('\n')}</div>`
+}
+
+const afterUpdates = (updates: number): string => (updates === 0 ? 'before' : `after ${whole(updates)}`)
+
+/** As they stand around the vehicle: what is ahead above, what is behind below. */
+const around = ['CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT']
+
+/** A moment, its questions, and what the weights say before and after. */
+function momentPart(moment: TrainingReport['moment']): string {
+  if (moment === undefined) return ''
+  const { before, after, updates, among, pictures } = moment
+  const names = Object.keys(before.views)
+  const cameras = [...around.filter((name) => names.includes(name)), ...names.filter((name) => !around.includes(name))]
+  const views = cameras.map((camera) => {
+    const picture = pictures[camera]
+    const name = escapeHtml(camera.replace('CAM_', '').replaceAll('_', ' ').toLowerCase())
+    const image =
+      picture === undefined
+        ? '<span class="missing">no picture</span>'
+        : `<img src="${escapeHtml(picture.src)}" alt="${name}">`
+    return `<div class="view" style="aspect-ratio:${picture?.aspect ?? 16 / 9}">${image}<span class="camera">${name}</span></div>`
+  })
+  const cell = ({ answer, right }: ShownMoment['questions'][number]): string => {
+    const text = answer === null ? '<span class="soft">no answer</span>' : escapeHtml(answer)
+    const mark = right === null ? '' : `<span class="verdict ${right ? 'right' : 'wrong'}">${right ? '✓' : '✗'}</span> `
+    return `<td>${mark}${text}</td>`
+  }
+  const rows = before.questions.map((own, i) => {
+    const question = escapeHtml(own.question.replace(/^(\s*<image>\s*)+/, ''))
+    const later = after.questions[i] ?? { ...own, answer: null, right: null }
+    return `<tr><th scope="row">${question}</th><td>${escapeHtml(own.reference ?? '–')}</td>${cell(own)}${cell(later)}</tr>`
+  })
+  const heads = ['question', 'right answer', 'before', `${afterUpdates(updates)} updates`]
+  const chosen =
+    among > 1 ? `Of the first ${among} moments of the validation, the one where most answers changed: ` : ''
+  return `<h2>One moment, before and after</h2>
+<p class="soft small">${chosen}${escapeHtml(before.key)}</p>
+<div class="moment"><div class="views">${views.join('')}</div>
+<div class="scroll"><table class="answers"><thead><tr>${heads.map((head) => `<th scope="col">${head}</th>`).join('')}</tr></thead><tbody>${rows.join('')}</tbody></table></div></div>`
 }
 
 function dataPart(lists: readonly ReportedList[]): string {
