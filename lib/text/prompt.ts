@@ -94,7 +94,8 @@ export function questionText(template: Template, question: string, behindPicture
   return { text, trusted: false }
 }
 
-const imageText = '<img><IMG_CONTEXT></img>'
+/** An image in a text, its image tokens as one: they are written out among the ids. */
+export const imageText = '<img><IMG_CONTEXT></img>'
 
 function textParts(parts: readonly PromptPart[]): TextPart[] {
   return parts.map((part) => ('text' in part ? part : trusted(imageText)))
@@ -107,7 +108,6 @@ export function encodePrompt(
   after?: string,
 ): Int32Array<ArrayBuffer> {
   const images = parts.filter((part): part is ImagePart => 'imageTokens' in part)
-  const context = images.length > 0 ? imageContextId(tokenizer) : undefined
   for (const { imageTokens } of images) {
     if (!Number.isInteger(imageTokens) || imageTokens < 1) {
       throw new ModelError(
@@ -117,21 +117,33 @@ export function encodePrompt(
     }
   }
   const ids = tokenizer.encode(textParts(parts), after === undefined ? {} : { after })
-  const total = images.reduce((sum, image) => sum + image.imageTokens, ids.length - images.length)
-  const out = new Int32Array(total)
+  if (images.length === 0) return Int32Array.from(ids)
+  const counts = images.map(({ imageTokens }) => imageTokens)
+  return writeOutImages(ids, imageContextId(tokenizer), counts, imageSlot)
+}
+
+/** Ids in which the image token of the i-th image, `context`, stands as `fill`, as often as `counts[i]` says. Further ones stay as they are. */
+export function writeOutImages(
+  ids: ArrayLike<number>,
+  context: number,
+  counts: readonly number[],
+  fill: number,
+): Int32Array<ArrayBuffer> {
+  const out = new Int32Array(counts.reduce((sum, count) => sum + count - 1, ids.length))
   let at = 0
   let image = 0
-  for (const id of ids) {
-    if (id === context && image < images.length) {
-      const end = at + images[image++]!.imageTokens
-      out.fill(imageSlot, at, end)
+  for (let i = 0; i < ids.length; i++) {
+    if (ids[i] === context && image < counts.length) {
+      const end = at + counts[image++]!
+      out.fill(fill, at, end)
       at = end
-    } else out[at++] = id
+    } else out[at++] = ids[i]!
   }
   return out
 }
 
-function imageContextId(tokenizer: Tokenizer): number {
+/** @throws {@link ModelError} `BAD_TOKENIZER` if one of the three tokens of an image is none. */
+export function imageContextId(tokenizer: Tokenizer): number {
   for (const token of ['<img>', '</img>', '<IMG_CONTEXT>']) {
     const id = tokenizer.idOf(token)
     if (id === undefined || !tokenizer.addedIds.has(id)) {

@@ -4,6 +4,7 @@
  * not from a search for ids.
  */
 import { ModelError } from '../errors.ts'
+import { imageContextId, imageText, writeOutImages } from '../text/prompt.ts'
 import type { Template } from '../text/templates.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 
@@ -293,8 +294,8 @@ class SampleWriter {
   constructor(tokenizer: Tokenizer, imageTokens: readonly number[]) {
     this.tokenizer = tokenizer
     this.#imageTokens = imageTokens
-    this.#context = imageToken(tokenizer, '<IMG_CONTEXT>')
-    this.#end = imageToken(tokenizer, '</img>')
+    this.#context = imageContextId(tokenizer)
+    this.#end = tokenizer.idOf('</img>')!
   }
 
   get pictures(): number {
@@ -313,7 +314,7 @@ class SampleWriter {
     const placed = text.replace(/<image>/g, (marker) => {
       if (used === this.pictures) return marker
       used++
-      return pictureText
+      return imageText
     })
     return { text: placed, used }
   }
@@ -322,15 +323,7 @@ class SampleWriter {
   ids(text: string, picture: number, start: boolean): Int32Array<ArrayBuffer> {
     const ids = this.tokenizer.encode([{ text, trusted: true }], { addBos: start })
     const counts = this.#imageTokens.slice(picture, picture + countPictures(text))
-    const out = new Int32Array(ids.length + counts.reduce((sum, count) => sum + count - 1, 0))
-    let at = 0
-    let next = 0
-    for (const id of ids) {
-      const end = at + (id === this.#context ? counts[next++]! : 1)
-      out.fill(id, at, end)
-      at = end
-    }
-    return out
+    return writeOutImages(ids, this.#context, counts, this.#context)
   }
 
   length(text: string, picture: number): number {
@@ -351,16 +344,6 @@ class SampleWriter {
   }
 }
 
-/** A picture in a text, its image tokens as one: they are written out among the ids. */
-const pictureText = '<img><IMG_CONTEXT></img>'
-
 function countPictures(text: string): number {
-  return text.split(pictureText).length - 1
-}
-
-function imageToken(tokenizer: Tokenizer, token: string): number {
-  const id = tokenizer.idOf(token)
-  if (id === undefined || !tokenizer.addedIds.has(id))
-    throw new ModelError('BAD_TOKENIZER', `The tokenizer has no added token ${token}, so it cannot mark pictures.`)
-  return id
+  return text.split(imageText).length - 1
 }
