@@ -10,7 +10,7 @@
 //           tokens, the older ones scaled by 2^(m_old - m). Base 2 throughout, the scale folds log2(e) in.
 // Order     Chunks begin at multiples of their length, so what a query gets depends on the tokens that it sees alone,
 //           bit for bit: not on the queries beside it, nor on how the tokens are cut into tasks.
-// Numerics  f32 scores, weights and sums; on vdpbf16ps the weights are rounded to bf16 for the second product.
+// Numerics  f32 scores, weights and sums; on vdpbf16ps and AMX the weights are rounded to bf16 for the second product.
 // 8 bits    Of a cache in 8 bits queries are rounded to 16 bits with a scale each, and so are the weights of a chunk times
 //           the scales of their values; both products are exact in int32.
 #pragma once
@@ -18,6 +18,9 @@
 #include <type_traits>
 
 #include "kernels/cpu/gemm_kernels.h"
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/attention_amx.h"
+#endif
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/tile.h"
@@ -39,11 +42,27 @@ constexpr int64_t kMostPieces = cpu::kMostChunkTokens / 32 + 1;
 constexpr int64_t kPartStride = cpu::kPartHead + kMaxHeadDim;
 
 // How keys and values of a cache are multiplied.
-struct HalfCache {
-  using Dots = Bf16Dots;
+template <class Dots>
+struct InRegisters {
+  static constexpr bool kTiles = false;
+  static constexpr bool kPairs = Dots::kPairs;  // weights of tokens are rounded to bf16
+  static ScoreTile keys(int64_t rows) { return score_tile_for<Dots>(rows); }
+  static PieceTile values(int64_t rows) { return piece_tile_for<Dots>(rows); }
+  struct Scope {
+    explicit Scope(int64_t) {}
+  };
 };
-struct ByteCache {
-  using Dots = S16S8;
+using HalfCache = InRegisters<Bf16Dots>;
+#if defined(__AMX_BF16__)
+struct TileCache {
+  static constexpr bool kTiles = true;
+  static constexpr bool kPairs = true;
+  static ScoreTile keys(int64_t) { return amx_score_tile; }
+  static PieceTile values(int64_t) { return amx_piece_tile; }
+  using Scope = TileScope;
+};
+#endif
+struct ByteCache : InRegisters<S16S8> {
   static_assert(kMaxHeadDim <= 4 * S16S8::kExactUnits && cpu::kMostChunkTokens <= 4 * S16S8::kExactUnits);
 };
 
@@ -186,13 +205,13 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
                  AttendScratch& s) {
   const int64_t dim = job.layout.head_dim, dim_panels = cpu::panel_count(dim), page_tokens = job.layout.page_tokens;
   constexpr bool kInt8 = std::is_same_v<Cache, ByteCache>;
-  using Dots = typename Cache::Dots;
   constexpr int64_t kDepth = kInt8 ? 4 : 2;
   const int64_t key_panel_bytes = job.layout.key_panel_bytes(), value_panel_bytes = job.layout.value_panel_bytes();
   const float scale = job.scale * 1.44269504f;
 
-  // q as [step][rows]
-  uint16_t* together = reinterpret_cast<uint16_t*>(s.scores);
+  // q as [step][rows], or in rows as tiles load it
+  const typename Cache::Scope scope(count);
+  uint16_t* together = reinterpret_cast<uint16_t*>(Cache::kTiles ? s.q : s.scores);
   for (int64_t r = 0; r < count; ++r) {
     if constexpr (kInt8) {
       s.query_scales[r] = round_to_16(reinterpret_cast<int16_t*>(together + r * dim), rows[r].q, dim);
@@ -200,9 +219,11 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       memcpy(together + r * dim, rows[r].q, static_cast<size_t>(dim) * 2);
     }
   }
-  using Words = std::conditional_t<kInt8 || Bf16Dots::kPairs, RawWords, WidenedWords>;
-  pack_rows<Words>(reinterpret_cast<uint32_t*>(s.q), reinterpret_cast<const char*>(together), dim * 2, count, dim * 2,
-                   count);
+  if constexpr (!Cache::kTiles) {
+    using Words = std::conditional_t<kInt8 || Cache::kPairs, RawWords, WidenedWords>;
+    pack_rows<Words>(reinterpret_cast<uint32_t*>(s.q), reinterpret_cast<const char*>(together), dim * 2, count, dim * 2,
+                     count);
+  }
 
   int64_t last = 0;
   for (int64_t r = 0; r < count; ++r) {
@@ -219,8 +240,8 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
     const int64_t page = token / page_tokens;
     return job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
   };
-  const ScoreTile multiply_keys = score_tile_for<Dots>(count);
-  const PieceTile multiply_values = piece_tile_for<Dots>(count);
+  const ScoreTile multiply_keys = Cache::keys(count);
+  const PieceTile multiply_values = Cache::values(count);
   for (int64_t chunk = token0; chunk < last; chunk += job.chunk_tokens) {
     const int64_t tokens = min_of(job.chunk_tokens, last - chunk);
 
@@ -262,10 +283,10 @@ void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int
       float* part = s.parts + r * kPartStride;
       if constexpr (kInt8) rescale(row, width, s.key_scales, s.query_scales[r]);
       float top = largest_of(row, valid) * scale;
-      if (!kInt8 && Bf16Dots::kPairs) top = __builtin_ceilf(top);
+      if (Cache::kPairs) top = __builtin_ceilf(top);
       part[0] = top;
 #if defined(__AVX512BF16__)
-      if constexpr (!kInt8 && Bf16Dots::kPairs) {
+      if constexpr (Cache::kPairs) {
         part[1] = sum_of(soften_to_bf16(row, valid, width, scale, top));
         continue;
       }
@@ -318,7 +339,10 @@ void attend(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t 
   const int64_t tiles = (count + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = count * t / tiles, last = count * (t + 1) / tiles;
-    const auto attend_rows = job.layout.int8 ? attend_tile<ByteCache> : attend_tile<HalfCache>;
+    auto attend_rows = job.layout.int8 ? attend_tile<ByteCache> : attend_tile<HalfCache>;
+#if defined(__AMX_BF16__)
+    if (!job.layout.int8 && job.layout.head_dim % 32 == 0) attend_rows = attend_tile<TileCache>;
+#endif
     attend_rows(job, rows + first, last - first, token0, token1, *static_cast<AttendScratch*>(scratch));
   }
 }

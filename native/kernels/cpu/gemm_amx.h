@@ -94,6 +94,21 @@ void pack_tile_rows(char* out, const T* in, int64_t stride, int64_t rows, int64_
   }
 }
 
+// A panel of up to 32 rows of f32, as pack_f32.
+void pack_panel_rows(uint32_t* out, const float* in, int64_t stride, int64_t rows, int64_t k) {
+  const int64_t units = cpu::unit_count(WeightKind::bf16, k);
+  for (int64_t r = 0; r < 32; r += 16) {
+    for (int64_t u = 0; u < units; u += 16) {
+      U words[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        words[i] = r + i < rows ? pairs_of(in + (r + i) * stride + 2 * u, k - 2 * u) : U{};
+      }
+      transpose(words);
+      for (int64_t i = 0; i < min_of(16, units - u); ++i) store_bits(out + (u + i) * 32 + r, words[i]);
+    }
+  }
+}
+
 // x by columns: value (i, p) at in[p * stride + i].
 void pack_tile_columns(char* out, const float* in, int64_t stride, int64_t rows, int64_t k, int64_t steps) {
   for (int64_t r = 0; r < rows; r += 16) {

@@ -237,6 +237,9 @@ void pack_f32(void* panel, WeightKind kind, const float* from, int64_t stride, b
     }
     return;
   }
+#if defined(__AMX_BF16__)
+  if (kind == WeightKind::bf16) return pack_panel_rows(out, from, stride, rows, k);
+#endif
   const char* in = reinterpret_cast<const char*>(from);
   if (kind == WeightKind::f32) {
     pack_rows<RawWords>(out, in, stride * 4, rows, k * 4, 32);

@@ -55,11 +55,16 @@ double CpuGradients::sum_of_squares(Tensor x) {
     using T = decltype(type);
     parallel(pieces, 1, [&](int64_t first, int64_t last) {
       for (int64_t piece = first; piece < last; ++piece) {
-        double sum = 0;
-        const T* from = x.as<T>();
-        for (int64_t i = piece * kPiece; i < std::min(count, (piece + 1) * kPiece); ++i)
-          sum += static_cast<double>(from[i]) * from[i];
-        sums[piece] = sum;
+        double lanes[8] = {};  // one sum alone waits for each of its additions
+        const T* from = x.as<T>() + piece * kPiece;
+        const int64_t size = std::min(kPiece, count - piece * kPiece);
+        int64_t i = 0;
+        for (; i + 8 <= size; i += 8) {
+          for (int64_t lane = 0; lane < 8; ++lane) lanes[lane] += static_cast<double>(from[i + lane]) * from[i + lane];
+        }
+        for (; i < size; ++i) lanes[0] += static_cast<double>(from[i]) * from[i];
+        for (int64_t lane = 1; lane < 8; ++lane) lanes[0] += lanes[lane];
+        sums[piece] = lanes[0];
       }
     });
   });
