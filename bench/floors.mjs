@@ -72,7 +72,9 @@ export function decodeCost({ language }, context, mode) {
   // int4 keeps the head at 8 bits.
   const headBits = mode.weights === 'int4' ? weightBits.int8 : weightBits[mode.weights]
   const weights = (layerWeights(language) * weightBits[mode.weights] + vocab * dim * headBits) / 8
-  const cache = context * layers * 2 * kvHeads * headDim * (mode.precision === 'f32' ? 4 : 2)
+  // In 8 bits a scale of 32 bits for each head.
+  const head = mode.kvCache === 'int8' ? headDim + 4 : headDim * (mode.precision === 'f32' ? 4 : 2)
+  const cache = context * layers * 2 * kvHeads * head
   return { ...prefillCost({ language }, 1, mode, { past: context }), bytes: weights + cache }
 }
 

@@ -59,7 +59,7 @@ export interface ModelInfo {
   precision: 'bf16' | 'f32'
   /** What weights are kept as; with precision `f32` as they are stored. */
   weights: 'bf16' | 'int8' | 'int4'
-  /** What the language model's activations are multiplied as; `int8` on the CPU alone. */
+  /** What the language model's activations are multiplied as, where there are many rows. */
   activations: 'bf16' | 'int8'
   /** What keys and values are kept as; with precision `f32` in f32. */
   kvCache: 'bf16' | 'int8'
@@ -426,6 +426,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
   const { checkpoint, template, device, deviceReason, precision, weights, activations, kvCache } = parts
   const { cache, maxContext, visionCacheBytes } = parts
   const { vision } = checkpoint.network
+  const { freeBytes: _, ...taken } = memory
   return {
     name: checkpoint.name,
     dir: checkpoint.dir,
@@ -446,7 +447,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
     tileTokens: (vision.tileSize / vision.patchSize / 2) ** 2,
     layout: checkpoint.layout.layout,
     cameras: checkpoint.layout.canvas?.cameras ?? [],
-    memory: { ...memory, ...limitBytes(memory, maxContext), visionCacheBytes },
+    memory: { ...taken, ...limitBytes(memory, maxContext), visionCacheBytes },
   }
 }
 

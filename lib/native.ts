@@ -228,6 +228,8 @@ export interface NativeMemoryPlan {
   arenaBytes: number
   kvBytesPerToken: number
   pageTokens: number
+  /** What the device has for all of it; absent where the system decides. */
+  freeBytes?: number
 }
 
 /** 8-bit coverage painted in `ink` at (left, top) of a resized canvas cell (Pillow's blend). */

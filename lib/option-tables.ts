@@ -122,20 +122,21 @@ export const loadOptions = {
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
-  /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token; CPU only. Default `bf16`. */
+  /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token. Default `bf16`. */
   activations: {
     kind: 'choice',
     of: ['bf16', 'int8'],
     default: 'bf16',
     flag: {
       name: '--activations <type>',
-      help: 'int8 goes with weights in 8 or 4 bits, on the CPU',
+      help: 'int8 goes with weights in 8 or 4 bits',
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
   /**
-   * Keep weights in `int8` or `int4` in the model folder, in `drivlm-int8.cache` or `drivlm-int4.cache`: the first load writes the file, later ones
-   * map it, until the checkpoint changes. On the CPU; `model.info.cache` says what came of it. Default false.
+   * Keep weights in `int8` or `int4` in the model folder, in `drivlm-int8.cache` or `drivlm-int4.cache`, on a GPU `drivlm-int8-cuda.cache` or
+   * `drivlm-int4-cuda.cache`: the first load writes the file, later ones map it, until the checkpoint changes. `model.info.cache` says what came of
+   * it. Default false.
    */
   cache: {
     kind: 'boolean',

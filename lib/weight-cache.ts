@@ -18,24 +18,19 @@ export interface CacheInfo {
 
 /**
  * The file for a checkpoint's weights in a format, and the key it must have: a hash of all that the packed bytes are made from. The addon
- * checks by itself how it packs.
+ * checks by itself how it packs. CPU and GPU lay weights out differently, so each has a file of its own.
  *
- * @throws {@link ModelError} `BAD_ARGUMENT` on a device that packs nothing; `BAD_WEIGHTS` if a file of the checkpoint is gone.
+ * @throws {@link ModelError} `BAD_WEIGHTS` if a file of the checkpoint is gone.
  */
 export async function weightCachePlace(
   checkpoint: Pick<Checkpoint, 'dir' | 'files' | 'tensors'>,
   { device, weights }: Pick<NativeModelOptions, 'device' | 'weights'>,
 ): Promise<{ file: string; key: string }> {
-  if (device !== 'cpu') {
-    throw new ModelError(
-      'BAD_ARGUMENT',
-      `options.cache keeps weights as the CPU packs them, and the device is ${device}; leave it out, or pass { device: 'cpu' }.`,
-    )
-  }
   const files = await Promise.all(checkpoint.files.map(sizeAndTime))
   const source = JSON.stringify({ weights, files, tensors: checkpoint.tensors })
   const key = createHash('sha256').update(source).digest('hex')
-  return { file: path.join(checkpoint.dir, `drivlm-${weights}.cache`), key }
+  const kind = device === 'cpu' ? weights : `${weights}-cuda`
+  return { file: path.join(checkpoint.dir, `drivlm-${kind}.cache`), key }
 }
 
 /** What the addon reports, for `model.info`. */

@@ -76,16 +76,13 @@ for (const flavour of flavours) {
   const every = scenesOf[flavour]
   golden(every === 1 ? 'street-tiny' : `street-tiny, one scene in ${every}`, flavour, street, ['--every', `${every}`])
 }
-for (const [weights, kvCache] of [
-  ['int8', 'bf16'],
-  ['int4', 'int8'],
+for (const [weights, activations, kvCache] of [
+  ['int8', 'int8', 'bf16'],
+  ['int4', 'bf16', 'int8'],
 ]) {
-  const formats = ['--weights', weights, '--kv-cache', kvCache, '--errors']
-  golden(`street-tiny in ${weights}, cache in ${kvCache}, one scene in 20`, 'fast', street, [
-    '--every',
-    '20',
-    ...formats,
-  ])
+  const formats = ['--weights', weights, '--activations', activations, '--kv-cache', kvCache, '--errors']
+  const what = `street-tiny in ${weights}, activations ${activations}, cache ${kvCache}, one scene in 20`
+  golden(what, 'fast', street, ['--every', '20', ...formats])
 }
 if (!quick) phase('planted bugs', process.execPath, [path.join(root, 'test', 'emulator', 'planted.mjs'), out])
 for (const flavour of [...flavours].reverse()) {

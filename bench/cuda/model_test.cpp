@@ -11,8 +11,8 @@ using namespace drivlm::cuda::testing;
 
 namespace {
 
-std::vector<float> logits(const RandomWeights& weights, const std::string& device, drivlm::DType precision) {
-  drivlm::DeviceOptions options;
+std::vector<float> logits(const RandomWeights& weights, const std::string& device, drivlm::DType precision,
+                          drivlm::DeviceOptions options = {}) {
   options.device = device, options.precision = precision;
   options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   ModelRun run(weights, options);
@@ -33,4 +33,19 @@ TEST(model_small) {
   CHECK(got.size() == exact.size() && plain.size() == exact.size() && !exact.empty());
   CHECK(*std::max_element(exact.begin(), exact.end()) > 0.1f);
   check_close("logits of six steps", got, std::vector<double>(exact.begin(), exact.end()), plain, 24);
+}
+
+TEST(
+    model_small_quantised) {  // weights, activations and cache in fewer bits: no further from f32 than the CPU in the same formats
+  const RandomWeights weights(drivlm::gpu::network(true));
+  const std::vector<float> exact = logits(weights, "cpu", drivlm::DType::f32);
+  for (const drivlm::WeightFormat format : {drivlm::WeightFormat::int8, drivlm::WeightFormat::int4}) {
+    drivlm::DeviceOptions options;
+    options.weights = format, options.kv = drivlm::KvFormat::int8;
+    options.int8_activations = format == drivlm::WeightFormat::int8;
+    const std::vector<float> plain = logits(weights, "cpu", drivlm::DType::bf16, options),
+                             got = logits(weights, "cuda", drivlm::DType::bf16, options);
+    check_close(options.int8_activations ? "logits in int8" : "logits in int4", got,
+                std::vector<double>(exact.begin(), exact.end()), plain, 24);
+  }
 }

@@ -90,7 +90,6 @@ export async function measureDeadline(flags: DeadlineFlags): Promise<DeadlineRep
   }
   await withProgress('Measuring', async (progress) => {
     for (const [i, format] of formats.entries()) {
-      if (format.activations === 'int8' && about.device.startsWith('cuda')) continue
       progress.update(i / formats.length, nameOf({ ...format, tileBudget: undefined }))
       await within(format, async (run) => {
         const whole = await run()

@@ -6,6 +6,7 @@ import { buildCommand } from '../addon-file.ts'
 import { loadModel } from '../load-model.ts'
 import { addonFile, loadAddon, type NativeAddon, type NativeSystem, packageRoot, toModelError } from '../native.ts'
 import { viewsIn } from './ask.ts'
+import { type CardProposal, cardLines, cardPlanner, proposeForCard } from './doctor-card.ts'
 import { type DeadlineFlags, measureDeadline, printDeadline } from './doctor-deadline.ts'
 import { errorText, formatBytes, formatMs, print, printFields, printJson, styled, withProgress } from './terminal.ts'
 
@@ -18,6 +19,11 @@ interface Check {
   advice?: string
 }
 
+interface Card {
+  device: string
+  models: CardProposal[]
+}
+
 export interface DoctorFlags extends Omit<DeadlineFlags, 'deadline'> {
   deadline?: number
   json?: boolean
@@ -27,6 +33,7 @@ export async function doctor(flags: DoctorFlags): Promise<void> {
   const checks: Check[] = [checkNode()]
   const addon = checkAddon(checks)
   const system = addon === undefined ? undefined : checkSystem(addon, checks)
+  const cards = addon === undefined || system === undefined ? [] : checkCards(addon, system, checks)
   checks.push(checkMemory(), await checkSharp())
   if (addon !== undefined) checks.push(await checkAnswer())
 
@@ -35,7 +42,7 @@ export async function doctor(flags: DoctorFlags): Promise<void> {
   const { deadline } = flags
   const timed = deadline !== undefined && failed.length === 0
   const report = timed ? await measureDeadline({ ...flags, deadline }) : undefined
-  if (flags.json) printJson({ ok: failed.length === 0, checks, system, build: addon?.build, deadline: report })
+  if (flags.json) printJson({ ok: failed.length === 0, checks, system, build: addon?.build, cards, deadline: report })
   else if (report !== undefined) printDeadline(report)
   const missed =
     report !== undefined && report.proposal.format === undefined && report.proposal.tileBudget === undefined
@@ -109,6 +116,24 @@ function checkGpu({ cuda }: NativeSystem): Check {
     ? 'The CPU is used. For a GPU, install an NVIDIA driver that nvidia-smi can talk to.'
     : `The CPU is used. For a GPU, install the CUDA toolkit, then run ${buildCommand(packageRoot)}.`
   return { name: 'gpu', ok: false, optional: true, found: `${cuda.reason}${driverText}`, advice }
+}
+
+/** What each usable GPU holds of the driving models. */
+function checkCards(addon: NativeAddon, { cuda }: NativeSystem, checks: Check[]): Card[] {
+  const cards: Card[] = []
+  for (const [i, { usable }] of cuda.devices.entries()) {
+    if (!usable) continue
+    const device = `cuda:${i}`
+    try {
+      const models = proposeForCard(cardPlanner(addon, device))
+      cards.push({ device, models })
+      checks.push({ name: `${device} holds`, ok: true, optional: true, found: cardLines(models).join('; ') })
+    } catch (error) {
+      const advice = 'Free some of its memory, and run drivlm doctor again.'
+      checks.push({ name: `${device} holds`, ok: false, optional: true, found: errorText(toModelError(error)), advice })
+    }
+  }
+  return cards
 }
 
 function driverVersion(): string | undefined {

@@ -320,6 +320,7 @@ Napi::Object from_plan(Napi::Env env, const MemoryPlan& plan) {
   object["arenaBytes"] = static_cast<double>(plan.arena_bytes);
   object["kvBytesPerToken"] = static_cast<double>(plan.kv_bytes_per_token);
   object["pageTokens"] = static_cast<double>(plan.page_tokens);
+  if (plan.free_bytes != INT64_MAX) object["freeBytes"] = static_cast<double>(plan.free_bytes);
   return object;
 }
 

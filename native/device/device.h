@@ -60,8 +60,12 @@ class PackedStore {
   // The kept bytes of matrix `name`, read-only and 64-byte aligned, valid for as long as the result lives; null unless all is as expected.
   virtual std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes) = 0;
 
-  // The bytes of a matrix that was not found; `data` is read when loading is done, and must live until then.
-  virtual void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes) = 0;
+  // Whether anything is kept: without, neither of the others does anything.
+  virtual bool on() const = 0;
+
+  // The bytes of a matrix that was not found; `data` is read when loading is done, and must live until then, by `owner` if by nothing else.
+  virtual void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes,
+                   std::shared_ptr<const void> owner = nullptr) = 0;
 };
 
 // A weight matrix [rows, cols] as the device keeps it: y = x * W^T. Opaque, so that its storage (packed bf16, int8, ...) can change

@@ -59,6 +59,7 @@ struct PassLimits {
   int64_t sequences;  // of one pass, and rows that are sampled
   int64_t context;    // longest sequence in tokens
   int64_t vocab;
+  int64_t input_rows = 0, input_values = 0;  // of what matrix products read: the most rows, and the most values
 };
 
 struct SampleParams {

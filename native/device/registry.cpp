@@ -43,12 +43,7 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   }
   if (const int index = cuda_index(options.device); index >= 0) {
 #if defined(DRIVLM_HAVE_CUDA)
-    if (options.int8_activations) {
-      throw Error(
-          Code::bad_argument,
-          "The CUDA backend has no kernels for 8-bit activations yet. Load the model with activations 'bf16', or on the CPU.");
-    }
-    return cuda::make_device(index, options.precision, options.weights);
+    return cuda::make_device(index, options.precision, options.weights, options.int8_activations);
 #else
     throw Error(Code::device_unavailable, std::string(kNoCuda) + " To run on the CPU pass { device: 'cpu' }.");
 #endif

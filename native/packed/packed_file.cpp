@@ -198,12 +198,13 @@ std::unique_ptr<Memory> WeightCache::find(const std::string& name, const PackedF
         place_.file + " is damaged: " + name + (fits ? " is not what was written." : " is not in it as expected.");
     return nullptr;
   }
-  kept_.push_back({name, form, data, bytes, found->second.checksum, true});
+  kept_.push_back({name, form, data, bytes, found->second.checksum, true, nullptr});
   return std::make_unique<MappedBytes>(mapped_, found->second.offset, bytes);
 }
 
-void WeightCache::add(const std::string& name, const PackedForm& form, const void* data, size_t bytes) {
-  if (on()) kept_.push_back({name, form, data, bytes, {}, false});
+void WeightCache::add(const std::string& name, const PackedForm& form, const void* data, size_t bytes,
+                      std::shared_ptr<const void> owner) {
+  if (on()) kept_.push_back({name, form, data, bytes, {}, false, std::move(owner)});
 }
 
 WeightCacheReport WeightCache::finish(const std::atomic<bool>& cancel) {

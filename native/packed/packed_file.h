@@ -47,10 +47,11 @@ class WeightCache final : public PackedStore {
   // Maps the file if there is one and its directory is whole. Throws BAD_ARGUMENT for a key of another length only.
   explicit WeightCache(const WeightCachePlace& place);
 
-  bool on() const { return !place_.file.empty(); }
+  bool on() const override { return !place_.file.empty(); }
 
   std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes) override;
-  void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes) override;
+  void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes,
+           std::shared_ptr<const void> owner = nullptr) override;
 
   // Writes the file if a matrix was not found in it. Throws ABORTED when `cancel` becomes true; every other failure is in the report.
   WeightCacheReport finish(const std::atomic<bool>& cancel);
@@ -63,6 +64,7 @@ class WeightCache final : public PackedStore {
     size_t bytes;
     Hash128 checksum;  // of a kept matrix that was found
     bool found;
+    std::shared_ptr<const void> owner;
   };
   struct Place {
     PackedForm form;

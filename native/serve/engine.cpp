@@ -50,6 +50,19 @@ KvShape kv_shape(const NetworkDescription& n, const EngineOptions& o) {
           o.kv};
 }
 
+PassLimits pass_limits(const NetworkDescription& n, const EngineOptions& options, const Workspace& workspace) {
+  PassLimits limits{workspace.language.max_rows(), options.max_batch, options.max_context, n.language.vocab};
+  const int64_t tiles = workspace.vision.max_tiles();
+  const auto reads = [&](int64_t rows, int64_t width) {
+    limits.input_rows = std::max(limits.input_rows, rows);
+    limits.input_values = std::max(limits.input_values, rows * width);
+  };
+  reads(tiles * n.vision.positions(), std::max(n.vision.dim, n.vision.ffn_dim));
+  reads(tiles * n.vision.tile_tokens(), std::max(4 * n.vision.dim, n.language.dim));
+  reads(limits.rows, std::max({n.language.dim, n.language.q_dim(), n.language.ffn_dim}));
+  return limits;
+}
+
 MemoryPlan make_plan(const NetworkDescription& network, const EngineOptions& options, Device& device, DType stored) {
   const KvShape shape = kv_shape(network, options);
   KvShape one = shape;
@@ -57,13 +70,15 @@ MemoryPlan make_plan(const NetworkDescription& network, const EngineOptions& opt
   Arena measure;
   const Weights none;
   const Workspace workspace(network, none, device, options, measure);
-  device.ops().reserve({workspace.language.max_rows(), options.max_batch, options.max_context, network.language.vocab});
+  device.ops().reserve(pass_limits(network, options, workspace));
   MemoryPlan plan;
   plan.weights_bytes = static_cast<int64_t>(weights_bytes(network, device, stored));
   plan.kv_bytes = static_cast<int64_t>(device.kv_bytes(shape));
   plan.arena_bytes = static_cast<int64_t>(measure.used() + device.own_bytes());
   plan.kv_bytes_per_token = static_cast<int64_t>(device.kv_bytes(one)) / kPageTokens;
   plan.page_tokens = kPageTokens;
+  const size_t free = device.free_bytes();
+  plan.free_bytes = free > INT64_MAX / 2 ? INT64_MAX : static_cast<int64_t>(free + device.own_bytes());
   return plan;
 }
 
@@ -122,9 +137,8 @@ std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, co
 // The plan, if it keeps to maxMemory and to what the device has left. Throws OUT_OF_MEMORY.
 MemoryPlan check_budget(const MemoryPlan& plan, const NetworkDescription& network, const EngineOptions& options,
                         Device& device, DType stored) {
-  const int64_t own = device.own_bytes(), free = std::min<size_t>(device.free_bytes(), INT64_MAX / 2) + own;
-  const bool asked = options.max_memory_bytes > 0 && options.max_memory_bytes < free;
-  const int64_t room = asked ? options.max_memory_bytes : free, missing = total_bytes(plan) - room;
+  const bool asked = options.max_memory_bytes > 0 && options.max_memory_bytes < plan.free_bytes;
+  const int64_t room = asked ? options.max_memory_bytes : plan.free_bytes, missing = total_bytes(plan) - room;
   if (missing <= 0) return plan;
   std::string fit;
   for (const std::string& setting : what_would_fit(plan, room, network, options, device, stored))

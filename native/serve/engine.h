@@ -39,6 +39,7 @@ struct EngineOptions : DeviceOptions {
 // arena_bytes: all scratch, with what the device holds for its ops.
 struct MemoryPlan {
   int64_t weights_bytes, kv_bytes, arena_bytes, kv_bytes_per_token, page_tokens;
+  int64_t free_bytes;  // what the device has for all of them; INT64_MAX where the system decides
 };
 
 // Written by any thread, read by the engine between layers and tokens.

@@ -143,6 +143,44 @@ describe.skipIf(!existsSync(addon))('an emulated CUDA device', () => {
     expect(told).toBe('There are two pedestrians to the front of the ego car.')
   })
 
+  it('of 8 GB, six of them free, holds what doctor proposes', () => {
+    const lines = emulated(
+      `const { cardLines, cardPlanner, proposeForCard } = await import(${JSON.stringify(path.join(root, 'dist/cli/doctor-card.js'))})
+       const { loadAddon } = await import(${JSON.stringify(path.join(root, 'dist/native.js'))})
+       told(cardLines(proposeForCard(cardPlanner(loadAddon(), 'cuda:0'))))`,
+      { EMULATOR_MEMORY_MIB: '6144' },
+    )
+    expect(lines).toEqual([
+      expect.stringMatching(/^1B: weights bf16, KV cache bf16, context 8192 /),
+      expect.stringMatching(/^2B: weights bf16, KV cache bf16, context 8192 /),
+      expect.stringMatching(/^4B: weights int8, KV cache int8, context 4096 /),
+    ])
+  })
+
+  it('keeps weights in 8 bits in the folder, and reads them the next time', () => {
+    const folder = alignedCopy()
+    const { first, second, damaged, texts } = emulated(
+      `const { readFileSync, writeFileSync } = await import('node:fs')
+       const texts = []
+       const load = async (asked) => {
+         const model = await loadModel(${JSON.stringify(folder)}, { device: 'cuda', maxContext: 512, weights: 'int8', cache: true })
+         if (asked) texts.push((await model.ask(views, question, { maxNewTokens: 4 })).text)
+         await model.dispose()
+         return model.info.cache
+       }
+       const [first, second] = [await load(true), await load(true)]
+       const bytes = readFileSync(first.file)
+       bytes[bytes.length - 300] ^= 1
+       writeFileSync(first.file, bytes)
+       told({ first, second, damaged: await load(false), texts })`,
+    )
+    const file = path.join(folder, 'drivlm-int8-cuda.cache')
+    expect({ first, second }).toEqual({ first: { file, state: 'written' }, second: { file, state: 'read' } })
+    expect(damaged).toEqual({ file, state: 'written', reason: expect.stringContaining('is damaged') })
+    expect(texts[0]).toBe(texts[1])
+    expect(texts[0]).toContain('There are')
+  })
+
   it.each([
     ['no GPU', { EMULATOR_DEVICES: '0' }, /no CUDA-capable device|no NVIDIA GPU/],
     ['a driver that is too old', { EMULATOR_DRIVER: '11080' }, /driver is too old: it supports CUDA 11\.8/],

@@ -63,12 +63,18 @@ struct TestWeights {
     bytes.upload();
   }
 
-  // x * row `i` as a plain program would have it: in F, by the format's rule. Tiles widen 4-bit weights to bf16, matvec multiplies group sums.
+  // x * row `i` as a plain program would have it: in F, by the format's rule. Tiles widen 4-bit weights to bf16, matvec multiplies group sums. With
+  // `x_scale` x are integers, and their sums are exact.
   template <class F>
-  F dot(const float* x, int64_t i, bool widened) const {
+  F dot(const float* x, int64_t i, bool widened, const float* x_scale) const {
     const int64_t k = layout.cols;
     const float *v = values.data() + i * k, *s = scale.data() + i * k;
     F sum = 0;
+    if (x_scale) {
+      int64_t whole = 0;
+      for (int64_t j = 0; j < k; ++j) whole += int64_t(x[j]) * int64_t(v[j]);
+      return F(whole) * (F(s[0]) * F(*x_scale));
+    }
     if (layout.encoding == Encoding::s8) {
       for (int64_t j = 0; j < k; ++j) sum += F(x[j]) * F(v[j]);
       return sum * F(s[0]);
@@ -101,11 +107,12 @@ struct TestWeights {
 template <class F>
 F element(const std::vector<float>& x, const TestWeights& w, const std::vector<float>& bias,
           const std::vector<float>& scale, const std::vector<float>& before, int64_t m, int64_t i, Kind kind,
-          bool widened) {
+          bool widened, const std::vector<float>& x_scales) {
   const bool plain = std::is_same_v<F, float>;
   const int64_t n = w.layout.rows, k = w.layout.cols;
   const auto round = [&](F value) { return plain ? F(to_bf16(float(value))) : value; };
-  const auto dot = [&](int64_t row) { return w.dot<F>(x.data() + m * k, row, widened); };
+  const float* x_scale = x_scales.empty() ? nullptr : &x_scales[m];
+  const auto dot = [&](int64_t row) { return w.dot<F>(x.data() + m * k, row, widened, x_scale); };
   const F b = kind == Kind::store || kind == Kind::gated ? 0 : F(bias[i]);
   switch (kind) {
     case Kind::store:
@@ -119,8 +126,33 @@ F element(const std::vector<float>& x, const TestWeights& w, const std::vector<f
   return 0;
 }
 
+// x in 8 bits, by a plain program: values become q - zero, and the scale of each row is returned. `bytes` must be what the device has made.
+std::vector<float> round_plainly(std::vector<float>& x, int64_t rows, int64_t k, int64_t stride,
+                                 const std::vector<uint8_t>& bytes, const std::vector<InputScale>& found) {
+  std::vector<float> scales;
+  int64_t wrong = 0;
+  for (int64_t m = 0; m < rows; ++m) {
+    float* row = x.data() + m * k;
+    float least = 0, most = 0;
+    for (int64_t j = 0; j < k; ++j) least = std::min(least, row[j]), most = std::max(most, row[j]);
+    const float scale = (most - least) / 255.f, inverse = scale > 0 ? 1.f / scale : 0.f;
+    const float zero = std::nearbyintf(-least * inverse);
+    wrong += found[m].scale != scale || float(found[m].zero) != zero;
+    for (int64_t j = 0; j < stride; ++j) {
+      constexpr int kPlace[] = {0, 2, 1, 3};
+      const float q = j < k ? std::nearbyintf(std::clamp(std::fmaf(row[j], inverse, zero), 0.f, 255.f)) : 0.f;
+      wrong += float(bytes[m * stride + j / 4 * 4 + kPlace[j % 4]]) != q;
+      if (j < k) row[j] = q - zero;
+    }
+    scales.push_back(scale);
+  }
+  if (wrong > 0)
+    fail(drivlm::text("%lld x %lld in 8 bits: %lld values differ", (long long)rows, (long long)k, (long long)wrong));
+  return scales;
+}
+
 void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile,  // tile -1: matvec
-                  Encoding encoding = Encoding::bf16) {
+                  Encoding encoding = Encoding::bf16, bool x_int8 = false, int splits = 0) {
   const int64_t out_n = kind == Kind::gated ? n / 2 : n;
   Halves x(rows * k, 1), out(kind == Kind::f32 ? 1 : rows * out_n, 1);
   const TestWeights w(n, k, encoding);
@@ -135,20 +167,41 @@ void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile,  // t
   if (kind == Kind::gated) job.after = Epilogue::gated;
   job.out_f32 = kind == Kind::f32;
   job.out = job.out_f32 ? static_cast<void*>(out_f32.data) : out.data;
-  tile < 0 ? matvec(job, nullptr) : linear(job, LinearTile(tile), nullptr);
+  Buffer<uint8_t> bytes(x_int8 ? size_t(rows * w.layout.stride()) : 0);
+  Buffer<InputScale> input_scales(x_int8 ? size_t(rows) : 0);
+  std::vector<float> x_values = x.values, x_scales;
+  if (x_int8) {
+    round_rows(bytes.data, input_scales.data, x.data, rows, k, w.layout.stride(), nullptr);
+    job.x = bytes.data, job.x_scales = input_scales.data;
+  }
+  Buffer<float> partial(size_t(splits * rows * n));
+  if (splits > 0) {
+    linear_split(job, splits, partial.data, nullptr);
+  } else {
+    tile < 0 ? matvec(job, nullptr) : linear(job, LinearTile(tile), nullptr);
+  }
+  if (x_int8) {
+    bytes.download(), input_scales.download();
+    x_scales = round_plainly(x_values, rows, k, w.layout.stride(), bytes.host, input_scales.host);
+  }
 
   std::vector<double> exact(rows * out_n);
   std::vector<float> plain(rows * out_n);
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t i = 0; i < out_n; ++i) {
-      exact[m * out_n + i] = element<double>(x.values, w, bias.host, scale.host, before, m, i, kind, tile >= 0);
-      plain[m * out_n + i] = element<float>(x.values, w, bias.host, scale.host, before, m, i, kind, tile >= 0);
+      exact[m * out_n + i] =
+          element<double>(x_values, w, bias.host, scale.host, before, m, i, kind, tile >= 0, x_scales);
+      plain[m * out_n + i] =
+          element<float>(x_values, w, bias.host, scale.host, before, m, i, kind, tile >= 0, x_scales);
     }
   }
   constexpr const char* kEncodings[] = {"", " int8", " int4"};
   const std::string what =
-      drivlm::text("%s %lldx%lldx%lld %s%s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)), (long long)rows,
-                   (long long)n, (long long)k, kind_name(kind), kEncodings[int(encoding)]);
+      drivlm::text("%s %lldx%lldx%lld %s%s%s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)),
+                   (long long)rows, (long long)n, (long long)k, kind_name(kind), kEncodings[int(encoding)],
+                   x_int8   ? " int8 activations"
+                   : splits ? " split"
+                            : "");
   if (job.out_f32) {
     out_f32.download();
     check_close(what, out_f32.host, exact, plain, 24);
@@ -248,4 +301,46 @@ TEST(linear_quantised) {
     }
     for (Kind kind : kKinds) check_linear(21, 136, 96, kind, int(LinearTile::t64x64), encoding);
   }
+}
+TEST(linear_int8) {  // x and weights in 8 bits
+  constexpr int kBm[] = {128, 128, 64, 64, 16}, kBn[] = {128, 128, 128, 64, 64};
+  const auto check = [](int64_t rows, int64_t n, int64_t k, Kind kind, int tile) {
+    check_linear(rows, n, k, kind, tile, Encoding::s8, true);
+  };
+  for (int tile = 0; tile < 5; ++tile) {
+    for (int64_t rows : {1, kBm[tile], kBm[tile] + 1}) check(rows, 72, 40, Kind::bias, tile);
+    check(kBm[tile] + 3, kBn[tile] + 8, 328, Kind::scale_add, tile);
+    check(3, kBn[tile] - 1, 64, Kind::store, tile);
+  }
+  check(0, 64, 64, Kind::bias, int(LinearTile::t64x64));
+  check(9, 40, 1032, Kind::bias, int(LinearTile::t16x64));  // four warps round a row
+  for (Kind kind : kKinds) check(21, 136, 96, kind, int(LinearTile::t64x64));
+}
+TEST(linear_int8_conflicts) {
+#if defined(DRIVLM_EMULATED)
+  for (int tile = 0; tile < 5; ++tile) check_linear(130, 136, 192, Kind::bias, tile, Encoding::s8, true);
+  cudaDeviceSynchronize();
+  CHECK(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
+#endif
+}
+TEST(linear_split) {  // parts of k, of unequal length, more of them than there are steps
+  for (Encoding encoding : {Encoding::bf16, Encoding::s8, Encoding::s4}) {
+    const auto check = [&](int64_t rows, int64_t n, int64_t k, Kind kind, int splits) {
+      check_linear(rows, n, k, kind, int(LinearTile::t64x64), encoding, false, splits);
+    };
+    check(9, 40, 328, Kind::bias, 2);
+    check(16, 65, 520, Kind::scale_add, 3);
+    check(33, 72, 392, Kind::store, 4);
+    check(64, 24, 72, Kind::add, 5);
+    for (Kind kind : kKinds) check(17, 66, 264, kind, 2);
+  }
+  check_linear(0, 64, 64, Kind::bias, int(LinearTile::t64x64), Encoding::bf16, false, 2);
+}
+TEST(linear_splits_table) {
+  const DeviceLimits orin{16, 163 << 10, 164 << 10}, h100{132, 227 << 10, 228 << 10};
+  CHECK(choose_linear_splits(9, 896, 4864, orin) == 2 && choose_linear_splits(64, 896, 4864, h100) == 18);
+  CHECK(choose_linear_splits(64, 896, 896, h100) == 3);     // at least 256 values of k in a part
+  CHECK(choose_linear_splits(64, 9728, 896, orin) == 1);    // tiles enough
+  CHECK(choose_linear_splits(65, 896, 4864, h100) == 1);    // rows enough
+  CHECK(choose_linear_splits(64, 6400, 65536, h100) == 2);  // 100 tiles for 132 multiprocessors
 }

@@ -10,6 +10,7 @@ namespace emu {
 namespace {
 
 typedef float Row8 __attribute__((vector_size(32), aligned(4)));
+typedef uint32_t Row8Int __attribute__((vector_size(32)));
 
 float low(uint32_t pair) { return __builtin_bit_cast(float, pair << 16); }
 float high(uint32_t pair) { return __builtin_bit_cast(float, pair & 0xffff0000u); }
@@ -71,14 +72,50 @@ void execute_mma_tile(Warp& warp) {
       alignas(32) float c[16][8];
       const int at = (i * warp.ni + j) * 4;
       for (int lane = 0; lane < 32; ++lane) {
-        std::memcpy(&c[lane / 4][lane % 4 * 2], warp.tile_d[lane] + at, 8);
-        std::memcpy(&c[8 + lane / 4][lane % 4 * 2], warp.tile_d[lane] + at + 2, 8);
+        const float* d = static_cast<const float*>(warp.tile_d[lane]) + at;
+        std::memcpy(&c[lane / 4][lane % 4 * 2], d, 8);
+        std::memcpy(&c[8 + lane / 4][lane % 4 * 2], d + 2, 8);
       }
       multiply(reinterpret_cast<Row8*>(c), a, b[j]);
       for (int lane = 0; lane < 32; ++lane) {
-        std::memcpy(warp.tile_d[lane] + at, &c[lane / 4][lane % 4 * 2], 8);
-        std::memcpy(warp.tile_d[lane] + at + 2, &c[8 + lane / 4][lane % 4 * 2], 8);
+        float* d = static_cast<float*>(warp.tile_d[lane]) + at;
+        std::memcpy(d, &c[lane / 4][lane % 4 * 2], 8);
+        std::memcpy(d + 2, &c[8 + lane / 4][lane % 4 * 2], 8);
       }
+    }
+  }
+}
+
+// The same of bytes: a register holds columns 4 t ... 4 t + 3 of its k half of 16, unsigned in A, signed in B. Sums wrap as the hardware's do.
+void execute_mma_u8s8_tile(Warp& warp) {
+  for (int i = 0; i < warp.mi; ++i) {
+    uint32_t a[16][32];  // [m][k]
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int q = 0; q < 4; ++q) {
+        for (int e = 0; e < 4; ++e) {
+          a[lane / 4 + (q & 1) * 8][(q >> 1) * 16 + lane % 4 * 4 + e] = warp.tile_a[lane][i * 4 + q] >> (8 * e) & 0xff;
+        }
+      }
+    }
+    for (int j = 0; j < warp.ni; ++j) {
+      Row8Int b[32], c[16] = {};  // [k][n], [m][n]
+      for (int lane = 0; lane < 32; ++lane) {
+        for (int q = 0; q < 2; ++q) {
+          for (int e = 0; e < 4; ++e) {
+            b[q * 16 + lane % 4 * 4 + e][lane / 4] = uint32_t(int8_t(warp.tile_b[lane][j * 2 + q] >> (8 * e)));
+          }
+        }
+      }
+      for (int m = 0; m < 16; ++m) {
+        for (int k = 0; k < 32; ++k) c[m] += a[m][k] * b[k];
+      }
+      for (int lane = 0; lane < 32; ++lane) {
+        int32_t* d = static_cast<int32_t*>(warp.tile_d[lane]) + (i * warp.ni + j) * 4;
+        for (int e = 0; e < 4; ++e) {
+          d[e] = int32_t(uint32_t(d[e]) + c[lane / 4 + (e >> 1) * 8][lane % 4 * 2 + (e & 1)]);
+        }
+      }
+      ++stats.matrix_products;
     }
   }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The emulator's own test: two dozen bugs of the kind that a GPU forgives on most days, each planted in a copy of a kernel
+// The emulator's own test: bugs of the kind that a GPU forgives on most days, each planted in a copy of a kernel
 // file. Every one must be caught by the checked tests, for the reason given here.
 //
 //   node test/emulator/planted.mjs BUILD_DIR [number ...]     BUILD_DIR holds cuda_test_checked and compile_commands.json
@@ -71,8 +71,8 @@ const bugs = [
     what: 'no row guard on cp.async',
     file: `${kernels}/linear_kernel.cuh`,
     unit: `${kernels}/linear.cu`,
-    from: 'cp_async16(s_x + Rows::at(r, c), from, m < p.rows && k < p.k);',
-    to: 'cp_async16(s_x + Rows::at(r, c), from, k < p.k);',
+    from: 'cp_async16(s_x + Rows::at(r, c), from, m < p.rows && byte < p.x_bytes);',
+    to: 'cp_async16(s_x + Rows::at(r, c), from, byte < p.x_bytes);',
     test: 'linear_edges',
     caught: /global out of bounds/,
   },
@@ -208,8 +208,8 @@ const bugs = [
     what: 'row scale of the neighbour',
     file: `${kernels}/linear_kernel.cuh`,
     unit: `${kernels}/linear_quantised.cu`,
-    from: 'row_scale1 = second ? Format::row_scale(p.w, n + 1) : 1.f',
-    to: 'row_scale1 = row_scale0',
+    from: 'column1 = Format::column(p.w, second ? n + 1 : n)',
+    to: 'column1 = column0',
     test: 'linear_quantised',
     caught: /times the bound/,
   },
@@ -231,11 +231,38 @@ const bugs = [
     caught: /times the bound/,
   },
   {
+    what: 'zero point of a row of x forgotten',
+    file: `${kernels}/weight_formats.cuh`,
+    unit: `${kernels}/linear_int8.cu`,
+    from: 'float(sum - row.zero * column.sum)',
+    to: 'float(sum)',
+    test: 'linear_int8',
+    caught: /times the bound/,
+  },
+  {
+    what: 'zero point of the row before',
+    file: `${kernels}/weight_formats.cuh`,
+    unit: `${kernels}/linear_int8.cu`,
+    from: 'const InputScale row = rows[m];',
+    to: 'const InputScale row = {rows[m].scale, rows[m > 0 ? m - 1 : 0].zero};',
+    test: 'linear_int8',
+    caught: /times the bound/,
+  },
+  {
+    what: 'parts of k that overlap by a step',
+    file: `${kernels}/linear_kernel.cuh`,
+    unit: `${kernels}/linear.cu`,
+    from: 'const int begin = all_steps * int(blockIdx.y) / int(gridDim.y)',
+    to: 'const int begin = all_steps * int(blockIdx.y) / int(gridDim.y) - (blockIdx.y > 0)',
+    test: 'linear_split',
+    caught: /times the bound/,
+  },
+  {
     what: 'widened weights stored a stage too early',
     file: `${kernels}/linear_kernel.cuh`,
     unit: `${kernels}/linear_quantised.cu`,
-    from: 'if (next < steps) store_pieces(next);',
-    to: 'if (next < steps) store_pieces(next + 1);',
+    from: 'if (next < end) store_pieces(next);',
+    to: 'if (next < end) store_pieces(next + 1);',
     test: 'linear_quantised',
     caught: /race|uninitialised shared|times the bound/,
   },

@@ -69,6 +69,7 @@ void execute(Warp& warp, Op op, uint32_t mask) {
     case Op::ldmatrix_trans: execute_ldmatrix(warp, op == Op::ldmatrix_trans); break;
     case Op::mma_bf16: execute_mma(warp); break;
     case Op::mma_tile: execute_mma_tile(warp); break;
+    case Op::mma_u8s8_tile: execute_mma_u8s8_tile(warp); break;
     case Op::none:
     case Op::barrier: break;
   }
@@ -367,12 +368,21 @@ float4 mma_bf16(uint4 a, uint2 b, float4 c, Site site) {
   return {warp.c[0][i][0], warp.c[0][i][1], warp.c[1][i][0], warp.c[1][i][1]};
 }
 
-void mma_bf16_tile(int mi, int ni, float* d, const uint32_t* a, const uint32_t* b, Site site) {
+namespace {
+void mma_tile(Op op, int mi, int ni, void* d, const uint32_t* a, const uint32_t* b, Site site) {
   Lane* lane = current;
   Warp& warp = lane->block->warps[lane->warp];
   warp.tile_d[lane->lane] = d, warp.tile_a[lane->lane] = a, warp.tile_b[lane->lane] = b;
   warp.mi = mi, warp.ni = ni;
-  collective(lane, Op::mma_tile, ~0u, site);
+  collective(lane, op, ~0u, site);
+}
+}  // namespace
+
+void mma_bf16_tile(int mi, int ni, float* d, const uint32_t* a, const uint32_t* b, Site site) {
+  mma_tile(Op::mma_tile, mi, ni, d, a, b, site);
+}
+void mma_u8s8_tile(int mi, int ni, int32_t* d, const uint32_t* a, const uint32_t* b, Site site) {
+  mma_tile(Op::mma_u8s8_tile, mi, ni, d, a, b, site);
 }
 
 void cp_async(uint32_t to, const void* from, int bytes, int from_bytes, Site site) {

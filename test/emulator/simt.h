@@ -46,7 +46,18 @@ struct Site {
   void* pc;  // instead of file and line, for instrumented accesses
 };
 
-enum class Op : uint8_t { none, barrier, syncwarp, shuffle, ballot, ldmatrix, ldmatrix_trans, mma_bf16, mma_tile };
+enum class Op : uint8_t {
+  none,
+  barrier,
+  syncwarp,
+  shuffle,
+  ballot,
+  ldmatrix,
+  ldmatrix_trans,
+  mma_bf16,
+  mma_tile,
+  mma_u8s8_tile
+};
 
 // Opaque to the compiler: memory is read again after each call, as after a real barrier.
 uint3 thread_index() __attribute__((const));  // constant for the life of a fiber, so calls may be merged
@@ -64,6 +75,7 @@ uint32_t ballot(uint32_t mask, bool predicate, Site site);
 uint4 ldmatrix(int matrices, bool trans, uint32_t address, Site site);
 float4 mma_bf16(uint4 a, uint2 b, float4 c, Site site);
 void mma_bf16_tile(int mi, int ni, float* d, const uint32_t* a, const uint32_t* b, Site site);
+void mma_u8s8_tile(int mi, int ni, int32_t* d, const uint32_t* a, const uint32_t* b, Site site);
 void cp_async(uint32_t to, const void* from, int bytes, int from_bytes, Site site);
 void cp_async_commit();
 void cp_async_wait(int groups);
@@ -213,6 +225,11 @@ template <int kMi, int kNi>
 __forceinline__ void mma_bf16_tile(float (&d)[kMi][kNi][4], const uint32_t (&a)[kMi][4], const uint32_t (&b)[kNi][2],
                                    EMU_SITE) {
   emu::mma_bf16_tile(kMi, kNi, &d[0][0][0], &a[0][0], &b[0][0], EMU_AT);
+}
+template <int kMi, int kNi>
+__forceinline__ void mma_u8s8_tile(int32_t (&d)[kMi][kNi][4], const uint32_t (&a)[kMi][4], const uint32_t (&b)[kNi][2],
+                                   EMU_SITE) {
+  emu::mma_u8s8_tile(kMi, kNi, &d[0][0][0], &a[0][0], &b[0][0], EMU_AT);
 }
 __forceinline__ float exp2_approx(float x) { return exp2f(x); }
 // The product of two bf16 is exact in f32; adding in f64 and rounding to f32 first may round twice, which no sum of ours is near.

@@ -56,7 +56,7 @@ struct alignas(64) Warp {
   int source[32];
   uint32_t a[4][32], b[2][32], result[4][32];
   float c[2][32][2];
-  float* tile_d[32];
+  void* tile_d[32];  // f32, or i32 of products of bytes
   const uint32_t *tile_a[32], *tile_b[32];
   int mi, ni, matrices;
 };
@@ -135,6 +135,7 @@ extern "C" void emu_switch(void** save, void* load);
 void execute_ldmatrix(Warp& warp, bool trans);
 void execute_mma(Warp& warp);
 void execute_mma_tile(Warp& warp);
+void execute_mma_u8s8_tile(Warp& warp);
 
 // memory.cpp
 void* reserve(size_t bytes, bool accessible);

@@ -46,6 +46,36 @@ TEST(wrapper_mma) {
   }
 }
 
+TEST(wrapper_mma_u8s8) {  // every value of a byte, sums that begin anywhere
+  std::vector<uint8_t> a(16 * 32);
+  std::vector<int8_t> b(32 * 8);
+  Buffer<uint32_t> r_a(32 * 4), r_b(32 * 2);
+  Buffer<int32_t> r_c(32 * 4), r_d(32 * 4);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = uint8_t(i < 256 ? i : generator()());
+  for (size_t i = 0; i < b.size(); ++i) b[i] = int8_t(i * 37);
+  for (int32_t& c : r_c.host) c = int32_t(generator()()) / 2;
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i) {
+      for (int e = 0; e < 4; ++e) {
+        r_a.host[lane * 4 + i] |= uint32_t(a[(g + (i & 1) * 8) * 32 + (i >> 1) * 16 + 4 * t + e]) << (8 * e);
+        if (i < 2) r_b.host[lane * 2 + i] |= uint32_t(uint8_t(b[(i * 16 + 4 * t + e) * 8 + g])) << (8 * e);
+      }
+    }
+  }
+  r_a.upload(), r_b.upload(), r_c.upload();
+  run_mma_u8s8(r_a.data, r_b.data, r_c.data, r_d.data);
+  r_d.download();
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const int m = lane / 4 + (i >> 1) * 8, n = lane % 4 * 2 + (i & 1);
+      int32_t sum = r_c.host[lane * 4 + i];
+      for (int k = 0; k < 32; ++k) sum += int32_t(a[m * 32 + k]) * b[k * 8 + n];
+      CHECK(r_d.host[lane * 4 + i] == sum);
+    }
+  }
+}
+
 TEST(wrapper_ldmatrix) {
   for (bool trans : {false, true}) {
     Buffer<uint4> rows(32);

@@ -23,6 +23,15 @@ __global__ void mma_kernel(const uint32_t* a, const uint32_t* b, const float* c,
   for (int i = 0; i < 4; ++i) d[lane * 4 + i] = r_d[0][0][i];
 }
 
+__global__ void mma_u8s8_kernel(const uint32_t* a, const uint32_t* b, const int32_t* c, int32_t* d) {
+  const int lane = threadIdx.x;
+  const uint32_t r_a[1][4] = {{a[lane * 4], a[lane * 4 + 1], a[lane * 4 + 2], a[lane * 4 + 3]}};
+  const uint32_t r_b[1][2] = {{b[lane * 2], b[lane * 2 + 1]}};
+  int32_t r_d[1][1][4] = {{{c[lane * 4], c[lane * 4 + 1], c[lane * 4 + 2], c[lane * 4 + 3]}}};
+  mma_u8s8_tile(r_d, r_a, r_b);
+  for (int i = 0; i < 4; ++i) d[lane * 4 + i] = r_d[0][0][i];
+}
+
 __global__ void ldmatrix_kernel(const uint4* rows, uint32_t* registers, bool trans) {
   SHARED_ARRAY(uint4, s_rows, [32]);
   const int lane = threadIdx.x;
@@ -98,6 +107,9 @@ __global__ void shared_kernel(int* out, int bytes) {
 
 void run_mma(const uint32_t* a, const uint32_t* b, const float* c, float* d, bool tile) {
   launch(mma_kernel, dim3(1), 32, 0, nullptr, a, b, c, d, tile);
+}
+void run_mma_u8s8(const uint32_t* a, const uint32_t* b, const int32_t* c, int32_t* d) {
+  launch(mma_u8s8_kernel, dim3(1), 32, 0, nullptr, a, b, c, d);
 }
 void run_fma(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out) {
   launch(fma_kernel, dim3(1), 32, 0, nullptr, a, b, c, out);

@@ -9,6 +9,8 @@ namespace drivlm::cuda::testing {
 
 // One warp. a [32][4], b [32][2], c and d [32][4]: what each lane's registers hold.
 void run_mma(const uint32_t* a, const uint32_t* b, const float* c, float* d, bool tile);
+// The same of bytes: four of A, unsigned, or of B, signed, a register.
+void run_mma_u8s8(const uint32_t* a, const uint32_t* b, const int32_t* c, int32_t* d);
 // rows [32][8] bf16 -> registers [32][4].
 void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans);
 // out[i] = in[i] by cp.async of 16, 8 or 4 bytes through shared memory; chunks from `valid` on are zero-filled.

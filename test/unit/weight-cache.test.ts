@@ -241,14 +241,16 @@ test('a folder in the place of the file is left alone', async () => {
   expect(leftIn(dir)).toEqual(['drivlm-int8.cache'])
 })
 
-test('where nothing is quantised for the CPU, cache is refused', async () => {
+test('where nothing is quantised cache is refused; each kind of device has its own file', async () => {
   expect(await modelError(loadModel({ cache: true }), 'BAD_ARGUMENT')).toContain(
     "'int8' or 'int4' beside options.cache",
   )
   expect(await modelError(loadModel({ ...int8, cache: 1 as never }), 'BAD_ARGUMENT')).toContain('true or false')
   const checkpoint = { dir: streetTiny, files: [], tensors: [] }
-  const message = await modelError(weightCachePlace(checkpoint, { device: 'cuda:0', weights: 'int8' }), 'BAD_ARGUMENT')
-  expect(message).toContain('the device is cuda:0')
+  const places = await Promise.all(
+    ['cpu', 'cuda:1'].map((device) => weightCachePlace(checkpoint, { device, weights: 'int8' })),
+  )
+  expect(places.map(({ file }) => path.basename(file))).toEqual(['drivlm-int8.cache', 'drivlm-int8-cuda.cache'])
 })
 
 /** What a child writes first; what it wrote on stderr if it ended before. */

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstring>
 #include <fstream>
 #include <thread>
 #include <utility>
@@ -80,7 +81,7 @@ class RowPacker {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int index, WeightFormat format) : index_(index), format_(format) {
+  CudaDevice(int index, WeightFormat format, bool int8_activations) : index_(index), format_(format) {
     check(cudaSetDevice(index), "choosing the GPU");
     check(cudaGetDeviceProperties(&properties_, index), "asking what the GPU can do");
     stream_ = std::make_unique<Stream>();
@@ -88,7 +89,7 @@ class CudaDevice final : public Device {
     staging_ = std::make_unique<Staging>(stream_->stream);
     const DeviceLimits limits{properties_.multiProcessorCount, int(properties_.sharedMemPerBlockOptin),
                               int(properties_.sharedMemPerMultiprocessor)};
-    ops_ = std::make_unique<CudaOps>(*this, Context{index, stream_->stream, limits, staging_.get()});
+    ops_ = std::make_unique<CudaOps>(*this, Context{index, stream_->stream, limits, staging_.get(), int8_activations});
   }
 
   ~CudaDevice() override {
@@ -282,7 +283,8 @@ class CudaDevice final : public Device {
     return load_rows({encoding, source.rows, source.cols}, source.name, {source});
   }
 
-  // Rows of the sources in turn (gate 0, up 0, gate 1, ...), converted in pinned memory by all cores while earlier ones are copied.
+  // Rows of the sources in turn (gate 0, up 0, gate 1, ...), converted in pinned memory by all cores while earlier ones are copied; or as an
+  // earlier load has kept them.
   std::unique_ptr<Matrix> load_rows(const WeightLayout& layout, const std::string& name,
                                     const std::vector<HostTensor>& sources) {
     use();
@@ -295,6 +297,19 @@ class CudaDevice final : public Device {
     const int64_t row_bytes = layout.row_bytes(), per_piece = int64_t(Staging::kBytes) / row_bytes;
     if (per_piece == 0) throw Error(Code::bad_weights, name + ": rows are too long.");
     char* const data = static_cast<char*>(weights_.take(size_t(layout.bytes()), name));
+    auto out = std::make_unique<CudaMatrix>();
+    out->rows = layout.rows, out->cols = layout.cols, out->gated = sources.size() == 2;
+    out->weights = layout.at(data);
+
+    PackedStore* const store = quantised && sources[0].store && sources[0].store->on() ? sources[0].store : nullptr;
+    const PackedForm form{kPackingVersion, int64_t(layout.encoding), out->gated, layout.rows, layout.cols};
+    if (store) {
+      if (const auto kept = store->find(name, form, size_t(layout.bytes()))) {
+        staging_->copy(data, kept->data, kept->bytes);
+        return out;
+      }
+    }
+    const auto whole = std::make_shared<std::vector<char>>(store ? size_t(layout.bytes()) : 0);
     std::vector<char> scales(size_t(layout.rows * layout.row_scale_bytes()));
     std::vector<RowPacker> packers;
     const int64_t most = quantised ? int64_t(std::thread::hardware_concurrency()) : 1;
@@ -313,13 +328,14 @@ class CudaDevice final : public Device {
       for (int64_t worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
       work(0);
       threads.clear();  // waits
+      if (store) std::memcpy(whole->data() + first * row_bytes, piece, size_t(rows * row_bytes));
       staging_->send(data + first * row_bytes, size_t(rows * row_bytes));
     }
     if (quantised) staging_->copy(data + layout.scales_at(), scales.data(), scales.size());
-
-    auto out = std::make_unique<CudaMatrix>();
-    out->rows = layout.rows, out->cols = layout.cols, out->gated = sources.size() == 2;
-    out->weights = layout.at(data);
+    if (store) {
+      std::memcpy(whole->data() + layout.scales_at(), scales.data(), scales.size());
+      store->add(name, form, whole->data(), whole->size(), whole);
+    }
     return out;
   }
 
@@ -342,7 +358,7 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_device(int index, DType precision, WeightFormat weights) {
+std::unique_ptr<Device> make_device(int index, DType precision, WeightFormat weights, bool int8_activations) {
   if (precision != DType::bf16) {
     throw Error(Code::bad_argument,
                 text("Expected 'bf16' for options.precision on CUDA, received '%s'.", dtype_name(precision)));
@@ -355,7 +371,7 @@ std::unique_ptr<Device> make_device(int index, DType precision, WeightFormat wei
                 text("this machine has %d, cuda:0%s", count, count > 1 ? text(" to cuda:%d", count - 1).c_str() : ""));
   }
   if (const std::string why = device_problem(index); !why.empty()) unavailable(index, why);
-  return std::make_unique<CudaDevice>(index, weights);
+  return std::make_unique<CudaDevice>(index, weights, int8_activations);
 }
 
 void describe_system(SystemInfo& info) {

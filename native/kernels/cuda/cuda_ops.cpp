@@ -16,7 +16,7 @@ CudaOps::~CudaOps() { cudaFreeHost(pinned_results_); }
 
 size_t CudaOps::own_bytes() const {
   return partial_.bytes + results_.bytes + batch_lists_.bytes() + plan_lists_.bytes() + id_lists_.bytes() +
-         sample_lists_.bytes();
+         sample_lists_.bytes() + (rounded_ ? rounded_->bytes : 0);
 }
 
 void CudaOps::reserve(const PassLimits& limits) {
@@ -29,7 +29,21 @@ void CudaOps::reserve(const PassLimits& limits) {
   id_lists_.reserve(list(rows, sizeof(int32_t)));
   sample_lists_.reserve(list(sequences, sizeof(SampleJob)) +
                         list(sequences * size_t(ceil_div(limits.vocab, 32)), sizeof(uint32_t)));
+  if (context_.int8_activations) {
+    // Rows are filled up to 16 bytes, and each has a scale.
+    rounded_room(limits.input_values + limits.input_rows * int64_t(16 + sizeof(InputScale)) + 16);
+  }
   graphs_.drop();  // they hold addresses of lists
+}
+
+// Grows where nothing was reserved, as in a test of an op.
+void* CudaOps::rounded_room(int64_t bytes) {
+  if (!rounded_ || rounded_->bytes < size_t(bytes)) {
+    rounded_.reset();
+    rounded_.emplace(size_t(bytes), "Activations in 8 bits");
+    graphs_.drop();
+  }
+  return rounded_->data;
 }
 
 // Recordings hold addresses of lists; they go when a list moves.

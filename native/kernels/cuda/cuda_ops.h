@@ -19,6 +19,7 @@ struct Context {
   cudaStream_t stream;
   DeviceLimits limits;
   Staging* staging;
+  bool int8_activations = false;
 };
 
 class CudaOps : public Ops {
@@ -61,20 +62,21 @@ class CudaOps : public Ops {
   size_t own_bytes() const;
 
  private:
-  static constexpr size_t kPartialBytes = size_t(16) << 20;
   static constexpr int64_t kMaxSamples = 256;  // of one round trip; more take several
 
   cudaStream_t stream();  // with our device current on this thread
-  void run_linear(const Linear& job);
+  void run_linear(Linear job);
+  void* rounded_room(int64_t bytes);
   const AttentionPlan& plan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t head_dim, bool padded = false);
   void send(StagedLists& lists);
 
   Context context_;
   StagedLists batch_lists_, plan_lists_, id_lists_, sample_lists_;
   StepGraphs graphs_;
-  std::optional<AttentionPlan> plan_;  // of the pass begun last
-  DeviceMemory partial_;               // partial results of split attention
-  DeviceMemory results_;               // [kMaxSamples]
+  std::optional<AttentionPlan> plan_;    // of the pass begun last
+  DeviceMemory partial_;                 // parts of split attention, and of split products
+  DeviceMemory results_;                 // [kMaxSamples]
+  std::optional<DeviceMemory> rounded_;  // x of a product in 8 bits
   SampleResult* pinned_results_ = nullptr;
 };
 

@@ -21,19 +21,33 @@ struct Weights {
   const void* data;
   int64_t stride;  // weights a row, those that fill it up included
   Encoding encoding = Encoding::bf16;
-  const void* scales = nullptr;  // s8: f32 [n]; s4: bf16 [n, stride / 32]
+  const void* scales = nullptr;  // s8: RowScale [n]; s4: bf16 [n, stride / 32]
+};
+
+// Of a row of weights in 8 bits: w = scale * q.
+struct RowScale {
+  float scale;
+  int32_t sum;  // of q, for products with x in 8 bits
+};
+
+// Of a row of x in 8 bits: x = scale * (q - zero).
+struct InputScale {
+  float scale;
+  int32_t zero;
 };
 
 // x [rows, k] * w [n, k]^T with what follows it fused.
 struct Linear {
-  const bf16* x;
+  const void* x;  // bf16, or u8 [rows, w.stride] with x_scales
   Weights w;
   int64_t rows, n, k;
-  const float* bias = nullptr;       // [n]
-  const float* scale = nullptr;      // [n], of Epilogue::add
-  void* out = nullptr;               // [rows, n], [rows, n / 2] if gated
-  bool out_f32 = false;              // of Epilogue::store
-  Epilogue after = Epilogue::store;  // gated: rows 2i, 2i + 1 of w are gate and up
+  const float* bias = nullptr;           // [n]
+  const float* scale = nullptr;          // [n], of Epilogue::add
+  void* out = nullptr;                   // [rows, n], [rows, n / 2] if gated
+  bool out_f32 = false;                  // of Epilogue::store
+  Epilogue after = Epilogue::store;      // gated: rows 2i, 2i + 1 of w are gate and up
+  const InputScale* x_scales = nullptr;  // [rows]
+  int splits = 1;  // parts of k, of Epilogue::store in f32: out is [splits, rows, n], to be added up
 };
 
 enum class LinearTile { t128x128x4, t128x128x3, t64x128, t64x64, t16x64 };
@@ -43,10 +57,33 @@ LinearTile choose_linear_tile(int64_t rows, int64_t n, const DeviceLimits& limit
 
 void linear(const Linear& job, LinearTile tile, cudaStream_t stream);
 
+// The kernel that suits the shape: matvec, tiles, or tiles that share k. `partial` has kPartialBytes.
+void linear_suited(const Linear& job, const DeviceLimits& limits, float* partial, cudaStream_t stream);
+
+// What attention and linear layers whose work is split share for their parts.
+constexpr int64_t kPartialBytes = int64_t(16) << 20;
+
+// ---- linear_split.cu ----
+
+constexpr int kSplitRows = 64;  // most rows of x whose products may be split along k
+// Parts of k that fill the device, 1 where tiles alone do. Of x in 16 bits.
+int choose_linear_splits(int64_t rows, int64_t n, int64_t k, const DeviceLimits& limits);
+// The same job in so many parts of k, each by blocks of its own, then added up in their order. For up to kSplitRows rows.
+void linear_split(const Linear& job, int splits, float* partial, cudaStream_t stream);
+
 // ---- linear_quantised.cu ----
 
 // The same job over weights in 8 or 4 bits, which become bf16 on their way into shared memory. Tiles of 128 rows are not among them.
 void linear_quantised(const Linear& job, LinearTile tile, cudaStream_t stream);
+
+// ---- linear_int8.cu ----
+
+// The same job with x in 8 bits, as round_rows leaves it, over weights in 8 bits.
+void linear_int8(const Linear& job, LinearTile tile, cudaStream_t stream);
+
+// out [rows, stride] = x [rows, k] in 8 bits, in the order of S8Rows, zeros past k. stride is a multiple of 16.
+void round_rows(uint8_t* out, InputScale* scales, const bf16* x, int64_t rows, int64_t k, int64_t stride,
+                cudaStream_t stream);
 
 // ---- matvec.cu ----
 

@@ -75,6 +75,7 @@ LinearTile choose_linear_tile(int64_t rows, int64_t n, const DeviceLimits& limit
 
 void linear(const Linear& job, LinearTile tile, cudaStream_t stream) {
   if (job.rows == 0 || job.n == 0) return;
+  if (job.x_scales) return linear_int8(job, tile, stream);
   if (job.w.encoding != Encoding::bf16) return linear_quantised(job, tile, stream);
   if (job.k % 8 != 0) {  // the patch embedding
     if (job.k % 4 != 0 || job.after != Epilogue::store || job.out_f32) {
@@ -93,10 +94,25 @@ void linear(const Linear& job, LinearTile tile, cudaStream_t stream) {
   }
 }
 
-void CudaOps::run_linear(const Linear& job) {
+void linear_suited(const Linear& job, const DeviceLimits& limits, float* partial, cudaStream_t stream) {
+  if (job.x_scales) return linear(job, choose_linear_tile(job.rows, job.n, limits), stream);
+  if (job.rows <= kMatvecRows && job.k % 8 == 0) return matvec(job, stream);
+  const int splits = choose_linear_splits(job.rows, job.n, job.k, limits);
+  if (splits > 1) return linear_split(job, splits, partial, stream);
+  linear(job, choose_linear_tile(job.rows, job.n, limits, job.w.encoding), stream);
+}
+
+void CudaOps::run_linear(Linear job) {
   if (job.rows == 0) return;
-  if (job.rows <= kMatvecRows && job.k % 8 == 0) return matvec(job, stream());
-  cuda::linear(job, choose_linear_tile(job.rows, job.n, context_.limits, job.w.encoding), stream());
+  if (job.rows > kMatvecRows && context_.int8_activations && job.w.encoding == Encoding::s8) {
+    const int64_t bytes = job.rows * job.w.stride, scales_at = round_up(bytes, 16);
+    char* rounded = static_cast<char*>(rounded_room(scales_at + job.rows * int64_t(sizeof(InputScale))));
+    InputScale* scales = reinterpret_cast<InputScale*>(rounded + scales_at);
+    round_rows(reinterpret_cast<uint8_t*>(rounded), scales, static_cast<const bf16*>(job.x), job.rows, job.k,
+               job.w.stride, stream());
+    job.x = rounded, job.x_scales = scales;
+  }
+  linear_suited(job, context_.limits, static_cast<float*>(partial_.data), stream());
 }
 
 void CudaOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {

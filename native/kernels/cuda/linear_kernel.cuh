@@ -1,5 +1,5 @@
-// The kernel of linear layers, which linear.cu instantiates over bf16 weights and linear_quantised.cu over those in 8 and 4 bits; what it
-// computes, how, and from what shapes on is said in linear.cu.
+// The kernel of linear layers, which linear.cu instantiates over bf16 weights, linear_quantised.cu over those in 8 and 4 bits, and linear_int8.cu
+// over weights and x in 8 bits; what it computes, how, and from what shapes on is said in linear.cu.
 #pragma once
 
 #include "kernels/cuda/async_copy.cuh"
@@ -10,6 +10,7 @@
 
 namespace drivlm::cuda {
 
+// kBk counts units of 16 bits along k: values of bf16, or pairs of bytes.
 template <int kBm_, int kBn_, int kBk_, int kStages_, int kWarpsM_, int kWarpsN_>
 struct Tile {
   static constexpr int kBm = kBm_, kBn = kBn_, kBk = kBk_, kStages = kStages_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
@@ -25,7 +26,9 @@ using Tile64x64 = Tile<64, 64, 64, 3, 2, 2>;
 using Tile16x64 = Tile<16, 64, 64, 4, 1, 4>;
 
 struct LinearArgs {
-  const bf16* x;
+  const unsigned char* x;
+  const InputScale* x_scales;
+  int x_bytes;  // of a row
   WeightView w;
   const float* bias;
   const float* scale;
@@ -97,26 +100,29 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
   const int group = blockIdx.x / (kGroupRows * tiles_n), in_group = blockIdx.x % (kGroupRows * tiles_n);
   const int group_rows = min(kGroupRows, tiles_m - group * kGroupRows);
   const int m0 = (group * kGroupRows + in_group % group_rows) * kBm, n0 = in_group / group_rows * kBn;
-  const int steps = (p.k + kBk - 1) / kBk;
+  // and its part of k
+  const int all_steps = (p.x_bytes + kBk * 2 - 1) / (kBk * 2);
+  const int begin = all_steps * int(blockIdx.y) / int(gridDim.y),
+            end = all_steps * int(blockIdx.y + 1) / int(gridDim.y);
 
   auto load = [&](int step) {
     const uint32_t s_x = s_ring + step % kStages * T::kStageBytes, s_w = s_x + kBm * kBk * 2;
 #pragma unroll
     for (int i = threadIdx.x; i < kBm * kChunks; i += T::kThreads) {
-      const int r = i / kChunks, c = i % kChunks, m = m0 + r, k = step * kBk + c * 8;
-      const bf16* from = p.x + size_t(m) * p.k + k;
+      const int r = i / kChunks, c = i % kChunks, m = m0 + r, byte = step * kBk * 2 + c * 16;
+      const unsigned char* from = p.x + size_t(m) * p.x_bytes + byte;
       if constexpr (kNarrow) {
-        cp_async8(s_x + Rows::at(r, c), from, m < p.rows && k < p.k);
-        cp_async8(s_x + Rows::at(r, c) + 8, from + 4, m < p.rows && k + 4 < p.k);
+        cp_async8(s_x + Rows::at(r, c), from, m < p.rows && byte < p.x_bytes);
+        cp_async8(s_x + Rows::at(r, c) + 8, from + 8, m < p.rows && byte + 8 < p.x_bytes);
       } else {
-        cp_async16(s_x + Rows::at(r, c), from, m < p.rows && k < p.k);
+        cp_async16(s_x + Rows::at(r, c), from, m < p.rows && byte < p.x_bytes);
       }
     }
     if constexpr (Format::kDirect) {
 #pragma unroll
       for (int i = threadIdx.x; i < kBn * kChunks; i += T::kThreads) {
-        const int r = i / kChunks, c = i % kChunks, n = n0 + r, k = step * kBk + c * 8;
-        Format::copy8(s_w + Rows::at(r, c), p.w, n, k, n < p.n);
+        const int r = i / kChunks, c = i % kChunks, n = n0 + r;
+        copy_weights16(s_w + Rows::at(r, c), p.w, n, step * kBk * 2 + c * 16, n < p.n);
       }
     }
   };
@@ -145,21 +151,22 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
     }
   };
 
-  float r_sum[T::kMi][T::kNi][4] = {};
+  typename Format::Sum r_sum[T::kMi][T::kNi][4] = {};
 #pragma unroll
-  for (int step = 0; step < kStages - 1; ++step) {
-    if (step < steps) {
+  for (int i = 0; i < kStages - 1; ++i) {
+    const int step = begin + i;
+    if (step < end) {
       load(step);
       load_pieces(step);
       store_pieces(step);
     }
     cp_async_commit();
   }
-  for (int step = 0; step < steps; ++step) {
+  for (int step = begin; step < end; ++step) {
     cp_async_wait<kStages - 2>();
     __syncthreads();  // stage `step` has arrived, and everybody has left the stage before it
     const int next = step + kStages - 1;
-    if (next < steps) {
+    if (next < end) {
       load(next);
       load_pieces(next);
     }
@@ -178,11 +185,17 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
         ldmatrix_x4(r, s_w + Rows::at(warp_n + j * 8 + lane_row_b(lane), kk * 2 + lane_chunk_b(lane)));
         r_w[j][0] = r[0], r_w[j][1] = r[1], r_w[j + 1][0] = r[2], r_w[j + 1][1] = r[3];
       }
-      mma_bf16_tile(r_sum, r_x, r_w);
+      if constexpr (std::is_same_v<typename Format::Sum, int32_t>) {
+        mma_u8s8_tile(r_sum, r_x, r_w);
+      } else {
+        mma_bf16_tile(r_sum, r_x, r_w);
+      }
     }
-    if (next < steps) store_pieces(next);
+    if (next < end) store_pieces(next);
   }
   cp_async_wait<0>();
+  void* out = p.out;
+  if constexpr (std::is_same_v<Out, float>) out = static_cast<float*>(out) + size_t(blockIdx.y) * p.rows * p.n;
 
 #pragma unroll
   for (int j = 0; j < T::kNi; ++j) {
@@ -190,7 +203,7 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
     if (n >= p.n) continue;
     const bool second = n + 1 < p.n;
     const float bias0 = p.bias ? p.bias[n] : 0.f, bias1 = p.bias && second ? p.bias[n + 1] : 0.f;
-    const float row_scale0 = Format::row_scale(p.w, n), row_scale1 = second ? Format::row_scale(p.w, n + 1) : 1.f;
+    const auto column0 = Format::column(p.w, n), column1 = Format::column(p.w, second ? n + 1 : n);
     float scale0 = 1, scale1 = 1;
     if (kEpilogue == Epilogue::add && p.scale) scale0 = p.scale[n], scale1 = second ? p.scale[n + 1] : 1.f;
 #pragma unroll
@@ -199,8 +212,9 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
       for (int half = 0; half < 2; ++half) {
         const int m = m0 + warp_m + i * 16 + half * 8 + lane / 4;
         if (m >= p.rows) continue;
-        finish<kEpilogue, Out>(p.out, p.n, m, n, r_sum[i][j][2 * half] * row_scale0 + bias0,
-                               r_sum[i][j][2 * half + 1] * row_scale1 + bias1, scale0, scale1);
+        const float y0 = Format::value(r_sum[i][j][2 * half], column0, p.x_scales, m) + bias0;
+        const float y1 = Format::value(r_sum[i][j][2 * half + 1], column1, p.x_scales, m) + bias1;
+        finish<kEpilogue, Out>(out, p.n, m, n, y0, y1, scale0, scale1);
       }
     }
   }
@@ -208,10 +222,20 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
 
 template <class T, class Format, Epilogue kEpilogue, class Out, bool kNarrow = false>
 void run_linear(const Linear& job, cudaStream_t stream) {
-  const LinearArgs args{job.x, view_of(job.w), job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k)};
+  const int x_bytes = int(job.x_scales ? job.w.stride : job.k * int64_t(sizeof(bf16)));
+  const LinearArgs args{static_cast<const unsigned char*>(job.x),
+                        job.x_scales,
+                        x_bytes,
+                        view_of(job.w),
+                        job.bias,
+                        job.scale,
+                        job.out,
+                        int(job.rows),
+                        int(job.n),
+                        int(job.k)};
   const int64_t blocks = ceil_div(args.rows, T::kBm) * ceil_div(args.n, T::kBn);
-  launch(linear_kernel<T, Format, kEpilogue, Out, kNarrow>, dim3(unsigned(blocks)), T::kThreads, T::kSharedBytes,
-         stream, args);
+  launch(linear_kernel<T, Format, kEpilogue, Out, kNarrow>, dim3(unsigned(blocks), unsigned(job.splits)), T::kThreads,
+         T::kSharedBytes, stream, args);
 }
 
 template <class T, class Format>

@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(32 * kWarps) matvec_kernel(Args p, WeightView 
 
 template <class Format, Epilogue kEpilogue, class Out>
 void run(const Linear& job, cudaStream_t stream) {
-  const Args args{job.x, job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k)};
+  const Args args{static_cast<const bf16*>(job.x), job.bias, job.scale, job.out, int(job.rows), int(job.n), int(job.k)};
   const WeightView weights = view_of(job.w);
   const dim3 grid(unsigned(ceil_div(job.n, kRowsPerBlock)));
   // Few rows of W make few blocks: then more warps share each, as long as there is enough k for them.

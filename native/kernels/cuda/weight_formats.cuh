@@ -1,7 +1,7 @@
 // How the weights of a matrix lie on the device, each format a type that matvec.cu and linear_kernel.cuh are written over.
 //
 //   Bf16      [n, stride] bf16, stride a multiple of 8
-//   S8Rows    [n, stride] int8, stride a multiple of 16; f32 scales [n]. Of four bytes that follow each other the second and third are
+//   S8Rows    [n, stride] int8, stride a multiple of 16; RowScale [n]. Of four bytes that follow each other the second and third are
 //             exchanged, so that two neighbours are the low bytes of a word's halves.
 //   S4Groups  [n, stride] nibbles q + 8, stride a multiple of 128; bf16 scales [n, stride / 32]. 128 weights are 64 bytes: lane t of four
 //             has 16 bytes, whose word j holds weights 32 j + 8 t + (0 ... 7), those of even number in the low half, from the lowest
@@ -14,7 +14,9 @@
 //   Piece      what a lane of matvec.cu loads of rows g and g + 8 at a time: 16 bytes each, and scales if they vary along a row
 //   multiply   adds the products of a piece; the lane's x are asked for by k
 //   row_scale  what the sums of a row are multiplied with at the end
-//   Eight      eight neighbouring weights of a row on their way into shared memory as bf16; kDirect: copied there without registers
+//   Eight      eight neighbouring weights of a row on their way into shared memory as bf16; kDirect: copied there without registers, 16 bytes
+//              at a time
+//   Sum        what products in linear_kernel.cuh are added up in; value: such a sum as a number, of row m of x and row n of W
 #pragma once
 
 #include "kernels/cuda/async_copy.cuh"
@@ -43,7 +45,25 @@ __device__ __forceinline__ void multiply_eight(float (&sum)[4], uint4 low, uint4
   mma_bf16(sum, second, x.z, x.w);
 }
 
-struct Bf16 {
+// 16 bytes of a row to shared memory. `valid` false, or past the row: zeros.
+__device__ __forceinline__ void copy_weights16(uint32_t to, const WeightView& w, int row, int byte, bool valid) {
+  cp_async16(to, w.data + size_t(row) * w.row_bytes + byte, valid && byte < w.row_bytes);
+}
+
+// Sums that are numbers but for the scale of the row of W.
+template <class Format>
+struct PlainSums {
+  using Sum = float;
+  struct Column {
+    float scale;
+  };
+  __device__ __forceinline__ static Column column(const WeightView& w, int n) { return {Format::row_scale(w, n)}; }
+  __device__ __forceinline__ static float value(float sum, Column column, const InputScale*, int) {
+    return sum * column.scale;
+  }
+};
+
+struct Bf16 : PlainSums<Bf16> {
   static constexpr int kWeights = 8;  // in 16 bytes
   static constexpr bool kDirect = true;
 
@@ -56,14 +76,9 @@ struct Bf16 {
     multiply_eight(sum, piece.low, piece.high, load_x(step * 32 + t * 8));
   }
   __device__ __forceinline__ static float row_scale(const WeightView&, int) { return 1.f; }
-
-  // `valid` false, or k past the row: zeros.
-  __device__ __forceinline__ static void copy8(uint32_t to, const WeightView& w, int row, int k, bool valid) {
-    cp_async16(to, w.data + size_t(row) * w.row_bytes + k * 2, valid && k * 2 < w.row_bytes);
-  }
 };
 
-struct S8Rows {
+struct S8Rows : PlainSums<S8Rows> {
   static constexpr int kWeights = 16;
   static constexpr bool kDirect = false;
 
@@ -83,7 +98,7 @@ struct S8Rows {
     multiply_eight(sum, widen(piece.low.z, piece.low.w), widen(piece.high.z, piece.high.w), load_x(k + 8));
   }
   __device__ __forceinline__ static float row_scale(const WeightView& w, int row) {
-    return static_cast<const float*>(w.scales)[row];
+    return static_cast<const RowScale*>(w.scales)[row].scale;
   }
 
   // Without their row's scale.
@@ -98,7 +113,21 @@ struct S8Rows {
   __device__ __forceinline__ static uint4 widen8(Eight eight) { return widen(eight.bytes.x, eight.bytes.y); }
 };
 
-struct S4Groups {
+// S8Rows against x in 8 bits, for linear_int8.cu: bytes meet bytes, and what the zero points of x add is taken away from the whole sum.
+struct S8Bytes {
+  static constexpr bool kDirect = true;
+  using Sum = int32_t;
+  using Column = RowScale;
+  __device__ __forceinline__ static Column column(const WeightView& w, int n) {
+    return static_cast<const RowScale*>(w.scales)[n];
+  }
+  __device__ __forceinline__ static float value(int32_t sum, Column column, const InputScale* rows, int m) {
+    const InputScale row = rows[m];
+    return float(sum - row.zero * column.sum) * (column.scale * row.scale);
+  }
+};
+
+struct S4Groups : PlainSums<S4Groups> {
   static constexpr int kWeights = 32;
   static constexpr bool kDirect = false;
 

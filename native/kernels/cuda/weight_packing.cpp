@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 namespace drivlm::cuda {
 
@@ -31,7 +32,7 @@ int64_t WeightLayout::stride() const {
 int64_t WeightLayout::row_bytes() const { return stride() * bits_of(encoding) / 8; }
 int64_t WeightLayout::row_scale_bytes() const {
   if (encoding == Encoding::bf16) return 0;
-  return encoding == Encoding::s8 ? int64_t(sizeof(float)) : stride() / kS4Group * int64_t(sizeof(drivlm::bf16));
+  return encoding == Encoding::s8 ? int64_t(sizeof(RowScale)) : stride() / kS4Group * int64_t(sizeof(drivlm::bf16));
 }
 int64_t WeightLayout::scales_at() const { return round_up(rows * row_bytes(), kAlign); }
 int64_t WeightLayout::bytes() const { return scales_at() + round_up(rows * row_scale_bytes(), kAlign); }
@@ -45,8 +46,9 @@ Weights WeightLayout::at(void* data) const {
 void pack_row(const WeightLayout& layout, void* bytes, void* scales, const float* w, int8_t* q) {
   std::fill(q, q + layout.stride(), int8_t{0});
   if (layout.encoding == Encoding::s8) {
-    const float scale = quantize_s8(q, w, layout.cols);
-    std::memcpy(scales, &scale, sizeof(scale));
+    RowScale row{quantize_s8(q, w, layout.cols), 0};
+    row.sum = std::accumulate(q, q + layout.cols, int32_t{0});
+    std::memcpy(scales, &row, sizeof(row));
     for (int64_t i = 0; i < layout.stride(); i += 4) std::swap(q[i + 1], q[i + 2]);
     std::memcpy(bytes, q, size_t(layout.stride()));
     return;

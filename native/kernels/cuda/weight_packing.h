@@ -10,6 +10,10 @@
 
 namespace drivlm::cuda {
 
+// Of what weight_formats.cuh says of S8Rows and S4Groups, of WeightLayout and of how values are rounded: raised when any of it changes, since
+// caches on disk hold packed weights. Far from the numbers of other devices.
+constexpr int64_t kPackingVersion = 0x63756461'0001;
+
 struct WeightLayout {
   Encoding encoding;
   int64_t rows, cols;

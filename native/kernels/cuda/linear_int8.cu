@@ -1,0 +1,98 @@
+// Linear layers of more than 8 rows over weights in 8 bits, with activations in 8 bits: linear.cu's kernel on m16n8k32 of bytes.
+//
+//   q[r, :]   = round(x[r, :] / scale + zero), 0 to 255;  scale = (most - least) / 255, zero = round(-least / scale)
+//   y[r, n]   = (q[r, :] * W[n, :] - zero sum(W[n, :])) scale w_scale[n]        then bias and the epilogues of linear.cu
+//
+//   x   [rows, k]       bf16    least and most of a row include 0, so that 0 is exact
+//   q   [rows, stride]  u8      in the order of S8Rows: two bytes of four are exchanged, as the order of k is free if both sides agree
+//
+// Tiling    Rounding: a row a warp, or four of them past 1024 values; the row is read twice, the second time from L1. The product: tiles of
+//           linear.cu, whose steps of 32 values of k are 64 bytes here.
+// Traffic   rounding reads x once and writes half of it: 13 tiles before qkv are 27 MB and 14 MB, 12 us at 3.35 TB/s, 200 us at 205 GB/s. It is
+//           a kernel of its own, not part of the norm before it: that would save the second half of norm's writes and this reading.
+//           The product reads half the bytes of bf16's, at twice its rate.
+// Numerics  sums are exact in 32 bits for k up to 66 000; as the CPU computes it, fused multiply-add included, bit for bit but for the order of
+//           the last f32 products.
+// Needs     k a multiple of 8.
+// Checked   test/emulator/linear_test.cpp, linear_int8.
+
+#include "kernels/cuda/linear_kernel.cuh"
+
+namespace drivlm::cuda {
+
+namespace {
+
+// Bytes of four values, the second and the third exchanged.
+__device__ __forceinline__ uint32_t round_four(const float* values, float inverse, float zero) {
+  const auto byte = [&](float value) { return uint32_t(rintf(fminf(fmaxf(fmaf(value, inverse, zero), 0.f), 255.f))); };
+  return byte(values[0]) | byte(values[2]) << 8 | byte(values[1]) << 16 | byte(values[3]) << 24;
+}
+
+// kWarps warps share a row.
+template <int kWarps>
+__global__ void __launch_bounds__(128)
+    round_rows_kernel(uint8_t* out, InputScale* scales, const bf16* x, int rows, int k, int stride) {
+  constexpr int kLanes = 32 * kWarps;
+  SHARED_ARRAY(float, s_most, [2][4]);
+  const int lane = threadIdx.x % kLanes, row = blockIdx.x * (4 / kWarps) + threadIdx.x / kLanes;
+  if (row >= rows) return;  // whole warps, or the whole block
+  const bf16* from = x + size_t(row) * k;
+  float ends[2] = {0, 0};  // most of x, most of -x
+  for (int c = lane * 8; c < k; c += kLanes * 8) {
+    float values[8];
+    unpack8(values, load16(from + c));
+#pragma unroll
+    for (int e = 0; e < 8; ++e) ends[0] = fmaxf(ends[0], values[e]), ends[1] = fmaxf(ends[1], -values[e]);
+  }
+#pragma unroll
+  for (int end = 0; end < 2; ++end) {
+#pragma unroll
+    for (int flip = 16; flip > 0; flip /= 2) ends[end] = fmaxf(ends[end], __shfl_xor_sync(kAllLanes, ends[end], flip));
+    if (kWarps > 1 && threadIdx.x % 32 == 0) s_most[end][threadIdx.x / 32] = ends[end];
+  }
+  if constexpr (kWarps > 1) {
+    __syncthreads();
+#pragma unroll
+    for (int end = 0; end < 2; ++end) {
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) ends[end] = fmaxf(ends[end], s_most[end][i]);
+    }
+  }
+  const float scale = (ends[0] + ends[1]) / 255.f, inverse = scale > 0 ? 1.f / scale : 0.f;
+  const float zero = rintf(ends[1] * inverse);
+  if (lane == 0) scales[row] = {scale, int32_t(zero)};
+  for (int c = lane * 8; c < stride; c += kLanes * 8) {
+    uint2 bytes = make_uint2(0, 0);
+    if (c < k) {
+      float values[8];
+      unpack8(values, load16(from + c));
+      bytes = make_uint2(round_four(values, inverse, zero), round_four(values + 4, inverse, zero));
+    }
+    *reinterpret_cast<uint2*>(out + size_t(row) * stride + c) = bytes;
+  }
+}
+
+}  // namespace
+
+void round_rows(uint8_t* out, InputScale* scales, const bf16* x, int64_t rows, int64_t k, int64_t stride,
+                cudaStream_t stream) {
+  if (k % 8 != 0 || stride % 16 != 0) throw Error(Code::internal, "round_rows: k a multiple of 8, rows of 16 bytes");
+  const auto run = [&](auto kernel, int64_t rows_per_block) {
+    launch(kernel, dim3(unsigned(ceil_div(rows, rows_per_block))), 128, 0, stream, out, scales, x, int(rows), int(k),
+           int(stride));
+  };
+  k <= 1024 ? run(round_rows_kernel<1>, 4) : run(round_rows_kernel<4>, 1);
+}
+
+void linear_int8(const Linear& job, LinearTile tile, cudaStream_t stream) {
+  if (job.w.encoding != Encoding::s8) throw Error(Code::internal, "linear: x in 8 bits needs weights in 8 bits");
+  switch (tile) {
+    case LinearTile::t128x128x4: return run_linear_tile<Tile128x128x4, S8Bytes>(job, stream);
+    case LinearTile::t128x128x3: return run_linear_tile<Tile128x128x3, S8Bytes>(job, stream);
+    case LinearTile::t64x128: return run_linear_tile<Tile64x128, S8Bytes>(job, stream);
+    case LinearTile::t64x64: return run_linear_tile<Tile64x64, S8Bytes>(job, stream);
+    case LinearTile::t16x64: return run_linear_tile<Tile16x64, S8Bytes>(job, stream);
+  }
+}
+
+}  // namespace drivlm::cuda
