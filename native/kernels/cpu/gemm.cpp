@@ -21,7 +21,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 void gemm(const KernelTable& kernels, const GemmJob& job, Workers& workers) {
   if (job.m == 0 || job.n == 0) return;
   const int64_t threads = workers.count(), panels = panel_count(job.n);
-  const bool bytes = job.kind == WeightKind::s8 && job.x_int8;
+  const bool bytes = (job.kind == WeightKind::s8 || job.kind == WeightKind::s4) && job.x_int8;
   const bool in_tiles = kernels.matrix_tiles && job.kind != WeightKind::f32;
   const int64_t tile_rows = in_tiles ? kMatrixTileRows : kernels.tile_rows;
   const int64_t tile_bytes = tile_rows * (bytes ? 1 : in_tiles ? 2 : 4) * std::max<int64_t>(job.k, 1);

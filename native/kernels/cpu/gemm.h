@@ -57,7 +57,7 @@ struct GemmJob {
   int64_t x_stride = 0;     // in elements
   bool x_f32 = false;
   bool x_by_columns = false;  // f32 with bf16 or f32 weights: value (i, p) at x[p * x_stride + i]
-  bool x_int8 = false;        // s8: x is rounded to 8 bits when there are more than kStreamRows rows
+  bool x_int8 = false;        // s8, s4: x is rounded to 8 bits when there are more than kStreamRows rows
 
   const void* w = nullptr;  // packed, 64-byte aligned
   WeightKind kind = WeightKind::bf16;

@@ -148,14 +148,17 @@ void pack_byte_tiles(char* out, const GemmJob& job, int64_t row, int64_t rows, i
 }
 
 // A panel of bytes or of bf16 as tiles read it: itself, or in `space`, if it must be expanded or ends inside a step.
-DRIVLM_INLINE const char* whole_panel(const GemmJob& job, const char* packed, bool bytes, int64_t steps, char* space) {
+const char* whole_panel(const GemmJob& job, const char* packed, bool bytes, int64_t steps, char* space,
+                        S4AsBytes& as_bytes) {
   const int64_t end = steps * kStepBytes;
   int64_t filled = cpu::unit_count(job.kind, job.k) * cpu::kUnitBytes;
-  if (job.kind == WeightKind::s4) {
+  if (job.kind == WeightKind::s4 && bytes) {
+    as_bytes.expand(space, packed, job.k);
+    filled *= 2;
+  } else if (job.kind == WeightKind::s4) {
     S4Groups::expand(space, packed, job.k);
     return space;
-  }
-  if (job.kind == WeightKind::s8 && !bytes) {
+  } else if (job.kind == WeightKind::s8 && !bytes) {
     S8Rows::expand(space, packed, job.k);
     filled *= 2;
   } else if (filled == end) {
@@ -176,11 +179,14 @@ void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t pane
   const int64_t bytes = cpu::panel_bytes(job.kind, job.k),
                 tiles = (rows + cpu::kMatrixTileRows - 1) / cpu::kMatrixTileRows;
   const int64_t ahead = (bytes + tiles * steps - 1) / (tiles * steps);
+  S4AsBytes as_bytes;
   const TileScope scope(min_of(rows, 16));
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     const char* packed = static_cast<const char*>(job.w) + panel * bytes;
-    const char* w = whole_panel(job, packed, kBytes, steps, space);
-    const float* w_scale = job.kind == WeightKind::s8 ? job.w_scale + panel * 32 : nullptr;
+    const char* w = whole_panel(job, packed, kBytes, steps, space, as_bytes);
+    const bool s8 = job.kind == WeightKind::s8;
+    const float* w_scale = s8 ? job.w_scale + panel * 32 : kBytes ? as_bytes.scale : nullptr;
+    const int32_t* w_sum = s8 ? job.w_sum + panel * 32 : as_bytes.sum;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t first = t * cpu::kMatrixTileRows, height = min_of(cpu::kMatrixTileRows, rows - first);
       // Each tile of a panel fetches a part of the next panel; the only one streams.
@@ -188,7 +194,7 @@ void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t pane
       fetch_out(job, row0 + first, height, panel);
       const auto tile = height > 16 ? amx_tile<Dot, 2> : amx_tile<Dot, 1>;
       tile(sums, w, x + first / 16 * steps * kTileBytes, steps, next, ahead);
-      const Rescale by = kBytes ? Rescale{true, scales + first, zeros + first, w_scale, job.w_sum + panel * 32}
+      const Rescale by = kBytes ? Rescale{true, scales + first, zeros + first, w_scale, w_sum}
                                 : Rescale{false, nullptr, nullptr, w_scale, nullptr};
       finish(job, by, sums, row0 + first, height, panel);
     }
@@ -198,7 +204,7 @@ void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t pane
 void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
   const int64_t rows = row1 - row0, row_bytes = rounded_row(job.k);
   char* expanded = scratch + packed_x_bytes(rows, job.k);
-  if (job.kind == WeightKind::s8 && job.x_int8) {
+  if ((job.kind == WeightKind::s8 || job.kind == WeightKind::s4) && job.x_int8) {
     const int64_t steps = (job.k + 63) / 64;
     uint8_t* bytes = reinterpret_cast<uint8_t*>(expanded + expanded_bytes(job.k));
     float* scales = reinterpret_cast<float*>(bytes + aligned_bytes(row_bytes));

@@ -102,5 +102,44 @@ struct S4Groups {
   static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
 };
 
+// 4-bit weights for x in bytes: bytes with one scale a row of the panel, whose coarsest group they resolve in 16 parts of its step or finer.
+struct S4AsBytes {
+  alignas(64) float scale[32];
+  alignas(64) int32_t sum[32];  // of a row's bytes
+
+  void expand(char* out, const char* w, int64_t k) {
+    const int64_t groups = (k + cpu::kGroupDepth - 1) / cpu::kGroupDepth;
+    for (int64_t lane = 0; lane < 32; lane += kWidth) {
+      const auto scale_of = [&](int64_t g) {
+        return to_f32(load_half(reinterpret_cast<const uint16_t*>(w + g * cpu::kGroupBytes + 4 * 128) + lane));
+      };
+      F top = F{};
+      for (int64_t g = 0; g < groups; ++g) top = max(top, absolute(scale_of(g)));
+      store(scale + lane, top * (8.0f / 127));
+      const F inverse = top > 0.0f ? (127.0f / 8) / top : F{};
+      U total = U{};
+      for (int64_t g = 0; g < groups; ++g) {
+        const F factor = scale_of(g) * inverse;
+        for (int64_t u = 0; u < 4; ++u) {
+          const U word = load_bits(w + g * cpu::kGroupBytes + u * 128 + lane * 4);
+          // To the nearest integer, which lands in the low bits (simd.h, to_nearest).
+          const auto rounded = [&](int shift) {
+            const I q = reinterpret_cast<I>((word >> shift) & 0xfu) - 8;
+            return reinterpret_cast<U>(__builtin_convertvector(q, F) * factor + 12582912.0f) - 0x4b400000u;
+          };
+          for (int half = 0; half < 2; ++half) {
+            const int first = 8 * half;
+            const U a = rounded(first), b = rounded(first + 16), c = rounded(first + 4), d = rounded(first + 20);
+            total += a + b + c + d;
+            store_bits(out + ((g * 4 + u) * 2 + half) * 128 + lane * 4,
+                       (a & 0xffu) | ((b & 0xffu) << 8) | ((c & 0xffu) << 16) | (d << 24));
+          }
+        }
+      }
+      store_bits(sum + lane, total);
+    }
+  }
+};
+
 }  // namespace
 }  // namespace drivlm::DRIVLM_CPU_TARGET

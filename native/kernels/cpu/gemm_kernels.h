@@ -150,7 +150,7 @@ void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
       });
 }
 
-// Many rows of x in 8 bits against s8.
+// Many rows of x in 8 bits against s8, or s4 expanded to it.
 void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(WeightKind::s8, job.k), row_bytes = rounded_row(job.k);
@@ -166,11 +166,19 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
     pack_rows<RawWords>(x + first * units, reinterpret_cast<const char*>(bytes), row_bytes, last - first, job.k,
                         last - first);
   }
+  const bool expands = job.kind == WeightKind::s4;
+  char* expanded = scratch + packed_x_bytes(rows, job.k);
+  S4AsBytes as_bytes;
   over_panels(
-      job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
+      job, row0, rows, tiles, panel0, panel1, units,
+      [&](const char* w) {
+        if (expands) as_bytes.expand(expanded, w, job.k);
+        return expands ? static_cast<const char*>(expanded) : w;
+      },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
         tile_for<U8S8>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next, step);
-        return Rescale{true, scales + first, zeros + first, job.w_scale + panel * 32, job.w_sum + panel * 32};
+        const float* scale = expands ? as_bytes.scale : job.w_scale + panel * 32;
+        return Rescale{true, scales + first, zeros + first, scale, expands ? as_bytes.sum : job.w_sum + panel * 32};
       });
 }
 
@@ -185,12 +193,14 @@ void multiply_whole(const GemmJob& job, int64_t row0, int64_t row1, int64_t pane
     case WeightKind::s8:
       if (job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
       return multiply_expanded<S8Rows>(job, row0, row1, panel0, panel1, space);
-    case WeightKind::s4: return multiply_expanded<S4Groups>(job, row0, row1, panel0, panel1, space);
+    case WeightKind::s4:
+      if (job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
+      return multiply_expanded<S4Groups>(job, row0, row1, panel0, panel1, space);
   }
 }
 #endif
 
-// Few rows of x meet quantised weights as they are, more of them an expanded panel or, in 8 bits, the weights' bytes.
+// Few rows of x meet quantised weights as they are, more of them an expanded panel or, in 8 bits, bytes.
 void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch) {
   char* space = static_cast<char*>(scratch);
   if (job.m <= cpu::kStreamRows) {
