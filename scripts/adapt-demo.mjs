@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // npm run adapt:demo: adapts the bundled model to a drawn domain that it does not know, night with traffic on the left, and prints how many
 // answers are right before and after: of that domain, and of the one it came from, of which a share is trained along.
-// Data, model and report go to .cache/adapt-demo/, or to the folder that is given; earlier ones there are replaced.
+// The report has a moment with the answers of both. Data, model and report go to .cache/adapt-demo/, or to the folder that is given; earlier ones
+// there are replaced.
 
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'

@@ -1,6 +1,6 @@
 // One thread's share of a matrix product on AMX: rows of x packed as tiles, every panel over all of them.
 //
-// All of bf16 weights and, where there are more than kStreamRows rows, of quantised ones: those in bytes against x in bytes, the
+// All of bf16 weights but for a few rows and, where there are more than kStreamRows rows, of quantised ones: those in bytes against x in bytes, the
 // others expanded to bf16 a panel at a time.
 #pragma once
 
@@ -201,6 +201,94 @@ void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t pane
   }
 }
 
+// ---- up to kFewRows rows of bf16 weights, without tiles ----
+//
+// What decoding does is bound by reading weights, and vector loads read them faster than tiles do. The sums are those of tdpbf16ps bit
+// for bit, so that a row's result stays independent of the rows beside it: of each step the even and the odd values of k by fused
+// multiplies of their own, then both to the sum, subnormals being zero.
+
+constexpr int64_t kFewRows = 4;
+constexpr int64_t kFewRowsAhead = 4096;  // bytes fetched early
+
+// While it lives, subnormals count as zero.
+class SubnormalsAreZero {
+ public:
+  SubnormalsAreZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~SubnormalsAreZero() { _mm_setcsr(before_); }
+  SubnormalsAreZero(const SubnormalsAreZero&) = delete;
+  SubnormalsAreZero& operator=(const SubnormalsAreZero&) = delete;
+
+ private:
+  const unsigned before_;
+};
+
+// Rows of x, rounded to bf16, as f32: [row][step][16 even, 16 odd values of k], zeros behind.
+template <class T>
+void widen_rows(float* out, const T* in, int64_t stride, int64_t rows, int64_t k, int64_t steps) {
+  for (int64_t r = 0; r < rows; ++r, in += stride) {
+    for (int64_t step = 0; step < steps; ++step, out += 32) {
+      const U pairs = pairs_of(in + step * 32, k - step * 32);
+      store(out, reinterpret_cast<F>(pairs << 16));
+      store(out + 16, reinterpret_cast<F>(pairs & 0xffff0000u));
+    }
+  }
+}
+
+// Sums [kRows, 32] of one panel of `units`. Not inlined: arithmetic stays between the changes of its mode.
+template <int kRows>
+__attribute__((noinline)) void few_rows(float* sums, const char* w, const float* x, int64_t units, int64_t steps) {
+  F sum[kRows][2] = {};
+  for (int64_t step = 0; step < steps; ++step, x += 32) {
+    F even[kRows][2] = {}, odd[kRows][2] = {};
+    const int64_t left = min_of(kStepUnits, units - step * kStepUnits);
+    for (int64_t i = 0; i < left; ++i, w += cpu::kUnitBytes) {
+      fetch_ahead(w + kFewRowsAhead);
+      fetch_ahead(w + kFewRowsAhead + 64);
+      const F even0 = even_values(w), even1 = even_values(w + 64), odd0 = odd_values(w), odd1 = odd_values(w + 64);
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const F low = splat(x[r * steps * 32 + i]), high = splat(x[r * steps * 32 + 16 + i]);
+        even[r][0] += even0 * low;
+        even[r][1] += even1 * low;
+        odd[r][0] += odd0 * high;
+        odd[r][1] += odd1 * high;
+      }
+    }
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] += even[r][0] + odd[r][0];
+      sum[r][1] += even[r][1] + odd[r][1];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    store(sums + r * 32, sum[r][0]);
+    store(sums + r * 32 + 16, sum[r][1]);
+  }
+}
+
+void multiply_few_rows(const GemmJob& job, int64_t row0, int64_t rows, int64_t panel0, int64_t panel1, float* x) {
+  constexpr void (*for_rows[])(float*, const char*, const float*, int64_t, int64_t) = {few_rows<1>, few_rows<2>,
+                                                                                       few_rows<3>, few_rows<4>};
+  static_assert(std::size(for_rows) == kFewRows);
+  alignas(64) float sums[kFewRows * 32];
+  const int64_t steps = (job.k + 31) / 32, units = cpu::unit_count(job.kind, job.k);
+  if (job.x_f32) {
+    widen_rows(x, static_cast<const float*>(job.x) + row0 * job.x_stride, job.x_stride, rows, job.k, steps);
+  } else {
+    widen_rows(x, static_cast<const uint16_t*>(job.x) + row0 * job.x_stride, job.x_stride, rows, job.k, steps);
+  }
+  const Finish finish = finish_for(job);
+  for (int64_t panel = panel0; panel < panel1; ++panel) {
+    fetch_out(job, row0, rows, panel);
+    {
+      const SubnormalsAreZero mode;
+      const char* w = static_cast<const char*>(job.w) + panel * cpu::panel_bytes(job.kind, job.k);
+      for_rows[rows - 1](sums, w, x, units, steps);
+    }
+    finish(job, {}, sums, row0, rows, panel);
+  }
+}
+
 void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
   const int64_t rows = row1 - row0, row_bytes = rounded_row(job.k);
   char* expanded = scratch + packed_x_bytes(rows, job.k);
@@ -212,6 +300,8 @@ void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
     pack_byte_tiles(scratch, job, row0, rows, steps, bytes, scales, zeros);
     return multiply_tiles<AmxBytes>(job, row0, rows, panel0, panel1, scratch, steps, expanded, scales, zeros);
   }
+  if (job.kind == WeightKind::bf16 && rows <= kFewRows && !job.x_by_columns)
+    return multiply_few_rows(job, row0, rows, panel0, panel1, reinterpret_cast<float*>(scratch));
   const int64_t steps = (job.k + 31) / 32;
   pack_tiles(scratch, job, row0, rows, steps);
   multiply_tiles<AmxPairs>(job, row0, rows, panel0, panel1, scratch, steps, expanded, nullptr, nullptr);
