@@ -60,7 +60,7 @@ export async function demo(flags: LoadOptions & { json?: boolean }): Promise<voi
   const shown = told.map(({ type }) => heldOutAccuracyPercent[type]!)
   print(`\n${right} of ${told.length} answers are the truth, in ${formatMs(totalMs)} with loading.`)
   print(
-    `These moments were chosen; over 120 held-out scenes it is right in ${Math.min(...shown)} to ${Math.max(...shown)} % ` +
+    `These moments were chosen; over 150 held-out scenes it is right in ${Math.min(...shown)} to ${Math.max(...shown)} % ` +
       'of the questions of these types.',
   )
   const example = path.relative('', path.join(momentsFolder, moments[0]!.folder))

@@ -22,6 +22,6 @@ export {
 } from './domain.ts'
 export type { Box } from './geometry.ts'
 export type { Sighting, StreetView } from './picture.ts'
-export { letterPractice, type Seen, type StreetQuestion, type ViewFacts } from './questions.ts'
+export { letterPractice, type Seen, type StreetQuestion, stitchedBox, type ViewFacts } from './questions.ts'
 export { drawScene, type StreetOptions, type StreetScene } from './scene.ts'
 export type { Clutter, Light, World, WorldObject } from './world.ts'

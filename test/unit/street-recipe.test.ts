@@ -8,13 +8,16 @@ import { openTrainingData } from '../../lib/train/index.ts'
 import { streetTiny } from './street-tiny.ts'
 
 interface Sitting {
-  data: { seed: number; moments: number; practice: number }
+  data: { seed: number; moments: number; practice?: number }
 }
 
 const folder = join(streetTiny, 'recipe')
 const { sittings, choice } = JSON.parse(readFileSync(join(folder, 'recipe.json'), 'utf8')) as {
   sittings: Sitting[]
   choice: { seed: number; moments: number }
+}
+const { drawSitting } = (await import(pathToFileURL(join(folder, 'draw.mjs')).href)) as {
+  drawSitting: (out: string, data: object) => Promise<Record<string, number>>
 }
 const dir = mkdtempSync(join(tmpdir(), 'drivlm-recipe-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
@@ -33,21 +36,50 @@ test('no moment is drawn twice, and none of those that are kept for choices, tes
 })
 
 test('sittings are read whole: questions of moments, and text alone', async () => {
-  const { drawSitting } = (await import(pathToFileURL(join(folder, 'draw.mjs')).href)) as {
-    drawSitting: (out: string, data: object) => Promise<Record<string, number>>
-  }
-  for (const [n, { data }] of [sittings[0]!, sittings.at(-1)!].entries()) {
+  for (const [n, { data }] of sittings.entries()) {
     const out = join(dir, String(n))
-    const counts = await drawSitting(out, { ...data, moments: 2 })
-    expect(counts.practice).toBe(2 * data.practice)
-    const files = ['moments.jsonl', 'practice.jsonl'].map((name) => join(out, name))
+    const { practice = 0, ...counts } = await drawSitting(out, { ...data, moments: 2 })
+    expect(practice).toBe(2 * (data.practice ?? 0))
+    const files = [join(out, 'moments.jsonl'), ...(practice > 0 ? [join(out, 'practice.jsonl')] : [])]
     const opened = await openTrainingData(streetTiny, { data: files, packsPerStep: 1, maxPackTiles: 6 })
     const asked = Object.values(counts).reduce((sum, count) => sum + count, 0)
     expect(opened.surveys.map(({ used, leftOut }) => [used, leftOut])).toEqual([
-      [asked - counts.practice!, {}],
-      [counts.practice, {}],
+      [asked, {}],
+      ...(practice > 0 ? [[practice, {}]] : []),
     ])
     expect(opened.bounds.tiles).toBe(6)
     await opened.close()
   }
+})
+
+test('practice says what is true: letters of colours, and places of boxes', async () => {
+  const out = join(dir, 'forms')
+  const data = { seed: 1, moments: 8, questions: 60, shares: {}, most: { colour: 9, locate: 9 } }
+  await drawSitting(out, { ...data, forms: { letters: 2, named: 2, places: 6 } })
+  const lines = readFileSync(join(out, 'moments.jsonl'), 'utf8').trim().split('\n')
+  const asked = lines.map((line) => JSON.parse(line) as { id: string; question: string; answer: string })
+  const known = new Map(asked.map(({ id, question, answer }) => [`${id.split('_')[0]} ${question}`, answer]))
+  const checked = { letters: 0, named: 0, places: 0 }
+  for (const { id, question, answer } of asked) {
+    const moment = id.split('_')[0]
+    for (const [, kind, where, letter] of answer.matchAll(/The (\w+) ([^.]*?) is ([A-D])\./g)) {
+      const colour = known.get(`${moment} What is the colour of the ${kind} ${where}?`)
+      if (!colour) continue
+      expect(question).toContain(`${letter}. ${colour}`)
+      checked.letters++
+    }
+    for (const [, colour, letter] of answer.matchAll(/ is (\w+), ([A-D])\./g)) {
+      expect(question.toLowerCase()).toContain(`${letter!.toLowerCase()}. ${colour}.`)
+      checked.named++
+    }
+    const where = /^Where are objects (.*)\?$/.exec(question)?.[1]
+    for (const [, kind, ...place] of answer.matchAll(/(?:^| )([a-z ]+) (\d+),(\d+),(\d+),(\d+)\./g)) {
+      const box = /\[\[(.*)\]\]/.exec(known.get(`${moment} Where is the ${kind} ${where}?`) ?? '')?.[1]?.split(',')
+      if (!box) continue
+      for (const [i, side] of box.entries())
+        expect(Math.abs(Number(side) / 10 - Number(place[i]))).toBeLessThanOrEqual(1)
+      checked.places++
+    }
+  }
+  for (const count of Object.values(checked)) expect(count).toBeGreaterThan(3)
 })

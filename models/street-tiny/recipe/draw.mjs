@@ -9,12 +9,10 @@
 
 import { mkdir, open } from 'node:fs/promises'
 import path from 'node:path'
-import { drawScene, letterPractice, loadDomain } from 'drivlm/street'
+import { drawScene, letterPractice, loadDomain, stitchedBox } from 'drivlm/street'
 import sharp from 'sharp'
 
 const letters = 'ABCD'
-const nameIt = 'Name it with its letter.'
-
 /** Random numbers of [0, 1) for wording, which the generator's own draws do not depend on. */
 function numbersFrom(seed) {
   let state = seed >>> 0
@@ -60,9 +58,9 @@ class Writer {
 
   /**
    * Finding the letter of a colour, from two to four options, as text alone. `list` names all letters, one lookup after the other; `letter` and
-   * `says` ask for one; `told` says before what there is, as the image tokens of a picture do; `named` wants the colour before its letter.
+   * `says` ask for one; the others say before what there is, as the image tokens of a picture do.
    */
-  practice({ list, letter, says, named = 0 }) {
+  practice({ list, letter, says }) {
     const count = 2 + this.below(3)
     const options = this.shuffled(this.colours).slice(0, count)
     const right = this.below(options.length)
@@ -80,44 +78,94 @@ class Writer {
     const view = this.below(6)
     const { name } = this.vehicles[this.below(this.vehicles.length)]
     const told = `There is one ${options[right]} ${name} ${this.where(view)}.`
-    const question = `${told} What is the colour of the ${name} ${this.where(view)}? ${text}`
-    if (kind < list + letter + says + named)
-      return { question: `${question} ${nameIt}`, answer: `${capital(options[right])} is ${answer}.` }
-    return { question, answer }
+    return { question: `${told} What is the colour of the ${name} ${this.where(view)}? ${text}`, answer }
   }
 
-  /** Questions of forms that are not asked in tests: what a lettered choice of colours is made of, in single steps. */
-  steps({ facts, caption }, count, named = 0) {
-    const out = caption === undefined ? [] : [{ type: 'caption', question: 'Describe the scene.', answer: caption }]
-    const vehicles = facts.flatMap(({ view, seen, unclear, counts }) =>
+  /** Vehicles that a question about their colour can mean. */
+  coloured({ facts }) {
+    return facts.flatMap(({ view, seen, unclear, counts }) =>
       seen
         .filter(({ thing }) => thing.colour >= 0 && counts[thing.kind] === 1 && !unclear.has(thing.kind))
-        .map(({ thing }) => ({ view, thing })),
+        .map(({ thing }) => ({ view, kind: this.domain.objects[thing.kind].name, colour: this.colours[thing.colour] })),
     )
-    for (const { view, thing } of this.shuffled(vehicles).slice(0, count)) {
-      const colour = this.colours[thing.colour]
-      const yes = this.next() < 0.5
-      const said = yes ? colour : this.pick(this.colours.filter((name) => name !== colour))
-      const { name } = this.domain.objects[thing.kind]
-      const question = `Is the ${name} ${this.where(view)} ${said}?`
-      out.push({ type: 'is-colour', question, answer: yes ? 'Yes.' : 'No.' })
+  }
+
+  areColours(scene, count) {
+    return this.shuffled(this.coloured(scene))
+      .slice(0, count)
+      .map(({ view, kind, colour }) => {
+        const yes = this.next() < 0.5
+        const said = yes ? colour : this.pick(this.colours.filter((name) => name !== colour))
+        return { question: `Is the ${kind} ${this.where(view)} ${said}?`, answer: yes ? 'Yes.' : 'No.' }
+      })
+  }
+
+  /**
+   * Which of four lettered colours each vehicle has: what `colourmc` asks for one. `named`: the colour is said before its letter, so that only the
+   * letter is looked up.
+   */
+  letters(scene, named) {
+    const vehicles = this.shuffled(this.coloured(scene))
+    const seen = [...new Set(vehicles.map(({ colour }) => colour))]
+    if (seen.length === 0) return undefined
+    const others = this.shuffled(this.colours.filter((name) => !seen.includes(name)))
+    const options = this.shuffled([...seen, ...others].slice(0, 4))
+    const text = options.map((name, i) => `${letters[i]}. ${capital(name)}.`).join(' ')
+    const question = named ? 'What is the colour of what, and which option?' : 'What is the colour of what?'
+    const answer = vehicles
+      .filter(({ colour }) => options.includes(colour))
+      .map(({ view, kind, colour }) => {
+        const letter = letters[options.indexOf(colour)]
+        return `The ${kind} ${this.where(view)} is ${named ? `${colour}, ${letter}` : letter}.`
+      })
+    return { question: `${question} ${text}`, answer: answer.join(' ') }
+  }
+
+  /** As `colourmc`, from two to four options: with fewer the letter is found sooner. */
+  choice(scene) {
+    const vehicles = this.coloured(scene)
+    if (vehicles.length === 0) return undefined
+    const { view, kind, colour } = this.pick(vehicles)
+    const others = this.shuffled(this.colours.filter((name) => name !== colour))
+    const options = this.shuffled([colour, ...others.slice(0, 1 + this.below(3))])
+    const text = options.map((name, i) => `${letters[i]}. ${capital(name)}.`).join(' ')
+    const question = `What is the colour of the ${kind} ${this.where(view)}? ${text}`
+    return { question, answer: letters[options.indexOf(colour)] }
+  }
+
+  /** Where everything in a view is, in hundredths of the canvas: what `locate` asks for one, without the last digits, which a pixel is too wide for. */
+  places({ facts }) {
+    const views = facts.filter(({ seen, unclear }) => seen.length > 0 && unclear.size === 0)
+    if (views.length === 0) return undefined
+    const { view, seen } = this.pick(views)
+    const list = seen.map(({ thing, box }) => {
+      const place = stitchedBox(view, box).map((side) => Math.min(99, Math.round(side / 10)))
+      return { kind: thing.kind, text: `${this.domain.objects[thing.kind].name} ${place.join(',')}.`, left: place[0] }
+    })
+    list.sort((a, b) => a.kind - b.kind || a.left - b.left)
+    return { question: `Where are objects ${this.where(view)}?`, answer: list.map(({ text }) => text).join(' ') }
+  }
+
+  /** So many samples of forms that no test asks, each once. */
+  forms(scene, counts) {
+    const make = {
+      caption: () => (scene.caption === undefined ? [] : [{ question: 'Describe the scene.', answer: scene.caption }]),
+      'is-colour': (count) => this.areColours(scene, count),
+      letters: (count) => Array.from({ length: count }, () => this.letters(scene, false)),
+      named: (count) => Array.from({ length: count }, () => this.letters(scene, true)),
+      choice: (count) => Array.from({ length: count }, () => this.choice(scene)),
+      places: (count) => Array.from({ length: count }, () => this.places(scene)),
     }
-    if (named === 0) return out
-    for (const { view, thing } of this.shuffled(vehicles).slice(0, named)) {
-      const options = this.shuffled(this.colours).slice(0, 4)
-      const colour = this.colours[thing.colour]
-      if (!options.includes(colour)) options[this.below(4)] = colour
-      const text = options.map((option, i) => `${letters[i]}. ${capital(option)}.`).join(' ')
-      const { name } = this.domain.objects[thing.kind]
-      const question = `What is the colour of the ${name} ${this.where(view)}? ${text} ${nameIt}`
-      out.push({ type: 'named', question, answer: `${capital(colour)} is ${letters[options.indexOf(colour)]}.` })
+    const out = new Map()
+    for (const [type, count] of Object.entries(counts)) {
+      for (const text of make[type](count)) if (text) out.set(text.question, { type, ...text })
     }
-    return out
+    return [...out.values()]
   }
 }
 
-/** The first so many of each type; a place is asked for once. */
-function capped(questions, most) {
+/** The first so many of each type; of 0.5 every second moment has one. A place is asked for once. */
+function capped(questions, most, n) {
   const taken = {}
   const places = new Set()
   return questions.filter(({ type, answer }) => {
@@ -126,7 +174,8 @@ function capped(questions, most) {
       places.add(answer)
     }
     taken[type] = (taken[type] ?? 0) + 1
-    return taken[type] <= (most[type] ?? 1)
+    const share = most[type] ?? 1
+    return taken[type] <= Math.floor(share * (n + 1)) - Math.floor(share * n)
   })
 }
 
@@ -144,40 +193,42 @@ function conversation(id, { question, answer }) {
 
 /**
  * @param out - A folder that is not there yet.
- * @param sitting - `seed`, `moments`, and what each moment gets: up to `most` of each type of `questions` that are drawn by `shares`, `steps`, `named`,
- *   and `practice` samples of text in this `mix`, every fourth of them about plans.
+ * @param sitting - `seed`, `moments`, and what each moment gets: up to `most` (or one) of each type of `questions` that are drawn by `shares`,
+ *   so many samples of other `forms`, and `practice` samples of text in this `mix`, every fourth of them about plans.
+ * @returns How many samples of each type and form there are.
  */
-export async function drawSitting(out, { seed, moments, questions, shares, most, steps, named, practice, mix }) {
+export async function drawSitting(out, { seed, moments, questions, shares, most, forms, practice = 0, mix }) {
   const domain = await loadDomain('day-city')
   const pictureOf = (view, n) => path.join('images', domain.views[view].name, `${n}.png`)
   for (const { name } of domain.views) await mkdir(path.join(out, 'images', name), { recursive: true })
   const asked = await open(path.join(out, 'moments.jsonl'), 'w')
-  const said = await open(path.join(out, 'practice.jsonl'), 'w')
-  const counts = { practice: practice * moments }
+  const said = practice > 0 ? await open(path.join(out, 'practice.jsonl'), 'w') : undefined
+  const counts = {}
   for (let n = 0; n < moments; n++) {
     const writer = new Writer(domain, numbersFrom(seed + n))
     const scene = drawScene(seed + n, domain, { questions, shares })
     await Promise.all(
       scene.views.map(({ data, width, height }, view) =>
         sharp(data, { raw: { width, height, channels: 3 } })
-          .png({ compressionLevel: 3 })
+          .png({ compressionLevel: 1 })
           .toFile(path.join(out, pictureOf(view, n))),
       ),
     )
     const views = Object.fromEntries(domain.views.map(({ name }, view) => [name, pictureOf(view, n)]))
-    const list = [...capped(scene.questions, most), ...writer.steps(scene, steps, named)]
+    const list = [...capped(scene.questions, most, n), ...writer.forms(scene, forms)]
     for (const { type } of list) counts[type] = (counts[type] ?? 0) + 1
     const lines = list.map(({ question, answer }, i) => ({ id: `${n}_${i}`, views, question, answer }))
     await writeLines(asked, lines)
     const texts = Array.from({ length: practice }, (_, i) =>
       i % 4 === 3 ? letterPractice(domain, (seed + n) * practice + i) : writer.practice(mix),
     )
-    await writeLines(
-      said,
-      texts.map((text, i) => conversation(`${n}_${i}`, text)),
-    )
+    if (said)
+      await writeLines(
+        said,
+        texts.map((text, i) => conversation(`${n}_${i}`, text)),
+      )
   }
   await asked.close()
-  await said.close()
-  return counts
+  await said?.close()
+  return said ? { ...counts, practice: practice * moments } : counts
 }

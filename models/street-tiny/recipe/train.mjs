@@ -76,7 +76,9 @@ for (let n = Number(values.first); n <= Number(values.last); n++) {
   const flags = Object.entries({ ...training, ...sitting.training }).flatMap(([key, value]) => [`--${key}`, value])
   await drivlm(
     ...['adapt', '--model', start, '--out', result, '--check', 'headers', '--threads', values.threads, ...flags],
-    ...['--data', path.join(data, 'moments.jsonl'), '--data', path.join(data, 'practice.jsonl')],
+    ...['moments.jsonl', 'practice.jsonl']
+      .map((name) => path.join(data, name))
+      .flatMap((file) => (existsSync(file) ? ['--data', file] : [])),
     ...['--validate', path.join(choiceFolder, 'drivelm.json'), '--validate-every', values.validate],
   )
   await rm(data, { recursive: true })
