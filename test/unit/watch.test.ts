@@ -290,8 +290,7 @@ describe('leaving', () => {
 })
 
 test('boxes of what is located', async () => {
-  const locate =
-    'Please provide the bounding box coordinate of the region this sentence describes: <ref>the cyclist</ref>'
+  const locate = 'Please provide the bounding box of the cyclist in CAM_FRONT_LEFT.'
   const source = new Pushed().push(at(0, 'dusk'), undefined)
   const watch = model.watch(source, { questions: [{ locate }, weather] })
   const result = (await watch.next()).value!
