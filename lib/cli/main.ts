@@ -276,7 +276,11 @@ function program(): Command {
     .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
     .option('--ask <question>', 'may be given several times', list)
     .option('--questions <file>', 'a question a line')
-    .option('--locate <what>', 'find it, and write its boxes as annotations of the picture', list)
+    .option(
+      '--locate <what>',
+      'find it, and write its boxes as annotations of the picture; a whole sentence is asked as it is',
+      list,
+    )
     .option('--map <camera=topic>', 'in place of what names tell; several times, or a JSON file of them', list)
     .option('--every <seconds>', 'from one moment to the next; 0 takes all (default: 0.5)', seconds)
     .option('--at <times>', 'moments at these seconds from the first, such as 12.5,14, or stamps in ns', logTimes)
@@ -310,7 +314,7 @@ function program(): Command {
     .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
     .option('--ask <question>', 'may be given several times', list)
     .option('--questions <file>', 'a question a line')
-    .option('--locate <what>', 'find it, and give its boxes', list)
+    .option('--locate <what>', 'find it, and give its boxes; a whole sentence is asked as it is', list)
     .option('--rosbridge', 'the server is a rosbridge, such as ws://robot:9090')
     .option('--map <camera=topic>', 'in place of what names tell; may be given several times', list)
     .option('--every <seconds>', 'least from one moment to the next (default: 0, as fast as the model is)', seconds)

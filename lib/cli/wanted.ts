@@ -23,15 +23,17 @@ export async function questionsOf({
     questions === undefined ? [] : (await readFile(questions, 'utf8')).split('\n').map((line) => line.trim())
   const wanted: Wanted[] = [
     ...[...ask, ...lines.filter((line) => line !== '')].map((question): Wanted => ({ kind: 'ask', question })),
-    ...locate.map(
-      (what): Wanted => ({
-        kind: 'locate',
-        question: `Please provide the bounding box coordinate of the region this sentence describes: <ref>${what}</ref>`,
-      }),
-    ),
+    ...locate.map((what): Wanted => ({ kind: 'locate', question: questionOf(what) })),
   ]
   if (wanted.length > 0) return wanted
   throw new ModelError('BAD_ARGUMENT', 'There is nothing to ask; give --ask, --questions or --locate.')
+}
+
+/** What is to be found, in the words of InternVL's training; a whole sentence is the question of a model that has learned other words. */
+function questionOf(what: string): string {
+  return /[.?]$/.test(what)
+    ? what
+    : `Please provide the bounding box coordinate of the region this sentence describes: <ref>${what}</ref>`
 }
 
 /** Topics by camera, of the flags `--map`; undefined without any. */

@@ -9,7 +9,7 @@ import { drivlm } from './run.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'drivlm-ends-'))
 const night = join(dir, 'night', 'drivelm.json')
-const settings = ['--packs-per-step', '1', '--max-pack-tiles', '6', '--steps', '5', '--learning-rate', '1e-4']
+const settings = ['--packs-per-step', '1', '--max-pack-tiles', '6', '--steps', '5', '--learning-rate', '3e-3']
 const validation = ['--validate', night, '--validate-limit', '6', '--validate-every', '2']
 const flags = (out: string, more: readonly string[] = []) => [
   ...['adapt', '-m', 'models/street-tiny', '--data', night, '--out', join(dir, out), '--save-every', '2'],
@@ -41,8 +41,11 @@ beforeAll(async () => {
     questions: 3,
     out: join(dir, 'night'),
   })
+  // An answer that is false and soon learned, so that there are weights better than the first.
+  writeFileSync(night, readFileSync(night, 'utf8').replaceAll(/"A": *"[^"]*"/g, '"A":"Red."'))
   const { code, stderr } = await drivlm(flags('whole', validation))
   expect({ code, stderr: code === 0 ? '' : stderr }).toEqual({ code: 0, stderr: '' })
+  expect(existsSync(join(dir, 'whole.best'))).toBe(true)
 }, 120_000)
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 

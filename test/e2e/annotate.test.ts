@@ -29,7 +29,7 @@ const questions = [
   '--ask',
   'What is the weather like?',
   '--locate',
-  'the cyclist',
+  'Where is the cyclist in CAM_FRONT_LEFT?',
 ]
 const annotate = (out: string, args: readonly string[] = [], env: Record<string, string> = {}): Promise<Ran> =>
   drivlm(['annotate', at('drive.mcap'), ...questions, '--out', at(out), ...args], { env })
