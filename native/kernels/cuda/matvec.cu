@@ -12,7 +12,7 @@
 // Traffic   W once, bytes a weight: 2 in bf16, 1 in int8 with 4 a row, 0.5625 in int4. 0.49 G weights of a 0.5B decoder are 0.99 GB a
 //           step in bf16: 0.30 ms at 3.35 TB/s, 4.8 ms at 205 GB/s; in int8 half of that, in int4 0.28 (bounds).
 // Work      Integer and conversion instructions for two weights: none in bf16; int8 2.5 (an AND-OR each for value and sign, half a shift)
-//           and one fused multiply-add; int4 1.75 (an AND-OR, three quarters of a shift).
+//           and one fused multiply-add; int4 2.75 (an AND, an OR, three quarters of a shift).
 // Numerics  f32 sums, split by warp and added in warp order: the same result every time. int8: the row's scale is applied to the sum;
 //           int4: each group's sum by its scale.
 // Needs     k a multiple of 8; 16-byte aligned rows of x.
