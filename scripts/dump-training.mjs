@@ -134,7 +134,7 @@ async function dumpTraining(training, name, dir, out) {
   // Runs of the optimiser: 8 updates over 2 samples each, in order and cyclic.
   for (const [number, id] of Object.keys(golden.samples).entries())
     arrays.set(`${id}.number`, { shape: [1], data: Int32Array.of(number) })
-  for (const key of ['decay_all', 'strong_decay_all', 'bf16']) {
+  for (const key of ['decay_all', 'strong_decay_all', 'strong_decay_trainer', 'bf16']) {
     const run = golden.runs?.[key]
     if (run === undefined) continue
     const list = (values) => ({ shape: [values.length], data: Float32Array.from(values) })

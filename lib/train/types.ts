@@ -118,7 +118,7 @@ export interface AdaptSettings {
   eps: number
   /** Default 0.01. */
   weightDecay: number
-  /** What decays. `all`: every parameter, as published. `standard`: no norms, biases, scales and positions. Default `all`. */
+  /** What decays. `all`: every parameter, as published. `standard`: every one but biases and LayerNorm weights. Default `all`. */
   decay: 'all' | 'standard'
   /** Norm that the gradients of all parameters together are clipped to; Infinity for none. Default 1. */
   maxNorm: number

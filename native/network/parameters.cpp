@@ -26,6 +26,7 @@ class Table {
   }
   void norm(const std::string& name, int64_t dim, bool bias) {
     row(name + ".weight", {dim}, Kind::vector, Part::norm);
+    last().of_layer_norm = bias;  // of the norms here those with a bias are LayerNorms, the others RMSNorms
     if (bias) row(name + ".bias", {dim}, Kind::vector, Part::bias);
   }
   Parameter& last() { return rows_.back(); }
@@ -115,7 +116,7 @@ std::vector<Parameter> parameters(const NetworkDescription& network) {
 }
 
 bool decays(const Parameter& parameter, WeightDecay rule) {
-  return rule == WeightDecay::all || parameter.part == Part::weight;
+  return rule == WeightDecay::all || !(parameter.part == Part::bias || parameter.of_layer_norm);
 }
 
 std::vector<float> resize_positions(const std::vector<float>& table, int64_t from, int64_t to, int64_t dim) {

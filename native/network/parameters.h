@@ -27,9 +27,10 @@ struct Parameter {
   Kind kind;
   Part part;
   Use use;
-  bool also_head = false;   // a tied head: logits are made with the embedding
-  bool joins_next = false;  // a device keeps it and the next row as one matrix: gate and up
-  int64_t layer = -1;       // of the tower or the decoder; -1 outside of layers
+  bool also_head = false;      // a tied head: logits are made with the embedding
+  bool joins_next = false;     // a device keeps it and the next row as one matrix: gate and up
+  int64_t layer = -1;          // of the tower or the decoder; -1 outside of layers
+  bool of_layer_norm = false;  // a norm's weight: the norm centres, and has a bias; an RMSNorm does not
 
   int64_t count() const {
     int64_t n = 1;
@@ -43,8 +44,8 @@ struct Parameter {
 // Every parameter of a valid description, in the order of the forward pass.
 std::vector<Parameter> parameters(const NetworkDescription& network);
 
-// Which parameters AdamW's weight decay shrinks. all: every one, as the published runs had it. standard: none of the norms, biases and layer
-// scales, neither class nor position embedding.
+// Which parameters AdamW's weight decay shrinks. all: every one, as the published runs had it. standard: every one but biases and the weights of
+// LayerNorms, as the Trainer of transformers groups them for these families (docs/decisions/0039).
 enum class WeightDecay : uint8_t { all, standard };
 bool decays(const Parameter& parameter, WeightDecay rule);
 

@@ -250,7 +250,7 @@ struct RunBounds {
 constexpr RunBounds kF32Run{5e-5, 5e-5, 1e-4, 1e-4, 1e-3, 2e-4}, kBf16Run{0.02, 0.06, 0.04, 0.12, 0.03, 0};
 
 // Eight updates of AdamW over two samples each: losses, norms before clipping and, at the end, how far the values went and the values themselves.
-void check_updates(const Dump& dump, const std::string& key, double weight_decay, DType products,
+void check_updates(const Dump& dump, const std::string& key, double weight_decay, WeightDecay rule, DType products,
                    const std::string& label, const Report& report) {
   const std::string run = "run." + key;
   const Array* losses = dump.find(run + ".loss");
@@ -276,6 +276,7 @@ void check_updates(const Dump& dump, const std::string& key, double weight_decay
   Optimizer optimizer(dump.source.network, device, {});
   OptimizerSettings settings;
   settings.weight_decay = weight_decay;
+  settings.decay = rule;
   double worst_loss = 0, worst_norm = 0;  // in parts of their bounds
   for (int64_t update = 0; update < 8; ++update) {
     const bool early = update < 4;
@@ -542,9 +543,11 @@ void run_training(const Dump& dump, const std::string& label, const Report& repo
     check_bad_packs(dump, "one-picture", label, report);
   }
   check_drop_path(dump, label, report);
-  check_updates(dump, "decay_all", 0.05, DType::f32, label + " updates", report);
-  check_updates(dump, "strong_decay_all", 5, DType::f32, label + " updates of strong decay", report);
-  check_updates(dump, "bf16", 0.05, DType::bf16, label + " updates in bf16", report);
+  check_updates(dump, "decay_all", 0.05, WeightDecay::all, DType::f32, label + " updates", report);
+  check_updates(dump, "strong_decay_all", 5, WeightDecay::all, DType::f32, label + " updates of strong decay", report);
+  check_updates(dump, "strong_decay_trainer", 5, WeightDecay::standard, DType::f32,
+                label + " updates of strong standard decay", report);
+  check_updates(dump, "bf16", 0.05, WeightDecay::all, DType::bf16, label + " updates in bf16", report);
 }
 
 }  // namespace drivlm::test

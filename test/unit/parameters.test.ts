@@ -120,10 +120,11 @@ describe('the table of parameters', () => {
     expect(tied.has('language.head.weight')).toBe(false)
   })
 
-  test('standard weight decay spares norms, biases, layer scales, class and position embedding, and nothing else', () => {
+  test('standard weight decay spares biases and the weights of LayerNorms, and nothing else', () => {
     for (const network of [plain, other]) {
       for (const { role, decaysByStandard } of table(network)) {
-        const spared = /norm|bias$|\.ls[12]$|^vision\.(class_embedding|position)$/.test(role)
+        const towers = network.vision.norm === 'layer' ? /^vision\.layers\.\d+\.norm[12]\.weight$/ : /^$/
+        const spared = /bias$|^projector\.norm\.weight$/.test(role) || towers.test(role)
         expect(`${role} ${decaysByStandard}`).toBe(`${role} ${!spared}`)
       }
     }
