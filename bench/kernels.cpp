@@ -18,7 +18,6 @@
 #include "device/ops.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/kernel_table.h"
-#include "kernels/cpu/pack_s4.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/packed_device.h"
 #include "packed/formats.h"
@@ -47,36 +46,15 @@ struct Product {
   Product(const KernelTable& kernels, WeightKind kind, int64_t m, int64_t n, int64_t k, bool x_int8)
       : x(noise(m * k, 1)), out(m * n), packed(packed_bytes(kind, n, k), "Packed weights", true) {
     const auto wide = noise(kPanelRows * k, 0.1f);  // the same for every panel: what is timed does not depend on values
-    std::vector<float> rows(kPanelRows * k);
-    for (size_t i = 0; i < rows.size(); ++i) rows[i] = to_float(bf16{wide[i]});
+    for (const uint16_t bits : wide) weights.push_back(to_float(bf16{bits}));
     scales.assign(panel_count(n) * kPanelRows, 0);
     sums.assign(panel_count(n) * kPanelRows, 0);
-    std::vector<int8_t> q(kPanelRows * k);
-    const void* pointers[kPanelRows];
-    const float* floats[kPanelRows];
-    for (int64_t i = 0; i < kPanelRows; ++i) {
-      pointers[i] = wide.data() + i * k;
-      floats[i] = rows.data() + i * k;
-      if (kind != WeightKind::s8) continue;
-      pointers[i] = q.data() + i * k;
-      const float scale = quantize_s8(q.data() + i * k, floats[i], k);
-      int32_t sum = 0;
-      for (int64_t j = 0; j < k; ++j) sum += q[i * k + j];
-      for (int64_t panel = 0; panel < panel_count(n); ++panel) {
-        scales[panel * kPanelRows + i] = scale;
-        sums[panel * kPanelRows + i] = sum;
-      }
-    }
-    char* first = static_cast<char*>(packed.data);
+    StoredRows rows;
+    rows.k = k;
+    for (int64_t i = 0; i < kPanelRows; ++i) rows.row[i] = reinterpret_cast<const char*>(wide.data() + i * k);
     for (int64_t panel = 0; panel < panel_count(n); ++panel) {
-      char* to = first + panel * panel_bytes(kind, k);
-      if (panel > 0) {
-        std::memcpy(to, first, panel_bytes(kind, k));
-      } else if (kind == WeightKind::s4) {
-        pack_s4_panel(to, floats, k);
-      } else {
-        kernels.pack_panel(to, kind, pointers, k);
-      }
+      kernels.pack_panel(static_cast<char*>(packed.data) + panel * panel_bytes(kind, k),
+                         scales.data() + panel * kPanelRows, sums.data() + panel * kPanelRows, kind, rows);
     }
     job.x = x.data();
     job.x_stride = k;
@@ -88,7 +66,6 @@ struct Product {
     job.m = m, job.n = n, job.k = k;
     job.out = out.data();
     job.out_stride = n;
-    weights = rows;
   }
 
   // Some values against sums in double; quantised weights are off by a share of the values' size.

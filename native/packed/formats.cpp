@@ -66,7 +66,8 @@ float quantize_s8(int8_t* q, const float* w, int64_t k) {
   for (int64_t i = 0; i < k; ++i) top = std::max(top, std::fabs(w[i]));
   const float inverse = top > 0 ? 127.0f / top : 0.0f;
   for (int64_t i = 0; i < k; ++i) {
-    q[i] = static_cast<int8_t>(std::clamp(nearest(w[i] * inverse), -127.0f, 127.0f));
+    const float v = nearest(w[i] * inverse);
+    q[i] = static_cast<int8_t>(v != v ? 0.0f : std::clamp(v, -127.0f, 127.0f));
   }
   return top / 127.0f;
 }

@@ -5,6 +5,9 @@
 //   s8    w = scale * q, q in -127..127, one f32 scale a row
 //   s4    w = scale * q, q in -8..7, one bf16 scale for 32 values of a row; the last group of a row may be shorter
 //
+// The bytes are the same on every CPU, however they are made: products are rounded before anything is added to them (-ffp-contract=off), and the
+// vector forms (kernels/cpu/packing_kernels.h) add in the order of these loops.
+//
 // Files of packed weights hold what was quantised here: a change of the rounding raises the version of each device's packing.
 //
 // Checked   test/native/formats_test.cpp
@@ -26,7 +29,7 @@ Encoding encoding_of(WeightFormat format, Use use);
 constexpr int64_t kS4Group = 32;
 constexpr int64_t s4_groups(int64_t k) { return (k + kS4Group - 1) / kS4Group; }
 
-// q [k] of one row, the largest |q| 127. Returns the scale; 0 for a row of zeros.
+// q [k] of one row, the largest |q| 127; 0 for a NaN. Returns the scale; 0 for a row of zeros.
 float quantize_s8(int8_t* q, const float* w, int64_t k);
 
 // q [s4_groups(k) * 32] and scales [s4_groups(k)] of one row. Past k, q is 0.

@@ -10,15 +10,15 @@
 #include "base/numeric.h"
 #include "cpu_kernels_testing.h"
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/pack_s4.h"
 #include "packed/formats.h"
+#include "plain_packing.h"
 
 using namespace drivlm;
 using namespace drivlm::cpu;
 
 namespace {
 
-std::unique_ptr<Aligned> pack(const KernelTable& kernels, WeightKind kind, const void* weights, int64_t n, int64_t k) {
+std::unique_ptr<Aligned> pack(WeightKind kind, const void* weights, int64_t n, int64_t k) {
   const int64_t row_bytes = k * (kind == WeightKind::f32 ? 4 : kind == WeightKind::s8 ? 1 : 2);
   auto packed = std::make_unique<Aligned>(packed_bytes(kind, n, k));
   for (int64_t panel = 0; panel < panel_count(n); ++panel) {
@@ -27,7 +27,7 @@ std::unique_ptr<Aligned> pack(const KernelTable& kernels, WeightKind kind, const
       const int64_t row = panel * kPanelRows + r;
       rows[r] = row < n ? static_cast<const char*>(weights) + row * row_bytes : nullptr;
     }
-    kernels.pack_panel(static_cast<char*>(packed->data) + panel * unit_count(kind, k) * kUnitBytes, kind, rows, k);
+    pack_plain(static_cast<char*>(packed->data) + panel * panel_bytes(kind, k), kind, rows, k);
   }
   return packed;
 }
@@ -65,8 +65,7 @@ void run_gemm(const Target& target, WeightKind kind, const GemmCase& c, int thre
   };
   const auto w_at = [&](int64_t i) { return kind == WeightKind::f32 ? w32[i] : widen(w16[i]); };
 
-  const auto packed = pack(*target.kernels, kind,
-                           kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), c.n, c.k);
+  const auto packed = pack(kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), c.n, c.k);
   auto out16 = exact(before);
   auto out32 = exact(before32);
   GemmJob job;
@@ -162,8 +161,7 @@ TEST(cpu_gemm_beside_others) {
       const auto x = exact(random.halves(most * k, 1));
       const auto w16 = random.halves(n * k, scale);
       const auto w32 = random.floats(n * k, scale);
-      const auto packed = pack(*target.kernels, kind,
-                               kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), n, k);
+      const auto packed = pack(kind, kind == WeightKind::f32 ? static_cast<const void*>(w32.data()) : w16.data(), n, k);
       const auto product = [&](int64_t first, int64_t m, int threads) {
         std::vector<float> out(m * n);
         GemmJob job;
@@ -214,7 +212,7 @@ struct Quantized {
   std::vector<float> values;  // [n, k]
 };
 
-Quantized quantize(const KernelTable& kernels, WeightKind kind, const std::vector<float>& w, int64_t n, int64_t k) {
+Quantized quantize(WeightKind kind, const std::vector<float>& w, int64_t n, int64_t k) {
   Quantized out;
   out.values.resize(n * k);
   if (kind == WeightKind::s8) {
@@ -228,7 +226,7 @@ Quantized quantize(const KernelTable& kernels, WeightKind kind, const std::vecto
         out.values[r * k + i] = out.scales[r] * static_cast<float>(q[r * k + i]);
       }
     }
-    out.packed = pack(kernels, kind, q.data(), n, k);
+    out.packed = pack(kind, q.data(), n, k);
     return out;
   }
   out.packed = std::make_unique<Aligned>(packed_bytes(kind, n, k));
@@ -237,7 +235,7 @@ Quantized quantize(const KernelTable& kernels, WeightKind kind, const std::vecto
     const float* rows[kPanelRows];
     for (int64_t r = 0; r < kPanelRows; ++r)
       rows[r] = panel * kPanelRows + r < n ? w.data() + (panel * kPanelRows + r) * k : nullptr;
-    pack_s4_panel(at, rows, k);
+    pack_plain_s4(at, rows, k);
     for (int64_t r = 0; r < kPanelRows && rows[r]; ++r) {  // as the format says
       for (int64_t i = 0; i < k; ++i) {
         const char* group = at + i / kGroupDepth * kGroupBytes;
@@ -258,7 +256,7 @@ void run_quantized(const Target& target, WeightKind kind, int64_t m, int64_t n, 
   std::ostringstream name;
   name << target.name << (kind == WeightKind::s8 ? " s8 " : " s4 ") << m << "x" << n << "x" << k;
   Random random(static_cast<uint32_t>(m + n + k));
-  const Quantized w = quantize(*target.kernels, kind, random.floats(n * k, 0.3f), n, k);
+  const Quantized w = quantize(kind, random.floats(n * k, 0.3f), n, k);
   const auto x16 = exact(random.halves(m * k, 1));
   const auto x32 = exact(random.floats(m * k, 1));
   auto out = std::make_unique<uint16_t[]>(m * n);
@@ -300,7 +298,7 @@ void run_int8(const Target& target, WeightKind kind, int64_t m, int64_t n, int64
   std::ostringstream name;
   name << target.name << (kind == WeightKind::s4 ? " s4" : "") << " int8 " << m << "x" << n << "x" << k;
   Random random(static_cast<uint32_t>(m + n + k));
-  const Quantized w = quantize(*target.kernels, kind, random.floats(n * k, 0.3f), n, k);
+  const Quantized w = quantize(kind, random.floats(n * k, 0.3f), n, k);
   auto x = random.floats(m * k, 1);
   for (float& v : x) v += shift;
   const auto x_exact = exact(x);
@@ -389,7 +387,7 @@ TEST(cpu_quantize_extremes) {
   for_each_target([](const Target& target) {  // the largest sums there can be: every product 127 * 32767, or 7 * 32767
     for (const WeightKind kind : {WeightKind::s8, WeightKind::s4}) {
       const int64_t k = 5000;
-      const Quantized w = quantize(*target.kernels, kind, std::vector<float>(k, 1.0f), 1, k);
+      const Quantized w = quantize(kind, std::vector<float>(k, 1.0f), 1, k);
       std::vector<uint16_t> x(k, from_float<bf16>(3.0f).bits);
       float out = 0;
       GemmJob job;
@@ -421,7 +419,7 @@ TEST(cpu_stream_is_exact) {
         auto w = random.floats(n * k, 1);
         for (int64_t i = 0; i < n / 2 * k; ++i)
           w[i] = i / k % 3 == 0 ? 1.0f : i / k % 3 == 1 ? -1.0f : i % 2 == 0 ? 1.0f : -1.0f;
-        const Quantized quantized = quantize(*target.kernels, kind, w, n, k);
+        const Quantized quantized = quantize(kind, w, n, k);
         std::vector<float> x(most * k);
         for (int64_t r = 0; r < most; ++r) {
           for (int64_t i = 0; i < k; ++i) {

@@ -17,7 +17,7 @@ namespace drivlm::cpu {
 
 // Of what is said above and at WeightKind, and of how values are rounded (packed/formats.h): raised when any of it changes, since caches on
 // disk hold packed weights.
-constexpr int64_t kPackingVersion = 1;
+constexpr int64_t kPackingVersion = 2;
 
 constexpr int64_t kPanelRows = 32;
 constexpr int64_t kUnitBytes = 128;
@@ -97,9 +97,6 @@ struct GemmKernels {
   // Rows [row0, row1) and panels [panel0, panel1) of a product. scratch: gemm_scratch bytes, 64-byte aligned.
   void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch);
   size_t (*gemm_scratch)(int64_t rows, int64_t k);
-
-  // One panel from 32 rows of bf16, f32 or s8 at `rows` (null: zeros), k values each. s4: pack_s4.h.
-  void (*pack_panel)(void* panel, WeightKind kind, const void* const* rows, int64_t k);
 
   // One panel of kind f32 or bf16 from up to 32 rows of f32: value (i, p) at from[i * stride + p] or, by columns, at from[p * stride + i].
   void (*pack_f32)(void* panel, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t rows,

@@ -216,19 +216,6 @@ void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_
 #endif
 }
 
-void pack_panel(void* panel, WeightKind kind, const void* const* rows, int64_t k) {
-  const int64_t units = cpu::unit_count(kind, k), bytes = kind == WeightKind::s8    ? k
-                                                          : kind == WeightKind::f32 ? 4 * k
-                                                                                    : 2 * k;
-  uint32_t* out = static_cast<uint32_t*>(panel);
-  for (int64_t r = 0; r < 32; ++r) {
-    const char* in = static_cast<const char*>(rows[r]);
-    const int64_t whole = in ? bytes / 4 : 0;
-    for (int64_t u = 0; u < whole; ++u) memcpy(out + u * 32 + r, in + u * 4, 4);
-    for (int64_t u = whole; u < units; ++u) out[u * 32 + r] = in ? RawWords::one(in + u * 4, bytes - u * 4) : 0;
-  }
-}
-
 void pack_f32(void* panel, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t rows,
               int64_t k) {
   uint32_t* out = static_cast<uint32_t*>(panel);
@@ -264,7 +251,6 @@ constexpr cpu::GemmKernels kGemm = {.tile_rows = kTileRows,
                                     .matrix_tiles = kMatrixTiles,
                                     .gemm = gemm,
                                     .gemm_scratch = gemm_scratch,
-                                    .pack_panel = pack_panel,
                                     .pack_f32 = pack_f32};
 
 }  // namespace

@@ -4,12 +4,15 @@
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/packed_attention.h"
+#include "kernels/cpu/packing.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/training_kernels.h"
 
 namespace drivlm::cpu {
 
-struct KernelTable : GemmKernels, AttentionKernels, RowKernels, TrainingKernels {};
+struct KernelTable : GemmKernels, AttentionKernels, RowKernels, TrainingKernels {
+  PackPanel* pack_panel;
+};
 
 extern const KernelTable kPortableKernels;
 #if defined(__x86_64__)

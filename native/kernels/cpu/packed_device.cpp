@@ -1,8 +1,5 @@
 #include "kernels/cpu/packed_device.h"
 
-#include <numeric>
-
-#include "kernels/cpu/pack_s4.h"
 #include "kernels/cpu/packed_kv.h"
 #include "kernels/cpu/thread_pool.h"
 #include "packed/formats.h"
@@ -24,37 +21,29 @@ template <class RowOf, class Done>
 void pack(PackedMatrix& matrix, const cpu::KernelTable& kernels, int threads, const RowOf& row_of, const Done& done) {
   const int64_t k = matrix.cols, panels = cpu::panel_count(matrix.rows);
   ThreadPool::instance().parallel_for(threads, panels, 4, [&](int64_t first, int64_t last) {
-    std::vector<float> wide(kPanelRows * k);
-    std::vector<bf16> halves(matrix.kind == WeightKind::bf16 ? kPanelRows * k : 0);
-    std::vector<int8_t> bytes(matrix.kind == WeightKind::s8 ? kPanelRows * k : 0);
+    std::vector<float> widened;
     for (int64_t panel = first; panel < last; ++panel) {
-      char* to = matrix.panels() + panel * cpu::panel_bytes(matrix.kind, k);
-      const float* rows[kPanelRows] = {};
+      SourceRow from[kPanelRows];
+      cpu::StoredRows rows;
+      rows.k = k;
       for (int64_t i = 0; i < kPanelRows; ++i) {
-        const SourceRow from = row_of(panel, i);
-        if (!from.source) continue;
-        from.source->row(from.index, wide.data() + i * k);
-        rows[i] = wide.data() + i * k;
+        from[i] = row_of(panel, i);
+        rows.f32 |= from[i].source && from[i].source->dtype() != DType::bf16;
       }
-      if (matrix.kind == WeightKind::s4) {
-        cpu::pack_s4_panel(to, rows, k);
-        continue;
-      }
-      const void* packed[kPanelRows] = {};
       for (int64_t i = 0; i < kPanelRows; ++i) {
-        if (!rows[i]) continue;
-        if (matrix.kind == WeightKind::bf16) {
-          bf16* row = halves.data() + i * k;
-          for (int64_t j = 0; j < k; ++j) row[j] = from_float<bf16>(rows[i][j]);
-          packed[i] = row;
-        } else {
-          int8_t* row = bytes.data() + i * k;
-          matrix.scales()[panel * kPanelRows + i] = quantize_s8(row, rows[i], k);
-          matrix.sums()[panel * kPanelRows + i] = std::accumulate(row, row + k, int32_t{0});
-          packed[i] = row;
+        if (!from[i].source) continue;
+        if (from[i].source->dtype() == (rows.f32 ? DType::f32 : DType::bf16)) {
+          rows.row[i] = from[i].source->stored_row(from[i].index);
+          continue;
         }
+        widened.resize(kPanelRows * k);
+        from[i].source->row(from[i].index, widened.data() + i * k);
+        rows.row[i] = reinterpret_cast<const char*>(widened.data() + i * k);
       }
-      kernels.pack_panel(to, matrix.kind, packed, k);
+      const bool s8 = matrix.kind == WeightKind::s8;
+      kernels.pack_panel(matrix.panels() + panel * cpu::panel_bytes(matrix.kind, k),
+                         s8 ? matrix.scales() + panel * kPanelRows : nullptr,
+                         s8 ? matrix.sums() + panel * kPanelRows : nullptr, matrix.kind, rows);
     }
     done(first, last);
   });

@@ -1,5 +1,5 @@
 // A target's table. The file that includes this defines DRIVLM_CPU_TARGET, the target's namespace, and DRIVLM_TABLE, the name of its table,
-// and is compiled for the target.
+// and is compiled for the target. DRIVLM_PACKING is the namespace of what packs for its vectors (packing.h).
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/gemm_stream.h"
@@ -9,6 +9,6 @@
 namespace drivlm::cpu {
 
 const KernelTable DRIVLM_TABLE = {DRIVLM_CPU_TARGET::kGemm, DRIVLM_CPU_TARGET::kAttention, DRIVLM_CPU_TARGET::kRows,
-                                  DRIVLM_CPU_TARGET::kTraining};
+                                  DRIVLM_CPU_TARGET::kTraining, DRIVLM_PACKING::pack_panel};
 
 }  // namespace drivlm::cpu

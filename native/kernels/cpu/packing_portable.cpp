@@ -1,0 +1,2 @@
+#define DRIVLM_CPU_TARGET on_portable
+#include "kernels/cpu/packing_kernels.h"
