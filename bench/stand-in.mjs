@@ -5,18 +5,18 @@ import path from 'node:path'
 import { packageRoot } from '../dist/native.js'
 import { loadStandIns } from '../scripts/stand-in/load.mjs'
 
-const family = 'internvl2-1b'
-
-export async function standIn(log) {
-  const dir = path.join(packageRoot, '.cache', `stand-in-${family}`)
+/** The folder of a stand-in, of other shapes if told so: a family, and fewer layers. */
+export async function standIn(log, { family = 'internvl2-1b', layers } = {}) {
+  const name = layers === undefined ? family : `${family}-${layers}-layers`
+  const dir = path.join(packageRoot, '.cache', `stand-in-${name}`)
   // config.json is written last, and the folder gets its name when it is whole.
   if (existsSync(path.join(dir, 'config.json'))) return dir
-  log(`Making a stand-in of ${family} in ${path.relative(process.cwd(), dir)} (1.9 GB, once)`)
+  log(`Making a stand-in of ${name} in ${path.relative(process.cwd(), dir)} (about 2 GB, once)`)
   const unfinished = `${dir}.${process.pid}`
   await rm(unfinished, { recursive: true, force: true })
   try {
     const { makeCheckpoint } = await loadStandIns()
-    await makeCheckpoint({ family, out: unfinished })
+    await makeCheckpoint({ family, out: unfinished, ...(layers === undefined ? {} : { layers }) })
     await rename(unfinished, dir)
   } catch (error) {
     await rm(unfinished, { recursive: true, force: true })
