@@ -204,6 +204,41 @@ struct KeyRun {
   int64_t stride, rows;
 };
 
+// What is packed of a run, once for all blocks of queries: keys by rows for scores, and what of the two is met by columns. No panels: not packed.
+struct PackedRun {
+  cpu::PackedFactor keys, values, columns;
+};
+
+// Memory of packed runs, line after line.
+class PackedMemory {
+ public:
+  PackedMemory(const cpu::KernelTable& kernels, cpu::WeightKind kind, float* memory)
+      : kernels_(kernels), kind_(kind), next_(memory) {}
+
+  cpu::PackedFactor pack(cpu::Factor<float> b, int64_t n, int64_t k) {
+    float* at = next_;
+    next_ += cpu::packed_floats(kind_, n, k);
+    return cpu::pack_factor(kernels_, kind_, at, b, n, k);
+  }
+
+ private:
+  const cpu::KernelTable& kernels_;
+  const cpu::WeightKind kind_;
+  float* next_;
+};
+
+// b packed if it is, in the depth k; else as it stands.
+template <class T>
+void multiply(const cpu::KernelTable& kernels, cpu::Workers& alone, cpu::ProductSpace& space, T* c, int64_t stride,
+              cpu::Factor<T> a, const cpu::PackedFactor& packed, cpu::Factor<T> b, int64_t m, int64_t n, int64_t k,
+              bool add) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (packed.panels != nullptr && packed.k == k)
+      return cpu::product(kernels, space.kind, c, stride, a, packed, m, n, add);
+  }
+  cpu::product<T>(kernels, alone, space, c, stride, a, b, m, n, k, add);
+}
+
 // Queries that see `first` keys, and each one `more` than the one before it.
 struct Queries {
   const float* data;
@@ -215,18 +250,32 @@ struct Queries {
 void attend_tiled(const cpu::KernelTable& kernels, cpu::Workers& alone, cpu::AttentionSpace& space, float* out,
                   int64_t stride, const Queries& queries, const std::vector<KeyRun>& runs, int64_t head_dim) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  std::vector<PackedRun> packed(runs.size());
+  if (queries.rows > kQueries) {
+    const cpu::WeightKind kind = space.product.kind;
+    int64_t floats = 16;
+    for (const KeyRun& run : runs)
+      floats += cpu::packed_floats(kind, run.rows, head_dim) + cpu::packed_floats(kind, head_dim, run.rows);
+    if (static_cast<int64_t>(space.packed.size()) < floats) space.packed.resize(floats);
+    PackedMemory memory(kernels, kind, cpu::aligned(space.packed));
+    for (size_t i = 0; i < runs.size(); ++i) {
+      packed[i].keys = memory.pack({runs[i].keys, runs[i].stride}, runs[i].rows, head_dim);
+      packed[i].columns = memory.pack({runs[i].values, runs[i].stride, false}, head_dim, runs[i].rows);
+    }
+  }
   for (int64_t at = 0; at < queries.rows; at += kQueries) {
     const int64_t count = std::min(kQueries, queries.rows - at);
     const int64_t seen = queries.first + (at + count - 1) * queries.more;
     if (static_cast<int64_t>(space.scores.size()) < count * seen) space.scores.resize(count * seen);
     float* scores = space.scores.data();
     int64_t from = 0;
-    for (const KeyRun& run : runs) {
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const KeyRun& run = runs[i];
       const int64_t keys = std::min(run.rows, seen - from);
       if (keys <= 0) break;
-      cpu::product<float>(kernels, alone, space.product, scores + from, seen,
-                          {queries.data + at * queries.stride, queries.stride}, {run.keys, run.stride}, count, keys,
-                          head_dim, false);
+      multiply<float>(kernels, alone, space.product, scores + from, seen,
+                      {queries.data + at * queries.stride, queries.stride}, packed[i].keys, {run.keys, run.stride},
+                      count, keys, head_dim, false);
       from += keys;
     }
     for (int64_t i = 0; i < count; ++i) {
@@ -235,11 +284,12 @@ void attend_tiled(const cpu::KernelTable& kernels, cpu::Workers& alone, cpu::Att
       std::fill(scores + i * seen + visible, scores + (i + 1) * seen, 0.0f);
     }
     from = 0;
-    for (const KeyRun& run : runs) {
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const KeyRun& run = runs[i];
       const int64_t keys = std::min(run.rows, seen - from);
       if (keys <= 0) break;
-      cpu::product<float>(kernels, alone, space.product, out + at * stride, stride, {scores + from, seen},
-                          {run.values, run.stride, false}, count, head_dim, keys, from > 0);
+      multiply<float>(kernels, alone, space.product, out + at * stride, stride, {scores + from, seen},
+                      packed[i].columns, {run.values, run.stride, false}, count, head_dim, keys, from > 0);
       from += keys;
     }
   }
@@ -296,7 +346,8 @@ void TrainingOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer,
 //   dv += P^T d_out    dP = d_out v^T    dS = P (dP - rowsum(P dP))    dq = scale dS k    dk += scale dS^T q
 //
 // A task is one query head of one family of spans. Queries go in blocks of kQueries, so that S and dP are small; keys and values of a span are
-// its prefix's and its own. Each query head has its own dk and dv; those of a group are added up at the end, in order.
+// its prefix's and its own. Each query head has its own dk and dv; those of a group are added up at the end, in order. What several blocks of
+// queries or several spans meet is packed once.
 
 namespace {
 // The families: spans [first, last) of which the first is the prefix of the others.
@@ -328,8 +379,9 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
                 out_width = heads * head_dim;
   const auto groups = families(spans, rows);
   const int64_t count = static_cast<int64_t>(groups.size());
-  int64_t most_keys = 0, most_queries = 0;
+  int64_t most_keys = 0, most_queries = 0, most_rows = 0;
   for (const AttentionSpan& s : spans) {
+    most_rows = std::max(most_rows, s.rows);
     most_keys = std::max(most_keys, s.prefix_rows + s.rows);
     most_queries = std::max(most_queries, std::min(s.rows, kQueries));
   }
@@ -338,7 +390,12 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
   T* dk_of = memory<T>(0, heads * rows * head_dim);
   T* dv_of = memory<T>(1, heads * rows * head_dim);
   T* scores = memory<T>(2, threads_ * 2 * most_queries * most_keys);
+  float* packed_runs = nullptr;
+  int64_t run_floats = 0;
   if constexpr (std::is_same_v<T, float>) {
+    run_floats =
+        2 * cpu::packed_floats(space_.kind, most_rows, head_dim) + cpu::packed_floats(space_.kind, head_dim, most_rows);
+    packed_runs = memory<float>(3, threads_ * 2 * run_floats);
     for (cpu::ProductSpace& space : slots_) {
       cpu::reserve(space, std::max(most_keys, head_dim), head_dim);
       cpu::reserve(space, head_dim, std::max(most_keys, most_queries));
@@ -351,10 +408,24 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
     T* p = scores + slot * 2 * most_queries * most_keys;
     T* dp = p + most_queries * most_keys;
     T *dk = dk_of + head * rows * head_dim, *dv = dv_of + head * rows * head_dim;
-    auto times = [&](T* c, int64_t stride, cpu::Factor<T> a, cpu::Factor<T> b, int64_t m, int64_t n, int64_t k,
-                     bool add) { cpu::product<T>(kernels_, alone_, slots_[slot], c, stride, a, b, m, n, k, add); };
+    auto times = [&](T* c, int64_t stride, cpu::Factor<T> a, const cpu::PackedFactor& packed, cpu::Factor<T> b,
+                     int64_t m, int64_t n, int64_t k,
+                     bool add) { multiply<T>(kernels_, alone_, slots_[slot], c, stride, a, packed, b, m, n, k, add); };
+    PackedRun packed[2];  // of the prefix, of the span's own
     for (size_t index = first_span; index < last_span; ++index) {
       const AttentionSpan& span = spans[index];
+      const bool leads = index == first_span && last_span - first_span > 1;
+      if (index == first_span + 1) packed[0] = packed[1];
+      packed[1] = {};
+      if constexpr (std::is_same_v<T, float>) {
+        if (leads || span.rows > kQueries) {
+          PackedMemory memory(kernels_, space_.kind, packed_runs + (slot * 2 + (leads ? 0 : 1)) * run_floats);
+          const T* k = in + span.row * width + (heads + kv_head) * head_dim;
+          packed[1].keys = memory.pack({k, width}, span.rows, head_dim);
+          packed[1].values = memory.pack({k + kv_heads * head_dim, width}, span.rows, head_dim);
+          packed[1].columns = memory.pack({k, width, false}, head_dim, span.rows);
+        }
+      }
       std::fill(dk + span.row * head_dim, dk + (span.row + span.rows) * head_dim, T{0});
       std::fill(dv + span.row * head_dim, dv + (span.row + span.rows) * head_dim, T{0});
       for (int64_t at = 0; at < span.rows; at += kQueries) {
@@ -368,8 +439,10 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
         for (int run = 0; run < 2; ++run) {
           const T* k = in + run_row[run] * width + (heads + kv_head) * head_dim;
           const T* v = k + kv_heads * head_dim;
-          times(p + run_at[run], keys, {q, width}, {k, width}, queries, run_rows[run], head_dim, false);
-          times(dp + run_at[run], keys, {d, out_width}, {v, width}, queries, run_rows[run], head_dim, false);
+          times(p + run_at[run], keys, {q, width}, packed[run].keys, {k, width}, queries, run_rows[run], head_dim,
+                false);
+          times(dp + run_at[run], keys, {d, out_width}, packed[run].values, {v, width}, queries, run_rows[run],
+                head_dim, false);
         }
         for (int64_t i = 0; i < queries; ++i) {
           const int64_t seen = causal ? span.prefix_rows + at + i + 1 : keys;
@@ -391,11 +464,12 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
         T* dq = d_qkv.as<T>() + (span.row + at) * width + head * head_dim;
         for (int run = 0; run < 2; ++run) {
           const T* k = in + run_row[run] * width + (heads + kv_head) * head_dim;
-          times(dv + run_row[run] * head_dim, head_dim, {p + run_at[run], keys, false}, {d, out_width, false},
+          times(dv + run_row[run] * head_dim, head_dim, {p + run_at[run], keys, false}, {}, {d, out_width, false},
                 run_rows[run], head_dim, queries, true);
-          times(dk + run_row[run] * head_dim, head_dim, {dp + run_at[run], keys, false}, {q, width, false},
+          times(dk + run_row[run] * head_dim, head_dim, {dp + run_at[run], keys, false}, {}, {q, width, false},
                 run_rows[run], head_dim, queries, true);
-          times(dq, width, {dp + run_at[run], keys}, {k, width, false}, queries, head_dim, run_rows[run], true);
+          times(dq, width, {dp + run_at[run], keys}, packed[run].columns, {k, width, false}, queries, head_dim,
+                run_rows[run], true);
         }
       }
     }

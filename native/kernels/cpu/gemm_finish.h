@@ -126,11 +126,14 @@ DRIVLM_INLINE U paired(const float* low, const float* high, int64_t n) {
 // Bytes of the panel stream fetched early when each byte is read once.
 constexpr int64_t kStreamAhead = 3072;
 
-// Where the values of a tile go is fetched while their sums are made: its rows are far apart, each a line of its own.
+// Where the values of a tile go is fetched while their sums are made: its rows are far apart, each lines of its own.
 DRIVLM_INLINE void fetch_out(const GemmJob& job, int64_t row, int64_t rows, int64_t panel) {
   const int64_t element = job.out_f32 ? 4 : 2, columns = job.after == Epilogue::gated ? 16 : 32;
   const char* out = static_cast<const char*>(job.out) + (row * job.out_stride + panel * columns) * element;
-  for (int64_t r = 0; r < rows; ++r, out += job.out_stride * element) __builtin_prefetch(out, 1);
+  for (int64_t r = 0; r < rows; ++r, out += job.out_stride * element) {
+    __builtin_prefetch(out, 1);
+    if (columns * element > 64) __builtin_prefetch(out + 64, 1);
+  }
 }
 
 }  // namespace

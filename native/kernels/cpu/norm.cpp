@@ -13,6 +13,21 @@ namespace drivlm {
 
 namespace {
 
+// The sum of value(i) for i in [0, count), in eight lanes: one sum alone waits for each of its additions.
+template <class Sum, class Value>
+Sum sum_in_lanes(int64_t count, const Value& value) {
+  constexpr int64_t kLanes = 8;
+  Sum lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += value(i + lane);
+  }
+  for (; i < count; ++i) lanes[i % kLanes] += value(i);
+  Sum sum = 0;
+  for (const Sum lane : lanes) sum += lane;
+  return sum;
+}
+
 template <class T>
 void rms_row(T* out, const T* x, int64_t dim, const float* weight, float eps) {
   float* row = thread_buffer(0, dim);
@@ -25,8 +40,7 @@ template <class T>
 void layer_row(T* out, const T* x, int64_t dim, const float* weight, const float* bias, float eps) {
   float* row = thread_buffer(0, dim);
   widen_row(row, x, dim);
-  double sum = 0;
-  for (int64_t i = 0; i < dim; ++i) sum += row[i];
+  const double sum = sum_in_lanes<double>(dim, [&](int64_t i) { return row[i]; });
   const float mean = static_cast<float>(sum / dim);
   for (int64_t i = 0; i < dim; ++i) row[i] -= mean;
   const float rstd = 1.0f / std::sqrt(dot(row, row, dim) / static_cast<float>(dim) + eps);
@@ -43,26 +57,20 @@ template <class T>
 void norm_gradient(T* dx, T* d_weight, T* d_bias, const T* dy, const T* x, const T* weight, int64_t dim, double eps,
                    bool layer, bool add) {
   T mean = 0;
-  if (layer) {
-    double sum = 0;
-    for (int64_t i = 0; i < dim; ++i) sum += x[i];
-    mean = static_cast<T>(sum / dim);
-  }
-  T squares = 0;
-  for (int64_t i = 0; i < dim; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  if (layer) mean = static_cast<T>(sum_in_lanes<double>(dim, [&](int64_t i) { return x[i]; }) / dim);
+  const T squares = sum_in_lanes<T>(dim, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); });
   const T rstd = T(1) / std::sqrt(squares / static_cast<T>(dim) + static_cast<T>(eps));
-  T sum_g = 0, sum_gn = 0;
-  for (int64_t i = 0; i < dim; ++i) {
-    const T n = (x[i] - mean) * rstd, g = dy[i] * weight[i];
-    sum_g += g;
-    sum_gn += g * n;
-    if (d_weight) d_weight[i] += dy[i] * n;
-    if (d_bias) d_bias[i] += dy[i];
-  }
-  const T mean_g = layer ? sum_g / static_cast<T>(dim) : T(0), mean_gn = sum_gn / static_cast<T>(dim);
-  for (int64_t i = 0; i < dim; ++i) {
-    const T d = rstd * (dy[i] * weight[i] - mean_g - (x[i] - mean) * rstd * mean_gn);
-    dx[i] = add ? dx[i] + d : d;
+  const auto n = [&](int64_t i) { return (x[i] - mean) * rstd; };
+  const auto g = [&](int64_t i) { return dy[i] * weight[i]; };
+  const T mean_g = layer ? sum_in_lanes<T>(dim, g) / static_cast<T>(dim) : T(0);
+  const T mean_gn = sum_in_lanes<T>(dim, [&](int64_t i) { return g(i) * n(i); }) / static_cast<T>(dim);
+  for (int64_t i = 0; i < dim && d_weight; ++i) d_weight[i] += dy[i] * n(i);
+  for (int64_t i = 0; i < dim && d_bias; ++i) d_bias[i] += dy[i];
+  const auto slope = [&](int64_t i) { return rstd * (g(i) - mean_g - n(i) * mean_gn); };
+  if (add) {
+    for (int64_t i = 0; i < dim; ++i) dx[i] += slope(i);
+  } else {
+    for (int64_t i = 0; i < dim; ++i) dx[i] = slope(i);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/pool_workers.h"
 
 namespace drivlm::cpu {
 
@@ -12,13 +13,39 @@ constexpr int64_t kPanelBytes = 64 << 10;  // of a piece
 
 int64_t depth_of(WeightKind kind, int64_t k) { return std::min(k, kPanelBytes / kUnitBytes * unit_depth(kind)); }
 
-// A line of 16 floats at which a vector's memory can begin.
+// A panel of b [n, k] from its places [p0, p0 + depth) on.
+void pack_one(const KernelTable& kernels, WeightKind kind, char* to, const Factor<float>& b, int64_t panel, int64_t n,
+              int64_t p0, int64_t depth) {
+  const int64_t first = panel * kPanelRows;
+  const float* from = b.by_rows ? b.data + first * b.stride + p0 : b.data + p0 * b.stride + first;
+  kernels.pack_f32(to, kind, from, b.stride, !b.by_rows, std::min(kPanelRows, n - first), depth);
+}
+
+// c [m, n] = or += a's places [p0, p0 + depth) times the panels of b's.
+GemmJob piece_of(WeightKind kind, float* c, int64_t stride, const Factor<float>& a, const char* panels, int64_t m,
+                 int64_t n, int64_t p0, int64_t depth, bool add) {
+  GemmJob job;
+  job.x = a.by_rows ? a.data + p0 : a.data + p0 * a.stride;
+  job.x_stride = a.stride;
+  job.x_by_columns = !a.by_rows;
+  job.x_f32 = job.out_f32 = true;
+  job.w = panels;
+  job.kind = kind;
+  job.m = m;
+  job.n = n;
+  job.k = depth;
+  job.after = add || p0 > 0 ? Epilogue::add : Epilogue::store;
+  job.out = c;
+  job.out_stride = stride;
+  return job;
+}
+
+}  // namespace
+
 float* aligned(std::vector<float>& memory) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(memory.data());
   return reinterpret_cast<float*>((at + 63) / 64 * 64);
 }
-
-}  // namespace
 
 WeightKind product_kind(const KernelTable& kernels, DType precision) {
   return precision == DType::bf16 && kernels.bf16_pairs ? WeightKind::bf16 : WeightKind::f32;
@@ -45,26 +72,40 @@ void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& 
   for (int64_t p0 = 0; p0 < k; p0 += most) {
     const int64_t depth = std::min(most, k - p0);
     run(workers, panel_count(n), [&](int64_t panel) {
-      const int64_t first = panel * kPanelRows;
-      const float* from = b.by_rows ? b.data + first * b.stride + p0 : b.data + p0 * b.stride + first;
-      kernels.pack_f32(panels + panel * panel_bytes(space.kind, depth), space.kind, from, b.stride, !b.by_rows,
-                       std::min(kPanelRows, n - first), depth);
+      pack_one(kernels, space.kind, panels + panel * panel_bytes(space.kind, depth), b, panel, n, p0, depth);
     });
-    GemmJob job;
-    job.x = a.by_rows ? a.data + p0 : a.data + p0 * a.stride;
-    job.x_stride = a.stride;
-    job.x_by_columns = !a.by_rows;
-    job.x_f32 = job.out_f32 = true;
-    job.w = panels;
-    job.kind = space.kind;
-    job.m = m;
-    job.n = n;
-    job.k = depth;
-    job.after = add || p0 > 0 ? Epilogue::add : Epilogue::store;
+    GemmJob job = piece_of(space.kind, c, stride, a, panels, m, n, p0, depth, add);
     job.bias = p0 == 0 ? bias : nullptr;
-    job.out = c;
-    job.out_stride = stride;
     gemm(kernels, job, workers);
+  }
+}
+
+int64_t packed_floats(WeightKind kind, int64_t n, int64_t k) {
+  return static_cast<int64_t>(packed_bytes(kind, n, k) / sizeof(float));
+}
+
+PackedFactor pack_factor(const KernelTable& kernels, WeightKind kind, float* to, Factor<float> b, int64_t n,
+                         int64_t k) {
+  char* panels = reinterpret_cast<char*>(to);
+  const int64_t most = depth_of(kind, k);
+  for (int64_t p0 = 0; p0 < k; p0 += most) {
+    const int64_t depth = std::min(most, k - p0);
+    for (int64_t panel = 0; panel < panel_count(n); ++panel, panels += panel_bytes(kind, depth))
+      pack_one(kernels, kind, panels, b, panel, n, p0, depth);
+  }
+  return {to, n, k};
+}
+
+void product(const KernelTable& kernels, WeightKind kind, float* c, int64_t stride, Factor<float> a,
+             const PackedFactor& b, int64_t m, int64_t n, bool add) {
+  if (m <= 0 || n <= 0) return;
+  PoolWorkers alone(1);
+  const char* panels = reinterpret_cast<const char*>(b.panels);
+  const int64_t most = depth_of(kind, b.k);
+  for (int64_t p0 = 0; p0 < b.k; p0 += most) {
+    const int64_t depth = std::min(most, b.k - p0);
+    gemm(kernels, piece_of(kind, c, stride, a, panels, m, n, p0, depth, add), alone);
+    panels += packed_bytes(kind, b.n, depth);
   }
 }
 

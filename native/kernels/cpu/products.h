@@ -22,6 +22,12 @@ struct Factor {
   bool by_rows = true;
 };
 
+// A factor b [n, k] that several products meet, packed once: the same panels, and so the same sums, that each would pack.
+struct PackedFactor {
+  const float* panels = nullptr;  // a line of 16 floats begins here
+  int64_t n = 0, k = 0;
+};
+
 // Memory of one product, kept for the next.
 struct ProductSpace {
   WeightKind kind = WeightKind::f32;  // what factors are multiplied as: f32 or bf16
@@ -36,6 +42,15 @@ WeightKind product_kind(const KernelTable& kernels, DType precision);
 template <class T>
 void product(const KernelTable& kernels, Workers& workers, ProductSpace& space, T* c, int64_t stride, Factor<T> a,
              Factor<T> b, int64_t m, int64_t n, int64_t k, bool add, const T* bias = nullptr);
+
+// Floats that a packed factor takes; pack_factor writes them to `to`, which begins a line of 64 bytes, as `aligned` gives one.
+float* aligned(std::vector<float>& memory);  // its first line; 16 floats more are wanted
+int64_t packed_floats(WeightKind kind, int64_t n, int64_t k);
+PackedFactor pack_factor(const KernelTable& kernels, WeightKind kind, float* to, Factor<float> b, int64_t n, int64_t k);
+
+// product() with the first n <= b.n rows of a packed factor, in all of its depth, on the calling thread.
+void product(const KernelTable& kernels, WeightKind kind, float* c, int64_t stride, Factor<float> a,
+             const PackedFactor& b, int64_t m, int64_t n, bool add);
 
 // Room for products of up to these sizes, so that one inside of a threads' region allocates nothing.
 void reserve(ProductSpace& space, int64_t n, int64_t k);

@@ -16,6 +16,7 @@ namespace cpu {
 struct AttentionSpace {
   ProductSpace product;
   std::vector<float> scores;
+  std::vector<float> packed;  // keys and values that several blocks of queries meet
 };
 
 }  // namespace cpu
