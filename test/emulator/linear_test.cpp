@@ -90,8 +90,7 @@ struct TestWeights {
         for (int64_t j = first; j < last; ++j) group += F(x[j]) * F(to_bf16(v[j] * s[j]));
         sum += group;
       } else {
-        for (int64_t j = first; j < last; ++j) group -= F(x[j]) * F(136);
-        for (int64_t j = first; j < last; ++j) group += F(x[j]) * F(v[j] + 136);
+        for (int64_t j = first; j < last; ++j) group += F(x[j]) * F(v[j]);
         sum += group * F(s[first]);
       }
     }

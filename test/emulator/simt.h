@@ -241,4 +241,8 @@ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   };
   return one(a & 0xffff, b & 0xffff, c & 0xffff) | one(a >> 16, b >> 16, c >> 16) << 16;
 }
+template <uint32_t kMask, uint32_t kFlip>
+__forceinline__ uint32_t and_xor(uint32_t a) {
+  return (a & kMask) ^ kFlip;
+}
 __forceinline__ uint4 load_streaming16(const void* p, EMU_SITE) { return emu::load16(p, EMU_AT); }

@@ -160,8 +160,9 @@ TEST(wrapper_fma) {  // one rounding; the operands that the weight formats use a
     uint32_t* const operands[] = {&a.host[i], &b.host[i], &c.host[i]};
     for (int o = 0; o < 3; ++o) std::memcpy(operands[o], &values.host[6 * i + 2 * o], 4);
   }
-  for (int i = 0; i < 16; ++i) a.host[i] = 0x43004300u | uint32_t(i * 0x00070003 & 0x007f007f), b.host[i] = 0x3f803f80u;
-  for (int i = 0; i < 16; ++i) c.host[i] = i % 2 == 0 ? 0xc300c380u : 0xc308c308u;
+  for (int i = 0; i < 8; ++i) a.host[i] = 0x43004300u | uint32_t(i * 0x00020003), b.host[i] = 0x3e803e80u;
+  for (int i = 8; i < 16; ++i) a.host[i] = uint32_t(i * 0x00110007 & 0x00ff00ff), b.host[i] = 0x7f007f00u;  // subnormal
+  for (int i = 0; i < 16; ++i) c.host[i] = i < 8 ? 0xc208c208u : 0xc000c000u;
   a.upload(), b.upload(), c.upload();
   run_fma(a.data, b.data, c.data, out.data);
   out.download();
@@ -176,6 +177,28 @@ TEST(wrapper_fma) {  // one rounding; the operands that the weight formats use a
       const double exact = value(a.host[i]) * value(b.host[i]) + value(c.host[i]), found = value(out.host[i]);
       CHECK(found == double(to_bf16(float(exact))));
       CHECK(i >= 16 || found == exact);
+    }
+  }
+}
+
+TEST(wrapper_widen) {  // every byte, whatever stands above it; the nibbles of some
+  Buffer<uint32_t> in(256), out(3 * 256);
+  for (uint32_t i = 0; i < 256; ++i) in.host[i] = i | (255 - i) << 16 | (i * 37 & 0xff) << 8 | (i * 91 & 0xff) << 24;
+  in.upload();
+  run_widen(in.data, out.data);
+  out.download();
+  for (int i = 0; i < 256; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const auto value = [&](int which) {
+        const uint32_t bits = out.host[which * 256 + i] >> (16 * half) << 16;
+        float wide;
+        std::memcpy(&wide, &bits, 4);
+        return wide;
+      };
+      const int byte = in.host[i] >> (16 * half) & 0xff;
+      CHECK(value(0) * 64 == float(int8_t(byte)));
+      CHECK(value(1) == float(128 + byte % 16));
+      CHECK(value(2) * 4 == float(byte / 16 - 8));
     }
   }
 }

@@ -69,6 +69,13 @@ __global__ void fma_kernel(const uint32_t* a, const uint32_t* b, const uint32_t*
   out[i] = fma_bf16x2(a[i], b[i], c[i]);
 }
 
+__global__ void widen_kernel(const uint32_t* in, uint32_t* out) {
+  const int i = threadIdx.x;
+  out[i] = widen_bytes(in[i]);
+  out[256 + i] = and_xor<0x000f000fu, 0x43004300u>(in[i]);
+  out[512 + i] = fma_bf16x2(in[i] & 0x00f000f0u, 0x7f007f00u, 0xc000c000u);
+}
+
 __global__ void increment_kernel(int* data, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) ++data[i];
@@ -114,6 +121,7 @@ void run_mma_u8s8(const uint32_t* a, const uint32_t* b, const int32_t* c, int32_
 void run_fma(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out) {
   launch(fma_kernel, dim3(1), 32, 0, nullptr, a, b, c, out);
 }
+void run_widen(const uint32_t* in, uint32_t* out) { launch(widen_kernel, dim3(1), 256, 0, nullptr, in, out); }
 void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans) {
   launch(ldmatrix_kernel, dim3(1), 32, 0, nullptr, rows, registers, trans);
 }

@@ -22,6 +22,8 @@ void run_shuffles(const int* in, int* out);  // out [6][32]: idx, xor, down, up,
 void run_activations(const float* in, float* out, int n);  // out [3][n]: gelu, silu, exp2
 // out[i] = a[i] * b[i] + c[i] of bf16 pairs; i < 32
 void run_fma(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* out);
+// out [3][256]: a 64th of the low bytes of each half, 128 + their low nibbles, a quarter of (their high nibbles - 8)
+void run_widen(const uint32_t* in, uint32_t* out);
 // *out = 3 by way of 4 KiB of declared shared memory and `bytes` of dynamic
 void run_shared(int* out, int bytes);
 // writes past the end of `data`

@@ -293,7 +293,8 @@ void run_items(const CachedAttention& job, float scale_log2, cudaStream_t stream
 
 template <int kDim>
 void run_all(const CachedAttention& job, cudaStream_t stream) {
-  const float scale_log2 = 1.44269504f / std::sqrt(float(kDim));
+  const float widened = job.format == KvFormat::int8 ? kWidenedBytes : 1.f;  // scores are of widened keys until here
+  const float scale_log2 = widened * 1.44269504f / std::sqrt(float(kDim));
   job.format == KvFormat::int8 ? run_items<kDim, ByteKv>(job, scale_log2, stream)
                                : run_items<kDim, HalfKv>(job, scale_log2, stream);
   const MergeArgs merge{job.out, job.partial, job.tokens, job.split_tokens, job.heads, kDim, scale_log2};

@@ -14,7 +14,8 @@ namespace drivlm::cuda {
 //            values' before they are rounded. ldmatrix moves 16-bit units, so a lane gets four neighbouring dimensions of a key, or two of
 //            two neighbouring values; which of them are multiplied at a time is free as long as queries and results follow:
 //            the k of product kk are, for lane t, dimensions 4t, 4t + 2, then 4t + 1, 4t + 3 of the 16; results of an even block of 8 columns
-//            are the even dimensions of 16, of the odd block beside it the odd ones.
+//            are the even dimensions of 16, of the odd block beside it the odd ones. Scores are a part of kWidenedBytes until the scale of absorb
+//            meets them; result takes the values' part away.
 struct HalfKv {
   static constexpr bool kBytes = false;
   template <int kDim>
@@ -215,7 +216,7 @@ struct AttentionTile {
   __device__ __forceinline__ float2 result(int j, int half) const {
     if constexpr (Cache::kBytes) {
       const int even = j / 2 * 2, e = 2 * half + j % 2;
-      return make_float2(r_out[0][even][e], r_out[0][even + 1][e]);
+      return make_float2(r_out[0][even][e] * kWidenedBytes, r_out[0][even + 1][e] * kWidenedBytes);
     }
     return make_float2(r_out[0][j][2 * half], r_out[0][j][2 * half + 1]);
   }

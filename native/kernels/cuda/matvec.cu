@@ -11,8 +11,8 @@
 //           weights that these are. The warps of a block split k and add up in shared memory.
 // Traffic   W once, bytes a weight: 2 in bf16, 1 in int8 with 4 a row, 0.5625 in int4. 0.49 G weights of a 0.5B decoder are 0.99 GB a
 //           step in bf16: 0.30 ms at 3.35 TB/s, 4.8 ms at 205 GB/s; in int8 half of that, in int4 0.28 (bounds).
-// Work      Integer and conversion instructions for two weights: none in bf16; int8 2.5 (an AND-OR each for value and sign, half a shift)
-//           and one fused multiply-add; int4 2.75 (an AND, an OR, three quarters of a shift).
+// Work      Integer and conversion instructions for two weights, as disassembled for sm_87 and sm_90: none in bf16; int8 1.5 (an AND-XOR, half
+//           a shift); int4 1.25 (an AND, or AND-XOR, a quarter of a shift), and 0.25 for the scales. In both one fused multiply-add of a pair.
 // Numerics  f32 sums, split by warp and added in warp order: the same result every time. int8: the row's scale is applied to the sum;
 //           int4: each group's sum by its scale.
 // Needs     k a multiple of 8; 16-byte aligned rows of x.

@@ -33,10 +33,18 @@ __device__ __forceinline__ uint4 load_streaming16(const void* p) {
   return v;
 }
 
-// a * b + c of bf16 pairs, rounded once.
+// a * b + c of bf16 pairs, rounded once. Subnormal values count.
 __device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
   asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+// (a & mask) ^ flip in one instruction. Written out, nvcc makes two of it.
+template <uint32_t kMask, uint32_t kFlip>
+__device__ __forceinline__ uint32_t and_xor(uint32_t a) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;\n" : "=r"(d) : "r"(a), "n"(kMask), "n"(kFlip));
   return d;
 }
 
@@ -79,10 +87,12 @@ __device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_floa
 __device__ __forceinline__ float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ float round_bf16(float value) { return __bfloat162float(__float2bfloat16(value)); }
 
-// The low bytes of a word's halves, which are signed, as a bf16 pair. bf16 has seven bits of mantissa: 128 + the lower seven bits are taken
-// as they are, and 128, or 256 for a negative value, is taken away, which is exact.
+// The low bytes of a word's halves, which are signed, as a bf16 pair of a 64th of them. A byte with its sign flipped is value + 128, and as the
+// lowest eight bits of a bf16 it stands for so many times 2^-133: up to 127 subnormal, from there on 2^-126 and its mantissa. Times 2^127 that
+// is a 64th, and the 128 go with the same rounding, which has nothing to round.
+constexpr float kWidenedBytes = 64;  // what sums of such pairs are to be multiplied with
 __device__ __forceinline__ uint32_t widen_bytes(uint32_t halves) {
-  return fma_bf16x2((halves & 0x007f007fu) | 0x43004300u, 0x3f803f80u, (halves & 0x00800080u) | 0xc300c300u);
+  return fma_bf16x2(and_xor<0x00ff00ffu, 0x00800080u>(halves), 0x7f007f00u, 0xc000c000u);
 }
 
 // Eight bf16 in a 16-byte vector.

@@ -13,7 +13,7 @@
 //
 //   Piece      what a lane of matvec.cu loads of rows g and g + 8 at a time: 16 bytes each, and scales if they vary along a row
 //   multiply   adds the products of a piece; the lane's x are asked for by k
-//   row_scale  what the sums of a row are multiplied with at the end
+//   row_scale  what the sums of a row are multiplied with at the end: its scale, and what widened weights are a part of, a power of two
 //   Eight      eight neighbouring weights of a row on their way into shared memory as bf16; kDirect: copied there without registers, 16 bytes
 //              at a time
 //   Sum        what products in linear_kernel.cuh are added up in; value: such a sum as a number, of row m of x and row n of W
@@ -98,10 +98,9 @@ struct S8Rows : PlainSums<S8Rows> {
     multiply_eight(sum, widen(piece.low.z, piece.low.w), widen(piece.high.z, piece.high.w), load_x(k + 8));
   }
   __device__ __forceinline__ static float row_scale(const WeightView& w, int row) {
-    return static_cast<const RowScale*>(w.scales)[row].scale;
+    return static_cast<const RowScale*>(w.scales)[row].scale * kWidenedBytes;
   }
 
-  // Without their row's scale.
   struct Eight {
     uint2 bytes;
   };
@@ -146,36 +145,36 @@ struct S4Groups : PlainSums<S4Groups> {
       piece.high_scales = *reinterpret_cast<const uint2*>(scales + size_t(other) * w.row_scales + step * 4);
   }
 
-  // Pairs 136 + q: a nibble in the mantissa of 128.
+  // Pairs of a quarter of q, exact. The nibbles of every other pair are taken into the mantissa of 128; those above them, the upper half of a
+  // byte, are 16 (q + 8) times 2^-133 (see widen_bytes). Of both one multiply-add makes q / 4.
   __device__ __forceinline__ static uint4 widen(uint32_t word) {
-    return make_uint4((word & 0x000f000fu) | 0x43004300u, ((word >> 4) & 0x000f000fu) | 0x43004300u,
-                      ((word >> 8) & 0x000f000fu) | 0x43004300u, ((word >> 12) & 0x000f000fu) | 0x43004300u);
+    const auto lower = [](uint32_t pair) {
+      return fma_bf16x2(and_xor<0x000f000fu, 0x43004300u>(pair), 0x3e803e80u, 0xc208c208u);
+    };
+    const auto upper = [](uint32_t pair) { return fma_bf16x2(pair & 0x00f000f0u, 0x7f007f00u, 0xc000c000u); };
+    const uint32_t next = word >> 8;
+    return make_uint4(lower(word), upper(word), lower(next), upper(next));
   }
   __device__ __forceinline__ static float scale(uint2 scales, int j) {
     const uint32_t pair = j < 2 ? scales.x : scales.y;
     return j % 2 == 0 ? bf16_low(pair) : bf16_high(pair);
   }
 
-  // A group of 32 is one word of each lane. The products' operand is q + 136, and what 136 adds is taken away by a product of -136, so that no
-  // instruction is spent on it for each weight. Sums are f32, so this loses about 136 / 8 units of their last place.
+  // A group of 32 is one word of each lane.
   template <class LoadX>
   __device__ __forceinline__ static void multiply(float (&sum)[4], const Piece& piece, int step, int t, LoadX load_x) {
-    constexpr uint32_t kMinus136 = 0xc308c308u;
-    const uint4 minus = make_uint4(kMinus136, kMinus136, kMinus136, kMinus136);
     const uint32_t low[4] = {piece.low.x, piece.low.y, piece.low.z, piece.low.w};
     const uint32_t high[4] = {piece.high.x, piece.high.y, piece.high.z, piece.high.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const uint4 x = load_x(step * 128 + j * 32 + t * 8);
       float group[4] = {};
-      multiply_eight(group, minus, minus, x);
-      multiply_eight(group, widen(low[j]), widen(high[j]), x);
+      multiply_eight(group, widen(low[j]), widen(high[j]), load_x(step * 128 + j * 32 + t * 8));
       const float low_scale = scale(piece.low_scales, j), high_scale = scale(piece.high_scales, j);
       sum[0] += low_scale * group[0], sum[1] += low_scale * group[1];
       sum[2] += high_scale * group[2], sum[3] += high_scale * group[3];
     }
   }
-  __device__ __forceinline__ static float row_scale(const WeightView&, int) { return 1.f; }
+  __device__ __forceinline__ static float row_scale(const WeightView&, int) { return 4.f; }
 
   struct Eight {
     uint32_t nibbles, scale;  // the scale twice, as a pair
@@ -189,13 +188,11 @@ struct S4Groups : PlainSums<S4Groups> {
     eight.scale = uint32_t(scales[size_t(row) * w.row_scales + k / int(kS4Group)]) * 0x00010001u;
     return eight;
   }
-  // Rounded to bf16 once: q, which is exact, by the scale.
+  // Rounded to bf16 once: q / 4, which is exact, by the scale.
   __device__ __forceinline__ static uint4 widen8(Eight eight) {
-    const uint4 raised = widen(eight.nibbles);
-    const auto weight = [&](uint32_t pair) {
-      return fma_bf16x2(fma_bf16x2(pair, 0x3f803f80u, 0xc308c308u), eight.scale, 0x80008000u);
-    };
-    return make_uint4(weight(raised.x), weight(raised.y), weight(raised.z), weight(raised.w));
+    const uint4 quarters = widen(eight.nibbles);
+    const auto weight = [&](uint32_t pair) { return fma_bf16x2(pair, eight.scale, 0x80008000u); };
+    return make_uint4(weight(quarters.x), weight(quarters.y), weight(quarters.z), weight(quarters.w));
   }
 };
 
