@@ -9,7 +9,7 @@ export { HubError, type HubReason } from './hub/hub-error.ts'
 export type { DownloadProgress } from './hub/pull.ts'
 export { bundledModel, loadModel } from './load-model.ts'
 export type { BoxOptions, Located, LocatedBox } from './locating.ts'
-export type { Model, ModelInfo, ModelStats } from './model.ts'
+export type { LoadTimings, Model, ModelInfo, ModelStats } from './model.ts'
 export type {
   AskAllOptions,
   AskOptions,

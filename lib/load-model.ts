@@ -7,7 +7,7 @@ import { type Checkpoint, readCheckpoint } from './checkpoint/load-checkpoint.ts
 import { ModelError } from './errors.ts'
 import { hubSettings } from './hub/environment.ts'
 import { resolveModel } from './hub/resolve-model.ts'
-import { runJob, untilAborted } from './job.ts'
+import { anySignal, runJob, untilAborted } from './job.ts'
 import { Listener } from './listener.ts'
 import { describeValue, isRecord } from './messages.ts'
 import { Model, warningsOf } from './model.ts'
@@ -22,7 +22,7 @@ import {
 import { type LoadOptions, loadSettings, throwIfAborted } from './options.ts'
 import { type FolderTemplate, templateOfFolder } from './text/chat-template.ts'
 import { loadTokenizer } from './text/load-tokenizer.ts'
-import { templateOf, withSystemMessage } from './text/templates.ts'
+import { type Template, templateOf, withSystemMessage } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
 import { isUrl } from './views/sources.ts'
 import { cacheInfo, weightCachePlace } from './weight-cache.ts'
@@ -58,23 +58,32 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
     )
   }
   const dir = await resolveModel(hubSettings(), given, { download, onDownload, signal })
+  const begun = performance.now()
   const checkpoint = await readCheckpoint(dir, {
     ...(tileSize === undefined ? {} : { tileSize }),
     ...(layout === undefined ? {} : { layout }),
   })
-  const tokenizer = await loadTokenizer(checkpoint.dir)
-  const { template } = await templateFor(checkpoint, tokenizer)
-  checkVocabulary(checkpoint, tokenizer)
   const nativeOptions = resolveOptions(addon, checkpoint, settings)
   if (settings.cache) nativeOptions.weightCache = await weightCachePlace(checkpoint, nativeOptions)
 
+  const folderMs = performance.now() - begun
   const listener = new Listener(onProgress)
+  const unreadable = new AbortController()
   const start = (job: number) => {
     listener.onFailure = () => addon.cancelLoad(job)
     const tell = (doneBytes: number, totalBytes: number) => listener.call({ doneBytes, totalBytes })
     return addon.load(checkpoint, nativeOptions, onProgress && tell, job)
   }
-  const native = await runJob(signal, start, (job) => addon.cancelLoad(job)).catch((error: unknown) => {
+  const reading = runJob(anySignal(signal, unreadable.signal), start, (job) => addon.cancelLoad(job))
+  reading.catch(() => {}) // it is looked at once the tokenizer is there
+  // The tokenizer is made here while threads of the addon read the weights.
+  const text = await readText(checkpoint).catch(async (error: unknown) => {
+    listener.onFailure = undefined
+    unreadable.abort()
+    await reading.then((native) => native.dispose()).catch(() => {})
+    throw error
+  })
+  const native = await reading.catch((error: unknown) => {
     listener.throwIfFailed()
     throw error
   })
@@ -90,10 +99,13 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
       maxQueue: settings.maxQueue ?? Number.POSITIVE_INFINITY,
       maxBatch,
     }
+    const { tokenizer, template, tokenizerMs } = text
     const parts = { addon, native, checkpoint, tokenizer, template }
     const automatic = settings.device === 'auto' && device === 'cpu'
     const deviceReason = automatic ? systemOf(addon).cuda.reason : undefined
     const cache = cacheInfo(nativeOptions, native)
+    const { weightsMs, cacheMs } = native.loadReport()
+    const loading = { folderMs, tokenizerMs, weightsMs, cacheMs, totalMs: performance.now() - begun }
     for (const warning of warningsOf(tokenizer)) process.emitWarning(`${checkpoint.dir}: ${warning}`, 'DrivlmWarning')
     return new Model({
       ...parts,
@@ -104,6 +116,7 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
       activations,
       kvCache,
       cache,
+      loading,
       maxContext,
       visionCacheBytes,
       limits,
@@ -112,6 +125,16 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
     await native.dispose()
     throw error
   }
+}
+
+async function readText(
+  checkpoint: Checkpoint,
+): Promise<{ tokenizer: Tokenizer; template: Template; tokenizerMs: number }> {
+  const begun = performance.now()
+  const tokenizer = await loadTokenizer(checkpoint.dir)
+  const { template } = await templateFor(checkpoint, tokenizer)
+  checkVocabulary(checkpoint, tokenizer)
+  return { tokenizer, template, tokenizerMs: performance.now() - begun }
 }
 
 /** The template a folder asks for, with the system message it was trained with, and what was decided from what. */

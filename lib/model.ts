@@ -65,6 +65,8 @@ export interface ModelInfo {
   kvCache: 'bf16' | 'int8'
   /** What came of the option `cache`; absent without it. */
   cache?: CacheInfo
+  /** Where the time of its load went. */
+  loading: LoadTimings
   /** Longest sequence in tokens. */
   maxContext: number
   /** Tile edge in pixels. */
@@ -90,6 +92,20 @@ export interface ModelInfo {
     /** Most host memory for image tokens that were seen before, `visionCache`. */
     visionCacheBytes: number
   }
+}
+
+/** Where the time of a load went, in milliseconds. The tokenizer is made while the weights are packed, so the parts may sum to more than the whole. */
+export interface LoadTimings {
+  /** Reading and checking the folder: its JSON files and the headers of the weights. */
+  folderMs: number
+  /** Reading and making the tokenizer, and choosing the template. */
+  tokenizerMs: number
+  /** Reading the weights where they are mapped, rounding or quantising and packing them, which is one pass; or taking them from the cache. */
+  weightsMs: number
+  /** With the option `cache`: comparing the file with its checksums, and writing it. */
+  cacheMs: number
+  /** From the folder to the model, without a download. */
+  totalMs: number
 }
 
 /** How busy a model is, and what it did since it was loaded. */
@@ -121,6 +137,7 @@ export interface ModelParts {
   activations: 'bf16' | 'int8'
   kvCache: 'bf16' | 'int8'
   cache: CacheInfo | undefined
+  loading: LoadTimings
   maxContext: number
   visionCacheBytes: number
   limits: SceneLimits
@@ -424,7 +441,7 @@ export function warningsOf({ warning }: Tokenizer): string[] {
 
 function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
   const { checkpoint, template, device, deviceReason, precision, weights, activations, kvCache } = parts
-  const { cache, maxContext, visionCacheBytes } = parts
+  const { cache, loading, maxContext, visionCacheBytes } = parts
   const { vision } = checkpoint.network
   const { freeBytes: _, ...taken } = memory
   return {
@@ -442,6 +459,7 @@ function describeModel(parts: ModelParts, memory: NativeMemoryPlan): ModelInfo {
     activations,
     kvCache,
     ...(cache === undefined ? {} : { cache }),
+    loading,
     maxContext,
     tileSize: vision.tileSize,
     tileTokens: (vision.tileSize / vision.patchSize / 2) ** 2,

@@ -134,16 +134,16 @@ export const loadOptions = {
     },
   },
   /**
-   * Keep weights in `int8` or `int4` in the model folder, in `drivlm-int8.cache` or `drivlm-int4.cache`, on a GPU `drivlm-int8-cuda.cache` or
-   * `drivlm-int4-cuda.cache`: the first load writes the file, later ones map it, until the checkpoint changes. `model.info.cache` says what came of
-   * it. Default false.
+   * Keep weights as they are computed with in the model folder, in `drivlm-bf16.cache`, `drivlm-int8.cache` or `drivlm-int4.cache`, on a GPU
+   * `drivlm-int8-cuda.cache` or `drivlm-int4-cuda.cache`: the first load writes the file, later ones map it, until the checkpoint changes. With
+   * precision `f32`, and in `bf16` on a GPU, there is nothing to keep. `model.info.cache` says what came of it. Default false.
    */
   cache: {
     kind: 'boolean',
     default: false,
     flag: {
       name: '--cache',
-      help: 'keep weights in 8 or 4 bits in the model folder, for later loads',
+      help: 'keep packed weights in the model folder, for later loads',
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },

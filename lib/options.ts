@@ -163,11 +163,10 @@ const mostTokens = 1 << 24
 export function loadSettings(options: LoadOptions): LoadSettings {
   checkOptions(options, loadOptions)
   const settings = withDefaults(options, loadOptions)
-  const { weights, activations, cache } = settings
+  const { weights, activations } = settings
   if (activations === 'int8' && weights === 'bf16') {
     throw bad("'int8' or 'int4' beside activations 'int8'", 'weights', options.weights)
   }
-  if (cache && weights === 'bf16') throw bad("'int8' or 'int4' beside options.cache", 'weights', options.weights)
   return settings
 }
 

@@ -1,4 +1,4 @@
-/** Quantised weights kept in the model folder: where, and what they were made from. The addon reads and writes the file. */
+/** Packed weights kept in the model folder: where, and what they were made from. The addon reads and writes the file. */
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
@@ -35,7 +35,7 @@ export async function weightCachePlace(
 
 /** What the addon reports, for `model.info`. */
 export function cacheInfo({ weightCache }: NativeModelOptions, native: NativeModel): CacheInfo | undefined {
-  const { state, reason } = native.weightCache()
+  const { cache: state, reason } = native.loadReport()
   if (weightCache === undefined || state === 'off') return undefined
   return { file: weightCache.file, state, ...(reason === '' ? {} : { reason }) }
 }

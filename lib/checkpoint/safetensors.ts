@@ -99,13 +99,12 @@ export async function readSafetensors(file: string, index = 0): Promise<Safetens
     throw bad(`${name}: expected a header of ${headerBytes} bytes, found a file of only ${bytes}. ${again}`)
   }
   const header = await readRange(file, 8, headerBytes, 'BAD_WEIGHTS')
-  const tensors = parseSafetensorsHeader(header, bytes, name, index)
-  return { bytes, tensors, aliases: aliasesOf(header, tensors) }
+  const { tensors, metadata } = parseSafetensorsHeader(header, bytes, name, index)
+  return { bytes, tensors, aliases: aliasesOf(metadata, tensors) }
 }
 
 /** Entries of `__metadata__` whose value is a tensor of the file and whose key is none. */
-function aliasesOf(header: Uint8Array, tensors: StoredTensor[]): [name: string, kept: string][] {
-  const { __metadata__: metadata } = JSON.parse(Buffer.from(header).toString('utf8'))
+function aliasesOf(metadata: unknown, tensors: StoredTensor[]): [name: string, kept: string][] {
   if (typeof metadata !== 'object' || metadata === null) return []
   const names = new Set(tensors.map((tensor) => tensor.name))
   return Object.entries(metadata as Record<string, unknown>).flatMap(([name, kept]): [string, string][] =>
@@ -114,7 +113,7 @@ function aliasesOf(header: Uint8Array, tensors: StoredTensor[]): [name: string, 
 }
 
 /**
- * Tensors of a header, in the order of their bytes.
+ * Tensors of a header in the order of their bytes, and its `__metadata__`.
  *
  * @param header - The JSON, without its length.
  * @param fileBytes - Size of the whole file.
@@ -124,7 +123,7 @@ export function parseSafetensorsHeader(
   fileBytes: number,
   name = 'safetensors',
   index = 0,
-): StoredTensor[] {
+): { tensors: StoredTensor[]; metadata: unknown } {
   let text: string
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(header)
@@ -144,12 +143,13 @@ export function parseSafetensorsHeader(
   const start = 8 + header.byteLength
   const dataBytes = fileBytes - start
   const tensors: StoredTensor[] = []
+  let metadata: unknown
   for (const [key, value] of entries) {
-    if (key === '__metadata__') continue
-    tensors.push(parseEntry(key, value, { name, index, start, dataBytes }))
+    if (key === '__metadata__') metadata = value
+    else tensors.push(parseEntry(key, value, { name, index, start, dataBytes }))
   }
   checkCover(tensors, start, dataBytes, name)
-  return tensors
+  return { tensors, metadata }
 }
 
 interface HeaderOf {

@@ -117,8 +117,12 @@ export function describe(value: unknown): string {
 }
 
 /** Id in range. */
+export function isId(value: unknown): value is number {
+  return typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= maxId
+}
+
 export function idFrom(value: unknown, what: string): number {
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > maxId) {
+  if (!isId(value)) {
     throw new ModelError(
       'BAD_TOKENIZER',
       `${what} has id ${describe(value)}, expected a whole number from 0 to ${maxId}.`,

@@ -1,7 +1,7 @@
 /** Parts of a `tokenizer.json` that become tables: vocabulary, merges, the ids around a text, the rules of decoding. */
 import { ModelError } from '../errors.ts'
 import type { FallbackDecoderRules } from './decoding.ts'
-import { describe, idFrom, type JsonObject, objectOf } from './tokenizer-files.ts'
+import { describe, idFrom, isId, type JsonObject, objectOf } from './tokenizer-files.ts'
 
 /** Far above any token of the family; what decoding makes of one stays small. */
 const maxTokenLength = 4096
@@ -16,7 +16,8 @@ export function readVocabulary(vocab: JsonObject, file: string): { ids: Map<stri
   const ids = new Map<string, number>()
   const contents: string[] = []
   for (const [content, value] of Object.entries(vocab)) {
-    const id = idFrom(value, `${file}: ${JSON.stringify(content)}`)
+    // The label takes longer than all else that is done to a token, and is for the message alone.
+    const id = isId(value) ? value : idFrom(value, `${file}: ${JSON.stringify(content)}`)
     if (content.length > maxTokenLength)
       refuse(`${file}: id ${id} is a text of ${content.length} characters; at most ${maxTokenLength} are read.`)
     if (contents[id] !== undefined)
@@ -34,7 +35,8 @@ export function readVocabulary(vocab: JsonObject, file: string): { ids: Map<stri
 export function readMerges(value: unknown, file: string, ids: ReadonlyMap<string, number>): Int32Array {
   if (!Array.isArray(value)) return refuse(`${file} is ${describe(value)}, expected a list.`)
   const merges = new Int32Array(value.length * 3)
-  for (const [i, entry] of value.entries()) {
+  for (let i = 0; i < value.length; i++) {
+    const entry: unknown = value[i]
     let left: unknown
     let right: unknown
     if (typeof entry === 'string') {
@@ -47,13 +49,15 @@ export function readMerges(value: unknown, file: string, ids: ReadonlyMap<string
     if (typeof left !== 'string' || typeof right !== 'string') {
       return refuse(`${file}: merge ${i} is ${describe(entry)}, expected two tokens.`)
     }
-    const found = [ids.get(left), ids.get(right), ids.get(left + right)]
-    if (found.includes(undefined)) {
+    const [leftId, rightId, bothId] = [ids.get(left), ids.get(right), ids.get(left + right)]
+    if (leftId === undefined || rightId === undefined || bothId === undefined) {
       return refuse(
         `${file}: merge ${i}, ${describe(entry)}, names a token that the vocabulary lacks; take the files from the same repository.`,
       )
     }
-    merges.set(found as number[], i * 3)
+    merges[i * 3] = leftId
+    merges[i * 3 + 1] = rightId
+    merges[i * 3 + 2] = bothId
   }
   return merges
 }

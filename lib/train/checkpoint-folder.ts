@@ -5,7 +5,7 @@ import { copyFile, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { Checkpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
-import type { NativeTrainer } from '../native.ts'
+import type { NativeTrainer } from '../native-training.ts'
 import { cannotWrite, syncFolder, written } from '../whole-file.ts'
 
 /** What is written beside the weights. */

@@ -1,7 +1,8 @@
 /** What a run of training is asked for, checked; and as the addon takes it. */
 import { ModelError } from '../errors.ts'
 import { describeValue, isRecord } from '../messages.ts'
-import type { NativeTrainedParts, NativeTrainOptions, NativeUpdate, NetworkDescription } from '../native.ts'
+import type { NetworkDescription } from '../native.ts'
+import type { NativeTrainedParts, NativeTrainOptions, NativeUpdate } from '../native-training.ts'
 import { scheduleFactor, schedules } from './schedule.ts'
 import { type AdaptSettings, type PackBounds, publishedSettings, type TrainedPart } from './types.ts'
 

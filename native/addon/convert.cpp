@@ -324,11 +324,13 @@ Napi::Object from_plan(Napi::Env env, const MemoryPlan& plan) {
   return object;
 }
 
-Napi::Object from_cache_report(Napi::Env env, const WeightCacheReport& report) {
+Napi::Object from_load_report(Napi::Env env, const LoadReport& report) {
   constexpr const char* kStates[] = {"off", "read", "written", "none"};
   auto object = Napi::Object::New(env);
-  object["state"] = kStates[static_cast<size_t>(report.state)];
-  object["reason"] = report.reason;
+  object["cache"] = kStates[static_cast<size_t>(report.cache.state)];
+  object["reason"] = report.cache.reason;
+  object["weightsMs"] = report.weights_ms;
+  object["cacheMs"] = report.cache_ms;
   return object;
 }
 

@@ -27,7 +27,7 @@ bool to_boolean(Napi::Value value, const std::string& name);
 // JS thread, in bound functions.
 Napi::Array from_parameters(Napi::Env env, const std::vector<Parameter>& parameters);
 Napi::Object from_plan(Napi::Env env, const MemoryPlan& plan);
-Napi::Object from_cache_report(Napi::Env env, const WeightCacheReport& report);
+Napi::Object from_load_report(Napi::Env env, const LoadReport& report);
 Napi::Object from_stats(Napi::Env env, const EngineStats& stats);
 Napi::Object from_grid(Napi::Env env, const Grid& grid);
 

@@ -16,7 +16,7 @@ namespace {
 struct Loaded {
   std::shared_ptr<EngineThread> thread;
   MemoryPlan plan;
-  WeightCacheReport weight_cache;
+  LoadReport report;
   static constexpr napi_type_tag kTag{0x6472697677a1c0deULL, 0x6c6f6164656421ULL};
 };
 
@@ -48,7 +48,7 @@ Napi::Function ModelWrap::define(Napi::Env env) {
                          InstanceMethod<&ModelWrap::take_evicted>("takeEvicted"),
                          InstanceMethod<&ModelWrap::stats>("stats"),
                          InstanceMethod<&ModelWrap::memory>("memory"),
-                         InstanceMethod<&ModelWrap::weight_cache>("weightCache"),
+                         InstanceMethod<&ModelWrap::load_report>("loadReport"),
                          InstanceMethod<&ModelWrap::dispose>("dispose"),
                      });
 }
@@ -85,7 +85,7 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
         start_thread<Loaded>(env, settler, &AddonData::model_class, [&](const auto& on_ready, const auto& on_failed) {
           return std::make_shared<EngineThread>(
               std::move(load),
-              [on_ready](const Engine& engine) { on_ready({{}, engine.memory(), engine.weight_cache()}); }, on_failed);
+              [on_ready](const Engine& engine) { on_ready({{}, engine.memory(), engine.load_report()}); }, on_failed);
         });
     if (thread && job >= 0) data->loads[job] = thread;
     return promise;
@@ -105,7 +105,7 @@ ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWra
   auto& loaded = made_of<Loaded>(info, "A NativeModel comes from load().");
   thread_ = std::move(loaded.thread);
   plan_ = loaded.plan;
-  weight_cache_ = loaded.weight_cache;
+  load_report_ = std::move(loaded.report);
   account(info.Env(), plan_.weights_bytes + plan_.kv_bytes + plan_.arena_bytes);
 }
 
@@ -248,8 +248,8 @@ Napi::Value ModelWrap::stats(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) { return from_plan(info.Env(), plan_); }
 
-Napi::Value ModelWrap::weight_cache(const Napi::CallbackInfo& info) {
-  return from_cache_report(info.Env(), weight_cache_);
+Napi::Value ModelWrap::load_report(const Napi::CallbackInfo& info) {
+  return from_load_report(info.Env(), load_report_);
 }
 
 Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {

@@ -38,7 +38,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   Napi::Value take_evicted(const Napi::CallbackInfo& info);
   Napi::Value stats(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
-  Napi::Value weight_cache(const Napi::CallbackInfo& info);
+  Napi::Value load_report(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
   template <class Request>
@@ -47,7 +47,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
 
   std::shared_ptr<EngineThread> thread_;
   MemoryPlan plan_{};
-  WeightCacheReport weight_cache_;
+  LoadReport load_report_;
   std::shared_ptr<Jobs> jobs_ = std::make_shared<Jobs>();
   int64_t accounted_bytes_ = 0;  // told to the garbage collector
 };

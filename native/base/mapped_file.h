@@ -18,6 +18,9 @@ class MappedFile {
   int64_t bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
 
+  // The whole range is about to be read: maps its pages in one go, which costs less than a fault for every few of them. May do nothing.
+  void expect(int64_t offset, int64_t bytes) const;
+
   // Gives the pages wholly inside the range back; a later read maps them again.
   void drop(int64_t offset, int64_t bytes) const;
 

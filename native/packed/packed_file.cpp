@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <cstring>
 #include <random>
+#include <system_error>
+#include <thread>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -183,9 +185,35 @@ std::string WeightCache::parse(const MappedFile& file) {
         entry.offset > file_bytes || entry.bytes > file_bytes - entry.offset) {
       return damaged + text("matrix %llu lies outside of it.", static_cast<unsigned long long>(i));
     }
-    places_[{entry.name, length}] = {entry.form, entry.offset, entry.bytes, entry.checksum};
+    places_[{entry.name, length}] = {entry.form, entry.offset, entry.bytes, entry.checksum, {}};
   }
   return "";
+}
+
+bool WeightCache::right(const Place& place) const {
+  return checksum_of(mapped_->data() + place.offset, place.bytes) == place.checksum;
+}
+
+void WeightCache::check(int threads, const std::atomic<bool>& cancel) {
+  if (!mapped_) return;
+  std::vector<Place*> all;
+  for (auto& [name, place] : places_) all.push_back(&place);
+  std::sort(all.begin(), all.end(), [](const Place* a, const Place* b) { return a->bytes > b->bytes; });
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i = next++; i < all.size() && !cancel; i = next++) {
+      mapped_->expect(all[i]->offset, all[i]->bytes);
+      all[i]->right = right(*all[i]);
+    }
+  };
+  std::vector<std::thread> others;
+  try {
+    for (int i = 1; i < threads; ++i) others.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads: those there are do it
+  }
+  work();
+  for (std::thread& other : others) other.join();
+  if (cancel) throw Error(Code::aborted, "Loading was aborted.");
 }
 
 std::unique_ptr<Memory> WeightCache::find(const std::string& name, const PackedForm& form, size_t bytes) {
@@ -193,7 +221,8 @@ std::unique_ptr<Memory> WeightCache::find(const std::string& name, const PackedF
   const auto found = places_.find(name);
   const bool fits = found != places_.end() && found->second.form == form && found->second.bytes == bytes;
   const char* data = fits ? mapped_->data() + found->second.offset : nullptr;
-  if (!fits || checksum_of(data, bytes) != found->second.checksum) {
+  if (fits && !found->second.right) found->second.right = right(found->second);
+  if (!fits || !found->second.right.value_or(false)) {
     reason_ =
         place_.file + " is damaged: " + name + (fits ? " is not what was written." : " is not in it as expected.");
     return nullptr;

@@ -18,6 +18,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,10 @@ class WeightCache final : public PackedStore {
 
   bool on() const override { return !place_.file.empty(); }
 
+  // Compares all matrices with their checksums, on up to `threads` threads; find() then takes what was right. Without, find() compares. Throws
+  // ABORTED when `cancel` becomes true.
+  void check(int threads, const std::atomic<bool>& cancel);
+
   std::unique_ptr<Memory> find(const std::string& name, const PackedForm& form, size_t bytes) override;
   void add(const std::string& name, const PackedForm& form, const void* data, size_t bytes,
            std::shared_ptr<const void> owner = nullptr) override;
@@ -70,7 +75,10 @@ class WeightCache final : public PackedStore {
     PackedForm form;
     uint64_t offset, bytes;
     Hash128 checksum;
+    std::optional<bool> right;  // once compared: whether the bytes are what was written
   };
+
+  bool right(const Place& place) const;
 
   std::string parse(const MappedFile& file);
   void write(const std::atomic<bool>& cancel) const;

@@ -1,5 +1,7 @@
 #include "serve/engine.h"
 
+#include <chrono>
+
 #include "device/registry.h"
 #include "serve/engine_impl.h"
 
@@ -153,11 +155,18 @@ MemoryPlan check_budget(const MemoryPlan& plan, const NetworkDescription& networ
            fit.c_str()));
 }
 
-Weights load_through_cache(const ModelSource& source, const WeightCachePlace& place, Device& device,
-                           const Progress& progress, const std::atomic<bool>& cancel, WeightCacheReport& report) {
-  WeightCache cache(place);
-  Weights weights = load_weights(source, &cache, device, progress, cancel);
-  report = cache.finish(cancel);
+Weights load_through_cache(const ModelSource& source, const EngineOptions& options, Device& device,
+                           const Progress& progress, const std::atomic<bool>& cancel, LoadReport& report) {
+  const auto timed = [](double& ms, const auto& part) {
+    const auto begin = std::chrono::steady_clock::now();
+    part();
+    ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  };
+  WeightCache cache(options.weight_cache);
+  Weights weights;
+  timed(report.cache_ms, [&] { cache.check(options.threads, cancel); });
+  timed(report.weights_ms, [&] { weights = load_weights(source, &cache, device, progress, cancel); });
+  timed(report.cache_ms, [&] { report.cache = cache.finish(cancel); });
   return weights;
 }
 
@@ -187,7 +196,7 @@ EngineImpl::EngineImpl(const ModelSource& source, const EngineOptions& options, 
                          stored_type(source))),
       arena_memory_(device_->allocate(plan_.arena_bytes - device_->own_bytes(), "The arena")),
       kv_memory_(device_->allocate(plan_.kv_bytes, "The KV cache")),
-      weights_(load_through_cache(source, options.weight_cache, *device_, progress, cancel, weight_cache_)),
+      weights_(load_through_cache(source, options, *device_, progress, cancel, load_report_)),
       arena_(arena_memory_->data, arena_memory_->bytes),
       space_(network_, weights_, *device_, options, arena_),
       cache_(device_->ops(), {kv_memory_->data, kv_shape(network_, options)}),

@@ -36,6 +36,14 @@ struct EngineOptions : DeviceOptions {
   WeightCachePlace weight_cache;
 };
 
+// Of a load: what came of the cache, and where the time went.
+struct LoadReport {
+  WeightCacheReport cache;
+  double weights_ms =
+      0;  // reading, rounding and packing, which are one pass; of a matrix that was in the cache, taking it
+  double cache_ms = 0;  // checking the cache, and writing it
+};
+
 // arena_bytes: all scratch, with what the device holds for its ops.
 struct MemoryPlan {
   int64_t weights_bytes, kv_bytes, arena_bytes, kv_bytes_per_token, page_tokens;
@@ -173,9 +181,9 @@ class Engine {
   // Ends every request with `error`. For disposal.
   virtual void fail_all(const Error& error) = 0;
 
-  virtual EngineStats stats() const = 0;                      // any thread
-  virtual MemoryPlan memory() const = 0;                      // any thread
-  virtual const WeightCacheReport& weight_cache() const = 0;  // of its load; any thread
+  virtual EngineStats stats() const = 0;              // any thread
+  virtual MemoryPlan memory() const = 0;              // any thread
+  virtual const LoadReport& load_report() const = 0;  // any thread
 };
 
 }  // namespace drivlm

@@ -65,7 +65,7 @@ class EngineImpl final : public Engine {
   void fail_all(const Error& error) override;
   EngineStats stats() const override;
   MemoryPlan memory() const override { return plan_; }
-  const WeightCacheReport& weight_cache() const override { return weight_cache_; }
+  const LoadReport& load_report() const override { return load_report_; }
 
  private:
   using SceneJobPtr = std::unique_ptr<SceneJob>;
@@ -141,7 +141,7 @@ class EngineImpl final : public Engine {
   std::unique_ptr<Device> device_;
   const MemoryPlan plan_;
   std::unique_ptr<Memory> arena_memory_, kv_memory_;
-  WeightCacheReport weight_cache_;
+  LoadReport load_report_;
   const Weights weights_;
   Arena arena_;
   Workspace space_;

@@ -34,10 +34,10 @@ class SlowToFree : public Engine {
     return stats;
   }
   MemoryPlan memory() const override { return {}; }
-  const WeightCacheReport& weight_cache() const override { return report_; }
+  const LoadReport& load_report() const override { return report_; }
 
  private:
-  WeightCacheReport report_;
+  LoadReport report_;
   std::promise<void>& freeing_;
   std::shared_future<void> may_end_;
 };

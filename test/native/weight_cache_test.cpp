@@ -179,6 +179,28 @@ TEST(weight_cache_damaged_anywhere_is_rebuilt) {
   }
 }
 
+// Compared ahead by several threads: the same matrices are taken.
+TEST(weight_cache_checked_by_threads) {
+  const Folder folder;
+  const std::string file = folder.file();
+  load(file);
+  std::vector<char> bytes = read_file(file);
+  for (const int64_t wrong : {0, 1}) {
+    for (const int threads : {1, 2, 7}) {
+      WeightCache cache({file, kKey});
+      cache.check(threads, kGoOn);
+      int64_t found = 0;
+      for (const Kept& one : matrices()) found += cache.find(one.name, one.form, one.bytes.size()) != nullptr;
+      CHECK_EQ(found, 3 - wrong);
+    }
+    bytes.back() ^= 1;
+    write_file(file, bytes);
+  }
+  const std::atomic<bool> cancelled{true};
+  WeightCache cache({file, kKey});
+  CHECK_ERROR(Code::aborted, cache.check(2, cancelled));
+}
+
 TEST(weight_cache_forged_directory_is_rebuilt) {
   const Folder folder;
   const std::string file = folder.file();

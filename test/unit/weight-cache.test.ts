@@ -45,7 +45,7 @@ async function loaded(
   return { cache: model.info.cache, answer: { text, logprobs } }
 }
 
-describe.each(['int8', 'int4'] as const)('%s', (weights) => {
+describe.each(['bf16', 'int8', 'int4'] as const)('%s', (weights) => {
   test('the first load writes the file, the next maps it, and answers are the same', async () => {
     const dir = copy()
     const options = { ...cached, weights }
@@ -241,10 +241,11 @@ test('a folder in the place of the file is left alone', async () => {
   expect(leftIn(dir)).toEqual(['drivlm-int8.cache'])
 })
 
-test('where nothing is quantised cache is refused; each kind of device has its own file', async () => {
-  expect(await modelError(loadModel({ cache: true }), 'BAD_ARGUMENT')).toContain(
-    "'int8' or 'int4' beside options.cache",
-  )
+test('where nothing is packed nothing is kept; each kind of device has its own file', async () => {
+  const dir = copy()
+  const none = { state: 'none', reason: 'This device packs no weights.' }
+  expect((await loaded(dir, { device: 'cpu', precision: 'f32', cache: true })).cache).toMatchObject(none)
+  expect(leftIn(dir)).toEqual([])
   expect(await modelError(loadModel({ ...int8, cache: 1 as never }), 'BAD_ARGUMENT')).toContain('true or false')
   const checkpoint = { dir: streetTiny, files: [], tensors: [] }
   const places = await Promise.all(
