@@ -369,6 +369,7 @@ void bench_ops(Bench& bench) {
     linear_row(bench, "decode_down" + end, rows, l.dim, l.ffn_dim, After::add);
     linear_row(bench, "decode_down_w8a16" + end, rows, l.dim, l.ffn_dim, After::add, kW8);
     linear_row(bench, "decode_down_w4a16" + end, rows, l.dim, l.ffn_dim, After::add, kW4);
+    linear_row(bench, "decode_down_w8a8" + end, rows, l.dim, l.ffn_dim, After::add, kW8A8);
   }
   sample_row(bench, l);
 }

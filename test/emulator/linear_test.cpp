@@ -150,6 +150,19 @@ std::vector<float> round_plainly(std::vector<float>& x, int64_t rows, int64_t k,
   return scales;
 }
 
+// What `job` has left in its out is, bit for bit, what the tile makes of it without parts of k.
+void check_same_bits(Linear job, LinearTile tile) {
+  const size_t out_n = size_t(job.after == Epilogue::gated ? job.n / 2 : job.n);
+  const size_t bytes = size_t(job.rows) * out_n * (job.out_f32 ? sizeof(float) : sizeof(bf16));
+  Buffer<unsigned char> whole(bytes);
+  std::vector<unsigned char> parts(bytes);
+  check(cudaMemcpy(parts.data(), job.out, bytes, cudaMemcpyDeviceToHost), "test");
+  job.out = whole.data;
+  linear(job, tile, nullptr);
+  whole.download();
+  CHECK(parts == whole.host);
+}
+
 void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile,  // tile -1: matvec
                   Encoding encoding = Encoding::bf16, bool x_int8 = false, int splits = 0) {
   const int64_t out_n = kind == Kind::gated ? n / 2 : n;
@@ -176,6 +189,7 @@ void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile,  // t
   Buffer<float> partial(size_t(splits * rows * n));
   if (splits > 0) {
     linear_split(job, splits, partial.data, nullptr);
+    if (x_int8 && job.after != Epilogue::add) check_same_bits(job, LinearTile(tile));
   } else {
     tile < 0 ? matvec(job, nullptr) : linear(job, LinearTile(tile), nullptr);
   }
@@ -196,11 +210,9 @@ void check_linear(int64_t rows, int64_t n, int64_t k, Kind kind, int tile,  // t
   }
   constexpr const char* kEncodings[] = {"", " int8", " int4"};
   const std::string what =
-      drivlm::text("%s %lldx%lldx%lld %s%s%s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)),
+      drivlm::text("%s %lldx%lldx%lld %s%s%s%s", tile < 0 ? "matvec" : linear_tile_name(LinearTile(tile)),
                    (long long)rows, (long long)n, (long long)k, kind_name(kind), kEncodings[int(encoding)],
-                   x_int8   ? " int8 activations"
-                   : splits ? " split"
-                            : "");
+                   x_int8 ? " int8 activations" : "", splits ? " split" : "");
   if (job.out_f32) {
     out_f32.download();
     check_close(what, out_f32.host, exact, plain, 24);
@@ -334,6 +346,18 @@ TEST(linear_split) {  // parts of k, of unequal length, more of them than there 
     for (Kind kind : kKinds) check(17, 66, 264, kind, 2);
   }
   check_linear(0, 64, 64, Kind::bias, int(LinearTile::t64x64), Encoding::bf16, false, 2);
+}
+TEST(linear_split_int8) {  // sums are integers until they are whole
+  const auto check = [](int64_t rows, int64_t n, int64_t k, Kind kind, int splits) {
+    check_linear(rows, n, k, kind, int(rows <= 16 ? LinearTile::t16x64 : LinearTile::t64x64), Encoding::s8, true,
+                 splits);
+  };
+  check(9, 40, 328, Kind::bias, 2);
+  check(16, 65, 520, Kind::scale_add, 3);
+  check(33, 72, 392, Kind::store, 4);
+  check(64, 24, 72, Kind::add, 5);  // more parts than steps
+  check(0, 64, 64, Kind::bias, 2);
+  for (Kind kind : kKinds) check(17, 66, 264, kind, 2);
 }
 TEST(linear_splits_table) {
   const DeviceLimits orin{16, 163 << 10, 164 << 10}, h100{132, 227 << 10, 228 << 10};

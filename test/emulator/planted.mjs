@@ -258,6 +258,14 @@ const bugs = [
     caught: /times the bound/,
   },
   {
+    what: 'a part of integer sums left out',
+    file: `${kernels}/linear_split.cu`,
+    from: 'for (int split = 0; split < p.splits; ++split)',
+    to: 'for (int split = std::is_same_v<Sum, int32_t>; split < p.splits; ++split)',
+    test: 'linear_split_int8',
+    caught: /times the bound/,
+  },
+  {
     what: 'widened weights stored a stage too early',
     file: `${kernels}/linear_kernel.cuh`,
     unit: `${kernels}/linear_quantised.cu`,

@@ -47,7 +47,8 @@ struct Linear {
   bool out_f32 = false;                  // of Epilogue::store
   Epilogue after = Epilogue::store;      // gated: rows 2i, 2i + 1 of w are gate and up
   const InputScale* x_scales = nullptr;  // [rows]
-  int splits = 1;  // parts of k, of Epilogue::store in f32: out is [splits, rows, n], to be added up
+  // Parts of k, of Epilogue::store: out is [splits, rows, n], to be added up. In f32; more than one of x in 8 bits: the integer sums.
+  int splits = 1;
 };
 
 enum class LinearTile { t128x128x4, t128x128x3, t64x128, t64x64, t16x64 };
@@ -66,7 +67,7 @@ constexpr int64_t kPartialBytes = int64_t(16) << 20;
 // ---- linear_split.cu ----
 
 constexpr int kSplitRows = 64;  // most rows of x whose products may be split along k
-// Parts of k that fill the device, 1 where tiles alone do. Of x in 16 bits.
+// Parts of k that fill the device, 1 where tiles alone do.
 int choose_linear_splits(int64_t rows, int64_t n, int64_t k, const DeviceLimits& limits);
 // The same job in so many parts of k, each by blocks of its own, then added up in their order. For up to kSplitRows rows.
 void linear_split(const Linear& job, int splits, float* partial, cudaStream_t stream);

@@ -95,11 +95,11 @@ void linear(const Linear& job, LinearTile tile, cudaStream_t stream) {
 }
 
 void linear_suited(const Linear& job, const DeviceLimits& limits, float* partial, cudaStream_t stream) {
-  if (job.x_scales) return linear(job, choose_linear_tile(job.rows, job.n, limits), stream);
-  if (job.rows <= kMatvecRows && job.k % 8 == 0) return matvec(job, stream);
+  if (job.rows <= kMatvecRows && job.k % 8 == 0 && !job.x_scales) return matvec(job, stream);
   const int splits = choose_linear_splits(job.rows, job.n, job.k, limits);
   if (splits > 1) return linear_split(job, splits, partial, stream);
-  linear(job, choose_linear_tile(job.rows, job.n, limits, job.w.encoding), stream);
+  // The bytes of S8Bytes come as they are; the others become bf16 on their way, which tiles of 128 rows have no kernel for.
+  linear(job, choose_linear_tile(job.rows, job.n, limits, job.x_scales ? Encoding::bf16 : job.w.encoding), stream);
 }
 
 void CudaOps::run_linear(Linear job) {

@@ -86,6 +86,11 @@ void round_rows(uint8_t* out, InputScale* scales, const bf16* x, int64_t rows, i
 
 void linear_int8(const Linear& job, LinearTile tile, cudaStream_t stream) {
   if (job.w.encoding != Encoding::s8) throw Error(Code::internal, "linear: x in 8 bits needs weights in 8 bits");
+  if (job.splits > 1) {
+    if (job.rows > kSplitRows) throw Error(Code::internal, "linear: k of x in 8 bits is split for few rows only");
+    return tile == LinearTile::t16x64 ? run_linear<Tile16x64, S8Bytes, Epilogue::store, int32_t>(job, stream)
+                                      : run_linear<Tile64x64, S8Bytes, Epilogue::store, int32_t>(job, stream);
+  }
   switch (tile) {
     case LinearTile::t128x128x4: return run_linear_tile<Tile128x128x4, S8Bytes>(job, stream);
     case LinearTile::t128x128x3: return run_linear_tile<Tile128x128x3, S8Bytes>(job, stream);

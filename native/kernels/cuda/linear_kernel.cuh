@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
   }
   cp_async_wait<0>();
   void* out = p.out;
-  if constexpr (std::is_same_v<Out, float>) out = static_cast<float*>(out) + size_t(blockIdx.y) * p.rows * p.n;
+  if constexpr (!std::is_same_v<Out, bf16>) out = static_cast<Out*>(out) + size_t(blockIdx.y) * p.rows * p.n;
 
 #pragma unroll
   for (int j = 0; j < T::kNi; ++j) {
@@ -212,9 +212,15 @@ __global__ void __launch_bounds__(T::kThreads) linear_kernel(LinearArgs p) {
       for (int half = 0; half < 2; ++half) {
         const int m = m0 + warp_m + i * 16 + half * 8 + lane / 4;
         if (m >= p.rows) continue;
-        const float y0 = Format::value(r_sum[i][j][2 * half], column0, p.x_scales, m) + bias0;
-        const float y1 = Format::value(r_sum[i][j][2 * half + 1], column1, p.x_scales, m) + bias1;
-        finish<kEpilogue, Out>(out, p.n, m, n, y0, y1, scale0, scale1);
+        if constexpr (std::is_same_v<Out, int32_t>) {  // a part of the sums
+          int32_t* const to = static_cast<int32_t*>(out) + size_t(m) * p.n + n;
+          to[0] = r_sum[i][j][2 * half];
+          if (second) to[1] = r_sum[i][j][2 * half + 1];
+        } else {
+          const float y0 = Format::value(r_sum[i][j][2 * half], column0, p.x_scales, m, bias0);
+          const float y1 = Format::value(r_sum[i][j][2 * half + 1], column1, p.x_scales, m, bias1);
+          finish<kEpilogue, Out>(out, p.n, m, n, y0, y1, scale0, scale1);
+        }
       }
     }
   }

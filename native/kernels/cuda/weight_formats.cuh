@@ -16,7 +16,7 @@
 //   row_scale  what the sums of a row are multiplied with at the end: its scale, and what widened weights are a part of, a power of two
 //   Eight      eight neighbouring weights of a row on their way into shared memory as bf16; kDirect: copied there without registers, 16 bytes
 //              at a time
-//   Sum        what products in linear_kernel.cuh are added up in; value: such a sum as a number, of row m of x and row n of W
+//   Sum        what products in linear_kernel.cuh are added up in; value: such a sum as a number, of row m of x and row n of W, and the bias
 #pragma once
 
 #include "kernels/cuda/async_copy.cuh"
@@ -58,8 +58,8 @@ struct PlainSums {
     float scale;
   };
   __device__ __forceinline__ static Column column(const WeightView& w, int n) { return {Format::row_scale(w, n)}; }
-  __device__ __forceinline__ static float value(float sum, Column column, const InputScale*, int) {
-    return sum * column.scale;
+  __device__ __forceinline__ static float value(float sum, Column column, const InputScale*, int, float bias) {
+    return fmaf(sum, column.scale, bias);
   }
 };
 
@@ -120,9 +120,9 @@ struct S8Bytes {
   __device__ __forceinline__ static Column column(const WeightView& w, int n) {
     return static_cast<const RowScale*>(w.scales)[n];
   }
-  __device__ __forceinline__ static float value(int32_t sum, Column column, const InputScale* rows, int m) {
+  __device__ __forceinline__ static float value(int32_t sum, Column column, const InputScale* rows, int m, float bias) {
     const InputScale row = rows[m];
-    return float(sum - row.zero * column.sum) * (column.scale * row.scale);
+    return fmaf(float(sum - row.zero * column.sum), column.scale * row.scale, bias);
   }
 };
 
