@@ -130,6 +130,14 @@ class Ops {
   // out [rows, dim] = norm(x). out may be x. RMS: normalised value is rounded to the activation type before the weight (trap 28).
   virtual void norm(Tensor out, Tensor x, const Norm& norm) = 0;
 
+  // out = linear(norm(x)), or linear_gated of it with `after` gated and no bias. normed [rows, dim]: on devices that train it holds norm(x)
+  // afterwards, elsewhere it is scratch.
+  virtual void norm_linear(Tensor out, Tensor normed, Tensor x, const Norm& norm, const Matrix& w, Tensor bias,
+                           Epilogue after) {
+    this->norm(normed, x, norm);
+    after == Epilogue::gated ? linear_gated(out, normed, w) : linear(out, normed, w, bias, after);
+  }
+
   // RMS norm in place over columns [first, first + width) of every row of x (q/k norm of the vision tower).
   virtual void norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) = 0;
 

@@ -61,8 +61,7 @@ void Decoder::block(int64_t layer, const DecoderBlockTensors& t, Kv kv) {
   const bool keeps = static_cast<bool>(t.kept.gate_up);
 
   // x = x + out(attention(rope(qkv(norm1(x)))))
-  ops_.norm(t.h1, t.x, w.norm1);
-  ops_.linear(t.qkv, t.h1, *w.qkv, w.qkv_bias, Epilogue::store);
+  ops_.norm_linear(t.qkv, t.h1, t.x, w.norm1, *w.qkv, w.qkv_bias, Epilogue::store);
   if (keeps && config_.qk_norm) ops_.copy_rows(t.kept.qkv, t.qkv);
   ops_.rope_append(t.qkv, w.q_norm, w.k_norm, config_.norm_eps, rope_.table(), kv, layer, config_.heads, batch_);
   ops_.attention_cached(t.attended, t.qkv, kv, layer, config_.heads, batch_);
@@ -70,9 +69,11 @@ void Decoder::block(int64_t layer, const DecoderBlockTensors& t, Kv kv) {
   ops_.linear_add(keeps ? t.kept.x : t.x, t.attended, *w.out, {}, {}, t.y);
 
   // x = x + down(silu(gate(norm2(x))) * up(norm2(x)))
-  ops_.norm(t.h2, keeps ? t.kept.x : t.x, w.norm2);
-  if (keeps) return ops_.linear_gated_from(t.mid, t.kept.gate_up, t.h2, *w.gate_up);
-  ops_.linear_gated(t.mid, t.h2, *w.gate_up);
+  if (keeps) {
+    ops_.norm(t.h2, t.kept.x, w.norm2);
+    return ops_.linear_gated_from(t.mid, t.kept.gate_up, t.h2, *w.gate_up);
+  }
+  ops_.norm_linear(t.mid, t.h2, t.x, w.norm2, *w.gate_up, {}, Epilogue::gated);
   ops_.linear_add(t.x, t.mid, *w.down, {}, {}, t.y);
 }
 

@@ -47,8 +47,7 @@ void vision_block(Ops& ops, const VisionConfig& c, const VisionBlock& w, const V
   const bool keeps = static_cast<bool>(t.kept.before);
 
   // x = x + ls1 * attn(norm1(x))
-  ops.norm(t.h1, t.x, w.norm1);
-  ops.linear(t.qkv, t.h1, *w.qkv, w.qkv_bias, Epilogue::store);
+  ops.norm_linear(t.qkv, t.h1, t.x, w.norm1, *w.qkv, w.qkv_bias, Epilogue::store);
   if (c.qk_norm) {
     if (keeps) ops.copy_rows(t.kept.qkv, t.qkv);
     ops.norm_columns(t.qkv, 0, c.dim, w.q_norm, c.norm_eps);
@@ -65,11 +64,11 @@ void vision_block(Ops& ops, const VisionConfig& c, const VisionBlock& w, const V
   }
 
   // x = x + ls2 * mlp(norm2(x))
-  ops.norm(t.h2, keeps ? t.kept.x : t.x, w.norm2);
   if (!keeps) {
-    ops.linear(t.mid, t.h2, *w.fc1, w.fc1_bias, Epilogue::gelu);
+    ops.norm_linear(t.mid, t.h2, t.x, w.norm2, *w.fc1, w.fc1_bias, Epilogue::gelu);
     ops.linear_add(t.x, t.mid, *w.fc2, w.fc2_bias, w.ls2, t.y2);
   } else {
+    ops.norm(t.h2, t.kept.x, w.norm2);
     ops.linear_gelu(t.mid, t.kept.before, t.h2, *w.fc1, w.fc1_bias);
     ops.linear(t.y2, t.mid, *w.fc2, w.fc2_bias, Epilogue::store);
     if (t.mlp_factors) ops.scale_groups(t.y2, t.mlp_factors, c.positions());

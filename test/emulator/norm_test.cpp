@@ -84,6 +84,33 @@ TEST(norm_modes) {
   }
 }
 TEST(norm_large_mean) { check_norm(4, 1024, true, Mode::alone, 100); }
+TEST(norm_rounded) {  // the bytes of norm, then round_rows
+  for (bool layer : {false, true}) {
+    for (int64_t dim : {8, 72, 256, 1016, 1024, 1032, 4096, 4104, 8192}) {
+      const int64_t rows = 5, stride = round_up(dim, 16);
+      Halves x(rows * dim, 2, 0.5f), out(rows * dim, 1);
+      Floats weight(dim, 0.5f, 1), bias(dim, 1);
+      Buffer<uint8_t> apart(rows * stride), fused(rows * stride);
+      Buffer<InputScale> apart_scales(rows), fused_scales(rows);
+      std::fill(fused.host.begin(), fused.host.end(), 1);
+      fused.upload();
+      NormJob job{};
+      job.x = x.data, job.out = out.data, job.weight = weight.data;
+      if (layer) job.bias = bias.data;
+      job.rows = rows, job.dim = dim, job.x_stride = job.out_stride = dim, job.eps = 1e-6f, job.layer = layer;
+      norm(job, nullptr);
+      round_rows(apart.data, apart_scales.data, out.data, rows, dim, stride, nullptr);
+      job.out = nullptr, job.rounded = fused.data, job.scales = fused_scales.data, job.rounded_stride = stride;
+      norm(job, nullptr);
+      apart.download(), fused.download(), apart_scales.download(), fused_scales.download();
+      CHECK(apart.host == fused.host);
+      for (int64_t r = 0; r < rows; ++r) {
+        CHECK(apart_scales.host[r].scale == fused_scales.host[r].scale);
+        CHECK(apart_scales.host[r].zero == fused_scales.host[r].zero);
+      }
+    }
+  }
+}
 TEST(norm_columns) {  // q of a packed row; the rest stays as it was
   Halves x(6 * 96, 2);
   Floats weight(32, 0.5f, 1);

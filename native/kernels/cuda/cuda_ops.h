@@ -22,6 +22,11 @@ struct Context {
   bool int8_activations = false;
 };
 
+struct RoundedRows {
+  uint8_t* bytes;
+  InputScale* scales;
+};
+
 class CudaOps : public Ops {
  public:
   CudaOps(Device& device, const Context& context);
@@ -40,6 +45,8 @@ class CudaOps : public Ops {
   void linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tensor scale, Tensor scratch) override;
   void scale_add(Tensor x, Tensor y, Tensor scale) override;
   void norm(Tensor out, Tensor x, const Norm& norm) override;
+  void norm_linear(Tensor out, Tensor normed, Tensor x, const Norm& norm, const Matrix& w, Tensor bias,
+                   Epilogue after) override;
   void norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) override;
   void copy_rows(Tensor to, Tensor from) override;
 
@@ -66,6 +73,10 @@ class CudaOps : public Ops {
 
   cudaStream_t stream();  // with our device current on this thread
   void run_linear(Linear job);
+  void linear_of(const char* op, Linear job, Tensor out, const Matrix& w, Tensor bias, Epilogue after);
+  // Whether products of so many rows take x in 8 bits, and room for it: [rows, stride], the scales after it.
+  bool rounds(int64_t rows, const Weights& w) const;
+  RoundedRows rounded_rows(int64_t rows, int64_t stride);
   void* rounded_room(int64_t bytes);
   const AttentionPlan& plan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t head_dim, bool padded = false);
   void send(StagedLists& lists);

@@ -165,6 +165,10 @@ struct NormJob {
   // pixel shuffle of [tiles, 1 + grid * grid, dim / 4], when grid is given; version 1 or 2
   int64_t grid = 0;
   int version = 2;
+  // in place of out: its rows in 8 bits, zeros past dim, as round_rows would leave them
+  uint8_t* rounded = nullptr;
+  InputScale* scales = nullptr;
+  int64_t rounded_stride = 0;  // dim, filled up to 16
 };
 void norm(const NormJob& job, cudaStream_t stream);
 

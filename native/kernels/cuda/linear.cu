@@ -102,15 +102,22 @@ void linear_suited(const Linear& job, const DeviceLimits& limits, float* partial
   linear(job, choose_linear_tile(job.rows, job.n, limits, job.x_scales ? Encoding::bf16 : job.w.encoding), stream);
 }
 
+bool CudaOps::rounds(int64_t rows, const Weights& w) const {
+  return rows > kMatvecRows && context_.int8_activations && w.encoding == Encoding::s8;
+}
+
+RoundedRows CudaOps::rounded_rows(int64_t rows, int64_t stride) {
+  const int64_t scales_at = round_up(rows * stride, 16);
+  uint8_t* bytes = static_cast<uint8_t*>(rounded_room(scales_at + rows * int64_t(sizeof(InputScale))));
+  return {bytes, reinterpret_cast<InputScale*>(bytes + scales_at)};
+}
+
 void CudaOps::run_linear(Linear job) {
   if (job.rows == 0) return;
-  if (job.rows > kMatvecRows && context_.int8_activations && job.w.encoding == Encoding::s8) {
-    const int64_t bytes = job.rows * job.w.stride, scales_at = round_up(bytes, 16);
-    char* rounded = static_cast<char*>(rounded_room(scales_at + job.rows * int64_t(sizeof(InputScale))));
-    InputScale* scales = reinterpret_cast<InputScale*>(rounded + scales_at);
-    round_rows(reinterpret_cast<uint8_t*>(rounded), scales, static_cast<const bf16*>(job.x), job.rows, job.k,
-               job.w.stride, stream());
-    job.x = rounded, job.x_scales = scales;
+  if (!job.x_scales && rounds(job.rows, job.w)) {
+    const RoundedRows rounded = rounded_rows(job.rows, job.w.stride);
+    round_rows(rounded.bytes, rounded.scales, static_cast<const bf16*>(job.x), job.rows, job.k, job.w.stride, stream());
+    job.x = rounded.bytes, job.x_scales = rounded.scales;
   }
   linear_suited(job, context_.limits, static_cast<float*>(partial_.data), stream());
 }
@@ -118,17 +125,23 @@ void CudaOps::run_linear(Linear job) {
 void CudaOps::linear(Tensor out, Tensor x, const Matrix& w, Tensor bias, Epilogue after) {
   const int64_t rows = x.shape[0];
   expect_shape("linear", "x", x, {rows, w.cols});
-  expect_shape("linear", "out", out, {rows, w.rows});
   expect_bf16("linear", "x", x);
-  Linear job{x.as<bf16>(), ours(w).weights, rows, w.rows, w.cols};
-  job.bias = parameters("linear", "bias", bias, w.rows);
+  if (after != Epilogue::store && after != Epilogue::gelu)
+    throw Error(Code::internal, "linear: stores, or gelu before that");
+  linear_of("linear", {x.as<bf16>(), ours(w).weights, rows, w.rows, w.cols}, out, w, bias, after);
+}
+
+// The product of the rows that `job` names, with what follows it.
+void CudaOps::linear_of(const char* op, Linear job, Tensor out, const Matrix& w, Tensor bias, Epilogue after) {
+  const bool gated = after == Epilogue::gated;
+  expect_shape(op, "out", out, {job.rows, gated ? w.rows / 2 : w.rows});
+  job.bias = parameters(op, "bias", bias, w.rows);
   job.out = out.data;
   job.out_f32 = out.dtype == DType::f32;
   job.after = after;
-  if (after != Epilogue::store && after != Epilogue::gelu)
-    throw Error(Code::internal, "linear: stores, or gelu before that");
-  if (job.out_f32 && after == Epilogue::gelu) throw Error(Code::internal, "linear: no kernel for gelu with f32 out");
-  if (ours(w).gated) throw Error(Code::internal, "linear: a gated matrix is for linear_gated");
+  if (job.out_f32 && after != Epilogue::store)
+    throw Error(Code::internal, text("%s: no kernel for f32 out after an activation", op));
+  if (ours(w).gated != gated) throw Error(Code::internal, text("%s: linear_gated is for matrices from load_gated", op));
   run_linear(job);
 }
 
@@ -149,14 +162,9 @@ void CudaOps::linear_add(Tensor x, Tensor in, const Matrix& w, Tensor bias, Tens
 void CudaOps::linear_gated(Tensor out, Tensor x, const Matrix& gate_up) {
   const int64_t rows = x.shape[0];
   expect_shape("linear_gated", "x", x, {rows, gate_up.cols});
-  expect_shape("linear_gated", "out", out, {rows, gate_up.rows / 2});
   expect_bf16("linear_gated", "x", x);
-  expect_bf16("linear_gated", "out", out);
-  if (!ours(gate_up).gated) throw Error(Code::internal, "linear_gated: the matrix is not from load_gated");
-  Linear job{x.as<bf16>(), ours(gate_up).weights, rows, gate_up.rows, gate_up.cols};
-  job.out = out.data;
-  job.after = Epilogue::gated;
-  run_linear(job);
+  linear_of("linear_gated", {x.as<bf16>(), ours(gate_up).weights, rows, gate_up.rows, gate_up.cols}, out, gate_up, {},
+            Epilogue::gated);
 }
 
 }  // namespace drivlm::cuda

@@ -1,15 +1,16 @@
 // Linear layers of more than 8 rows over weights in 8 bits, with activations in 8 bits: linear.cu's kernel on m16n8k32 of bytes.
 //
-//   q[r, :]   = round(x[r, :] / scale + zero), 0 to 255;  scale = (most - least) / 255, zero = round(-least / scale)
+//   q[r, :]   = round(x[r, :] / scale + zero), 0 to 255, by rounding.cuh
 //   y[r, n]   = (q[r, :] * W[n, :] - zero sum(W[n, :])) scale w_scale[n]        then bias and the epilogues of linear.cu
 //
-//   x   [rows, k]       bf16    least and most of a row include 0, so that 0 is exact
+//   x   [rows, k]       bf16
 //   q   [rows, stride]  u8      in the order of S8Rows: two bytes of four are exchanged, as the order of k is free if both sides agree
 //
 // Tiling    Rounding: a row a warp, or four of them past 1024 values; the row is read twice, the second time from L1. The product: tiles of
 //           linear.cu, whose steps of 32 values of k are 64 bytes here.
-// Traffic   rounding reads x once and writes half of it: 13 tiles before qkv are 27 MB and 14 MB, 12 us at 3.35 TB/s, 200 us at 205 GB/s. It is
-//           a kernel of its own, not part of the norm before it: that would save the second half of norm's writes and this reading.
+// Traffic   rounding reads x once and writes half of it: 13 tiles before proj are 27 MB and 14 MB, 12 us at 3.35 TB/s, 200 us at 205 GB/s. Where x is
+//           what a norm gives, norm.cu writes q and there is no rounding here. Where it is what an activation or attention gives, the ends of
+//           a row are known when its last block is done: then a kernel of its own.
 //           The product reads half the bytes of bf16's, at twice its rate.
 // Numerics  sums are exact in 32 bits for k up to 66 000; as the CPU computes it, fused multiply-add included, bit for bit but for the order of
 //           the last f32 products.
@@ -17,56 +18,34 @@
 // Checked   test/emulator/linear_test.cpp, linear_int8.
 
 #include "kernels/cuda/linear_kernel.cuh"
+#include "kernels/cuda/rounding.cuh"
 
 namespace drivlm::cuda {
 
 namespace {
-
-// Bytes of four values, the second and the third exchanged.
-__device__ __forceinline__ uint32_t round_four(const float* values, float inverse, float zero) {
-  const auto byte = [&](float value) { return uint32_t(rintf(fminf(fmaxf(fmaf(value, inverse, zero), 0.f), 255.f))); };
-  return byte(values[0]) | byte(values[2]) << 8 | byte(values[1]) << 16 | byte(values[3]) << 24;
-}
 
 // kWarps warps share a row.
 template <int kWarps>
 __global__ void __launch_bounds__(128)
     round_rows_kernel(uint8_t* out, InputScale* scales, const bf16* x, int rows, int k, int stride) {
   constexpr int kLanes = 32 * kWarps;
-  SHARED_ARRAY(float, s_most, [2][4]);
+  SHARED_ARRAY(float, s_most, [2][kWarps]);
   const int lane = threadIdx.x % kLanes, row = blockIdx.x * (4 / kWarps) + threadIdx.x / kLanes;
   if (row >= rows) return;  // whole warps, or the whole block
   const bf16* from = x + size_t(row) * k;
-  float ends[2] = {0, 0};  // most of x, most of -x
+  float ends[2] = {0, 0};
   for (int c = lane * 8; c < k; c += kLanes * 8) {
     float values[8];
     unpack8(values, load16(from + c));
-#pragma unroll
-    for (int e = 0; e < 8; ++e) ends[0] = fmaxf(ends[0], values[e]), ends[1] = fmaxf(ends[1], -values[e]);
+    widen_ends(ends, values);
   }
-#pragma unroll
-  for (int end = 0; end < 2; ++end) {
-#pragma unroll
-    for (int flip = 16; flip > 0; flip /= 2) ends[end] = fmaxf(ends[end], __shfl_xor_sync(kAllLanes, ends[end], flip));
-    if (kWarps > 1 && threadIdx.x % 32 == 0) s_most[end][threadIdx.x / 32] = ends[end];
-  }
-  if constexpr (kWarps > 1) {
-    __syncthreads();
-#pragma unroll
-    for (int end = 0; end < 2; ++end) {
-#pragma unroll
-      for (int i = 0; i < kWarps; ++i) ends[end] = fmaxf(ends[end], s_most[end][i]);
-    }
-  }
-  const float scale = (ends[0] + ends[1]) / 255.f, inverse = scale > 0 ? 1.f / scale : 0.f;
-  const float zero = rintf(ends[1] * inverse);
-  if (lane == 0) scales[row] = {scale, int32_t(zero)};
+  const Rounding rounding = rounding_of_row<kWarps>(ends, s_most, scales + row, lane == 0);
   for (int c = lane * 8; c < stride; c += kLanes * 8) {
     uint2 bytes = make_uint2(0, 0);
     if (c < k) {
       float values[8];
       unpack8(values, load16(from + c));
-      bytes = make_uint2(round_four(values, inverse, zero), round_four(values + 4, inverse, zero));
+      bytes = rounding.eight(values);
     }
     *reinterpret_cast<uint2*>(out + size_t(row) * stride + c) = bytes;
   }

@@ -4,6 +4,8 @@
 //   out[r, :]  = bf16(x[r, :] * rrms) * weight             RMS norm, which rounds before the weight as the network does
 //   shuffled:    row r of x is the 2 x 2 cell r of a tile's patches, side by side (pixel shuffle of the projector)
 //
+//   rounded:     out in 8 bits with a scale and a zero point a row (rounding.cuh), what linear_int8.cu reads; out itself is not written
+//
 //   x += scale * y:      the residual, alone (scale_add)
 //
 //   x, y, out            [rows, dim]  bf16   rows of x and out may be parts of longer rows
@@ -12,13 +14,15 @@
 // Tiling    A warp holds a row of up to 1024 values in registers, 4 rows a block; longer rows take the 4 or 8 warps of a
 //           block. Nothing is read twice.
 // Traffic   one read and one write: 13 tiles of the tower (13 325 x 1024) are 55 MB: 16 us at 3.35 TB/s (bound).
-// Numerics  f32 sums. Variance from the centred values: E[x^2] - E[x]^2 cancels when the mean is large.
+//           Rounded it writes half: 41 MB, and spares the rounding's 41.
+// Numerics  f32 sums. Rounded from what out would hold, in bf16: the bits of both kernels one after the other. Variance from the centred values: E[x^2] - E[x]^2 cancels when the mean is large.
 // Needs     dim a multiple of 8, at most 8192; rows 16-byte aligned.
 // Checked   test/emulator/norm_test.cpp.
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/op_checks.h"
+#include "kernels/cuda/rounding.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace drivlm::cuda {
@@ -34,6 +38,9 @@ struct Args {
   float eps;
   int grid;
   bool transposed;
+  uint8_t* rounded;  // [rows, rounded_stride], in place of out
+  InputScale* scales;
+  int rounded_stride;
 };
 
 // Eight f32 parameters.
@@ -56,6 +63,7 @@ template <bool kLayer, bool kShuffled, int kWarps, int kVecs>
 __global__ void __launch_bounds__(kWarps == 1 ? 128 : 32 * kWarps) norm_kernel(Args p) {
   constexpr int kLanes = 32 * kWarps, kRowsPerBlock = kWarps == 1 ? 4 : 1;
   SHARED_ARRAY(float, s_part, [2][kWarps]);
+  SHARED_ARRAY(float, s_most, [2][kWarps]);
   const int lane = threadIdx.x % kLanes, row = blockIdx.x * kRowsPerBlock + threadIdx.x / kLanes;
   if (row >= p.rows) return;  // whole warps, or the whole block
   const bf16* x = p.x + size_t(row) * p.x_stride;
@@ -95,18 +103,35 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 32 * kWarps) norm_kernel(A
   const float inverse = rsqrtf(sum / p.dim + p.eps);
 
   // out
+  float ends[2] = {0, 0};
 #pragma unroll
   for (int i = 0; i < kVecs; ++i) {
     const int c = (i * kLanes + lane) * 8;
     if (c >= p.dim) continue;
-    float r_weight[8], r_bias[8], r_out[8];
+    float r_weight[8], r_bias[8];
     load_parameters(r_weight, p.weight + c);
     if constexpr (kLayer) load_parameters(r_bias, p.bias + c);
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
-      r_out[e] = kLayer ? r_x[i][e] * inverse * r_weight[e] + r_bias[e] : round_bf16(r_x[i][e] * inverse) * r_weight[e];
+      r_x[i][e] =
+          kLayer ? r_x[i][e] * inverse * r_weight[e] + r_bias[e] : round_bf16(r_x[i][e] * inverse) * r_weight[e];
     }
-    store16(p.out + size_t(row) * p.out_stride + c, pack8(r_out));
+    const uint4 packed = pack8(r_x[i]);
+    if (!p.rounded) {
+      store16(p.out + size_t(row) * p.out_stride + c, packed);
+    } else {
+      unpack8(r_x[i], packed);
+      widen_ends(ends, r_x[i]);
+    }
+  }
+  if (!p.rounded) return;
+  const Rounding rounding = rounding_of_row<kWarps>(ends, s_most, p.scales + row, lane == 0);
+#pragma unroll
+  for (int i = 0; i < kVecs; ++i) {
+    const int c = (i * kLanes + lane) * 8;
+    if (c >= p.rounded_stride) continue;
+    *reinterpret_cast<uint2*>(p.rounded + size_t(row) * p.rounded_stride + c) =
+        c < p.dim ? rounding.eight(r_x[i]) : make_uint2(0, 0);
   }
 }
 
@@ -139,9 +164,23 @@ void norm(const NormJob& job, cudaStream_t stream) {
     throw Error(Code::internal,
                 text("norm: no kernel for dim %lld; multiples of 8 up to 8192", static_cast<long long>(job.dim)));
   }
-  const Args args{job.x,         job.out,       job.weight,        job.bias,
-                  int(job.rows), int(job.dim),  int(job.x_stride), int(job.out_stride),
-                  job.eps,       int(job.grid), job.version == 1};
+  const Args args{job.x,
+                  job.out,
+                  job.weight,
+                  job.bias,
+                  int(job.rows),
+                  int(job.dim),
+                  int(job.x_stride),
+                  int(job.out_stride),
+                  job.eps,
+                  int(job.grid),
+                  job.version == 1,
+                  job.rounded,
+                  job.scales,
+                  int(job.rounded_stride)};
+  if (job.rounded && (job.rounded_stride % 16 != 0 || job.rounded_stride - job.dim >= 16)) {
+    throw Error(Code::internal, "norm: rounded rows are filled up to 16 bytes");
+  }
   if (job.grid && !job.layer) throw Error(Code::internal, "norm: pixel shuffle is fused with LayerNorm only");
   if (job.grid) return run<true, true>(args, stream);
   job.layer ? run<true, false>(args, stream) : run<false, false>(args, stream);
@@ -153,21 +192,42 @@ void scale_add(bf16* x, const bf16* y, const float* scale, int64_t rows, int64_t
   launch(scale_add_kernel, dim3(unsigned(ceil_div(vectors, 256))), 256, 0, stream, x, y, scale, int(dim), vectors);
 }
 
-void CudaOps::norm(Tensor out, Tensor x, const Norm& norm) {
+namespace {
+NormJob norm_job(const char* op, Tensor x, const Norm& norm) {
   const int64_t rows = x.shape[0], dim = x.shape[1];
-  expect_shape("norm", "out", out, {rows, dim});
-  expect_bf16("norm", "x", x);
-  if (rows == 0) return;
+  expect_bf16(op, "x", x);
   NormJob job{};
-  job.x = x.as<bf16>(), job.out = out.as<bf16>();
-  job.weight = parameters("norm", "weight", norm.weight, dim);
-  job.bias = parameters("norm", "bias", norm.bias, dim);
+  job.x = x.as<bf16>();
+  job.weight = parameters(op, "weight", norm.weight, dim);
+  job.bias = parameters(op, "bias", norm.bias, dim);
   job.rows = rows, job.dim = dim, job.x_stride = dim, job.out_stride = dim;
   job.eps = norm.eps, job.layer = norm.layer;
   if (!job.weight || norm.layer != (job.bias != nullptr)) {
-    throw Error(Code::internal, "norm: LayerNorm needs weight and bias, RMS norm a weight only");
+    throw Error(Code::internal, text("%s: LayerNorm needs weight and bias, RMS norm a weight only", op));
   }
+  return job;
+}
+}  // namespace
+
+void CudaOps::norm(Tensor out, Tensor x, const Norm& norm) {
+  expect_shape("norm", "out", out, {x.shape[0], x.shape[1]});
+  NormJob job = norm_job("norm", x, norm);
+  job.out = out.as<bf16>();
+  if (job.rows > 0) cuda::norm(job, stream());
+}
+
+void CudaOps::norm_linear(Tensor out, Tensor normed, Tensor x, const Norm& norm, const Matrix& w, Tensor bias,
+                          Epilogue after) {
+  const Weights& weights = ours(w).weights;
+  if (!rounds(x.shape[0], weights)) return Ops::norm_linear(out, normed, x, norm, w, bias, after);
+  expect_shape("norm_linear", "x", x, {x.shape[0], w.cols});
+  NormJob job = norm_job("norm_linear", x, norm);
+  const RoundedRows rounded = rounded_rows(job.rows, weights.stride);
+  job.rounded = rounded.bytes, job.scales = rounded.scales, job.rounded_stride = weights.stride;
   cuda::norm(job, stream());
+  Linear product{rounded.bytes, weights, job.rows, w.rows, w.cols};
+  product.x_scales = rounded.scales;
+  linear_of("norm_linear", product, out, w, bias, after);
 }
 
 void CudaOps::norm_columns(Tensor x, int64_t first, int64_t width, Tensor weight, float eps) {

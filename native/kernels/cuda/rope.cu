@@ -15,7 +15,7 @@
 // Numerics  f32 until the rounding to bf16 that ends each step of the reference: norm, weight, rotation. 8 bits are made of those bf16, by
 //           quantize_s8 of packed/formats.h bit for bit.
 // Needs     D a multiple of 4, at most 128.
-// Checked   test/emulator/attention_test.cpp, rope_append.
+// Checked   test/emulator/rope_test.cpp, rope_append.
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
