@@ -191,6 +191,19 @@ void round_row(Bench& bench, const std::string& name, int64_t rows, int64_t k) {
   });
 }
 
+void bytes_row(Bench& bench, const std::string& name, int64_t n, int64_t k) {
+  const int64_t stride = cuda::round_up(k, 128);
+  bench.row(name, 0, 1.5625 * n * stride, [&]() -> std::function<void()> {
+    const Formats formats{Encoding::s4, false};
+    const AreaPtr w = halves(n * stride / 4), w_scales = scales_of(formats, n, k, stride), out = zeros(n * stride),
+                  scales = zeros(n * int64_t{sizeof(cuda::RowScale)});
+    const cuda::Weights weights{w->as<void>(), stride, Encoding::s4, w_scales->as<void>()};
+    return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{w, w_scales}] {
+      cuda::bytes_of_s4(out->as<uint8_t>(), scales->as<cuda::RowScale>(), weights, n, stream);
+    };
+  });
+}
+
 void norm_row(Bench& bench, const std::string& name, int64_t rows, int64_t dim, bool layer, int64_t grid = 0) {
   bench.row(name, 0, 4.0 * rows * dim, [&]() -> std::function<void()> {
     const int64_t tiles = grid ? rows / (grid * grid / 4) : 0;
@@ -344,6 +357,7 @@ void bench_ops(Bench& bench) {
   linear_row(bench, "vit_qkv_w8a8", rows13, 3 * v.dim, v.dim, After::store, kW8A8);
   linear_row(bench, "vit_fc1_w8a8", rows13, v.ffn_dim, v.dim, After::gelu, kW8A8);
   linear_row(bench, "vit_fc2_w8a8", rows13, v.dim, v.ffn_dim, After::scale_add, kW8A8);
+  bytes_row(bench, "prefill_gate_up_4_bits_to_bytes", 2 * l.ffn_dim, l.dim);
   linear_row(bench, "prefill_gate_up_w8a8", prompt, 2 * l.ffn_dim, l.dim, After::gated, kW8A8);
   linear_row(bench, "prefill_gate_up_w8a16", prompt, 2 * l.ffn_dim, l.dim, After::gated, kW8);
   linear_row(bench, "prefill_gate_up_w4a16", prompt, 2 * l.ffn_dim, l.dim, After::gated, kW4);

@@ -60,6 +60,8 @@ struct PassLimits {
   int64_t context;    // longest sequence in tokens
   int64_t vocab;
   int64_t input_rows = 0, input_values = 0;  // of what matrix products read: the most rows, and the most values
+  // Of the decoder's matrices: the most rows, and the most values with each row filled up to 128.
+  int64_t matrix_rows = 0, matrix_values = 0;
 };
 
 struct SampleParams {

@@ -62,6 +62,12 @@ PassLimits pass_limits(const NetworkDescription& n, const EngineOptions& options
   reads(tiles * n.vision.positions(), std::max(n.vision.dim, n.vision.ffn_dim));
   reads(tiles * n.vision.tile_tokens(), std::max(4 * n.vision.dim, n.language.dim));
   reads(limits.rows, std::max({n.language.dim, n.language.q_dim(), n.language.ffn_dim}));
+  const auto holds = [&](int64_t rows, int64_t cols) {
+    limits.matrix_rows = std::max(limits.matrix_rows, rows);
+    limits.matrix_values = std::max(limits.matrix_values, rows * ceil_div(cols, 128) * 128);
+  };
+  const LanguageConfig& l = n.language;
+  holds(l.qkv_dim(), l.dim), holds(l.dim, l.q_dim()), holds(2 * l.ffn_dim, l.dim), holds(l.dim, l.ffn_dim);
   return limits;
 }
 

@@ -359,6 +359,48 @@ TEST(linear_split_int8) {  // sums are integers until they are whole
   check(0, 64, 64, Kind::bias, 2);
   for (Kind kind : kKinds) check(17, 66, 264, kind, 2);
 }
+TEST(linear_int4_bytes) {  // weights in 4 bits made bytes, as the CPU makes them, and their products
+  for (int64_t k : {8, 32, 72, 1032}) {
+    const int64_t n = 21, rows = 17;
+    const TestWeights w(n, k, Encoding::s4);
+    const int64_t stride = w.layout.stride();
+    Buffer<uint8_t> bytes(n * stride), rounded(rows * stride);
+    Buffer<RowScale> scales(n);
+    Buffer<InputScale> x_scales(rows);
+    bytes_of_s4(bytes.data, scales.data, w.layout.at(w.bytes.data), n, nullptr);
+    Halves x(rows * k, 1);
+    Floats out(rows * n, 0);
+    round_rows(rounded.data, x_scales.data, x.data, rows, k, stride, nullptr);
+    Linear job{rounded.data, {bytes.data, stride, Encoding::s8, scales.data}, rows, n, k};
+    job.x_scales = x_scales.data, job.out = out.data, job.out_f32 = true;
+    linear(job, LinearTile::t16x64, nullptr);
+    bytes.download(), scales.download(), rounded.download(), x_scales.download(), out.download();
+
+    std::vector<float> x_values = x.values;
+    const std::vector<float> x_scale = round_plainly(x_values, rows, k, stride, rounded.host, x_scales.host);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float *v = w.values.data() + i * k, *s = w.scale.data() + i * k;
+      float top = 0;
+      for (int64_t j = 0; j < k; ++j) top = std::max(top, std::fabs(s[j]));
+      const float inverse = top > 0 ? (127.f / 8) / top : 0.f;
+      std::vector<int64_t> sums(rows, 0);
+      int32_t total = 0;
+      for (int64_t j = 0; j < stride; ++j) {
+        constexpr int kPlace[] = {0, 2, 1, 3};
+        const int8_t found = int8_t(bytes.host[i * stride + j / 4 * 4 + kPlace[j % 4]]);
+        const float want = j < k ? std::fmaf(v[j], s[j] * inverse, 12582912.f) - 12582912.f : 0.f;
+        wrong += float(found) != want;
+        total += found;
+        for (int64_t m = 0; j < k && m < rows; ++m) sums[m] += int64_t(x_values[m * k + j]) * found;
+      }
+      wrong += scales.host[i].scale != top * (8.f / 127) || scales.host[i].sum != total;
+      for (int64_t m = 0; m < rows; ++m)
+        wrong += out.host[m * n + i] != float(sums[m]) * (scales.host[i].scale * x_scale[m]);
+    }
+    if (wrong > 0) fail(drivlm::text("4 bits as bytes, k %lld: %lld values differ", (long long)k, (long long)wrong));
+  }
+}
 TEST(linear_splits_table) {
   const DeviceLimits orin{16, 163 << 10, 164 << 10}, h100{132, 227 << 10, 228 << 10};
   CHECK(choose_linear_splits(9, 896, 4864, orin) == 2 && choose_linear_splits(64, 896, 4864, h100) == 18);

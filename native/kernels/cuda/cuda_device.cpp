@@ -89,7 +89,8 @@ class CudaDevice final : public Device {
     staging_ = std::make_unique<Staging>(stream_->stream);
     const DeviceLimits limits{properties_.multiProcessorCount, int(properties_.sharedMemPerBlockOptin),
                               int(properties_.sharedMemPerMultiprocessor)};
-    ops_ = std::make_unique<CudaOps>(*this, Context{index, stream_->stream, limits, staging_.get(), int8_activations});
+    ops_ = std::make_unique<CudaOps>(
+        *this, Context{index, stream_->stream, limits, staging_.get(), int8_activations, format == WeightFormat::int4});
   }
 
   ~CudaDevice() override {

@@ -2,6 +2,10 @@
 
 namespace drivlm::cuda {
 
+namespace {
+constexpr const char* kExpanded = "4-bit weights as bytes";
+}
+
 CudaOps::CudaOps(Device& device, const Context& context)
     : Ops(device),
       context_(context),
@@ -16,7 +20,7 @@ CudaOps::~CudaOps() { cudaFreeHost(pinned_results_); }
 
 size_t CudaOps::own_bytes() const {
   return partial_.bytes + results_.bytes + batch_lists_.bytes() + plan_lists_.bytes() + id_lists_.bytes() +
-         sample_lists_.bytes() + (rounded_ ? rounded_->bytes : 0);
+         sample_lists_.bytes() + (rounded_ ? rounded_->bytes : 0) + (expanded_ ? expanded_->bytes : 0);
 }
 
 void CudaOps::reserve(const PassLimits& limits) {
@@ -30,20 +34,33 @@ void CudaOps::reserve(const PassLimits& limits) {
   sample_lists_.reserve(list(sequences, sizeof(SampleJob)) +
                         list(sequences * size_t(ceil_div(limits.vocab, 32)), sizeof(uint32_t)));
   if (context_.int8_activations) {
-    // Rows are filled up to 16 bytes, and each has a scale.
-    rounded_room(limits.input_values + limits.input_rows * int64_t(16 + sizeof(InputScale)) + 16);
+    // Rows are filled up to 16 bytes, or to 128 where 4-bit weights have them so, and each has a scale.
+    const int64_t filled = context_.int4_weights ? 128 : 16;
+    rounded_room(limits.input_values + limits.input_rows * int64_t(filled + sizeof(InputScale)) + 16);
+    if (context_.int4_weights && limits.matrix_rows > 0)
+      grown(expanded_, limits.matrix_values + limits.matrix_rows * int64_t(sizeof(RowScale)), kExpanded);
   }
   graphs_.drop();  // they hold addresses of lists
 }
 
 // Grows where nothing was reserved, as in a test of an op.
-void* CudaOps::rounded_room(int64_t bytes) {
-  if (!rounded_ || rounded_->bytes < size_t(bytes)) {
-    rounded_.reset();
-    rounded_.emplace(size_t(bytes), "Activations in 8 bits");
+void* CudaOps::grown(std::optional<DeviceMemory>& memory, int64_t bytes, const char* what) {
+  if (!memory || memory->bytes < size_t(bytes)) {
+    memory.reset();
+    memory.emplace(size_t(bytes), what);
     graphs_.drop();
   }
-  return rounded_->data;
+  return memory->data;
+}
+
+void* CudaOps::rounded_room(int64_t bytes) { return grown(rounded_, bytes, "Activations in 8 bits"); }
+
+Weights CudaOps::as_bytes(const Weights& w, int64_t n) {
+  if (w.encoding != Encoding::s4) return w;
+  uint8_t* bytes = static_cast<uint8_t*>(grown(expanded_, n * (w.stride + int64_t(sizeof(RowScale))), kExpanded));
+  RowScale* scales = reinterpret_cast<RowScale*>(bytes + n * w.stride);
+  bytes_of_s4(bytes, scales, w, n, stream());
+  return {bytes, w.stride, Encoding::s8, scales};
 }
 
 // Recordings hold addresses of lists; they go when a list moves.

@@ -19,7 +19,7 @@ struct Context {
   cudaStream_t stream;
   DeviceLimits limits;
   Staging* staging;
-  bool int8_activations = false;
+  bool int8_activations = false, int4_weights = false;
 };
 
 struct RoundedRows {
@@ -78,16 +78,20 @@ class CudaOps : public Ops {
   bool rounds(int64_t rows, const Weights& w) const;
   RoundedRows rounded_rows(int64_t rows, int64_t stride);
   void* rounded_room(int64_t bytes);
+  // Weights that meet x in 8 bits: those in 4 bits made bytes.
+  Weights as_bytes(const Weights& w, int64_t n);
+  void* grown(std::optional<DeviceMemory>& memory, int64_t bytes, const char* what);
   const AttentionPlan& plan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t head_dim, bool padded = false);
   void send(StagedLists& lists);
 
   Context context_;
   StagedLists batch_lists_, plan_lists_, id_lists_, sample_lists_;
   StepGraphs graphs_;
-  std::optional<AttentionPlan> plan_;    // of the pass begun last
-  DeviceMemory partial_;                 // parts of split attention, and of split products
-  DeviceMemory results_;                 // [kMaxSamples]
-  std::optional<DeviceMemory> rounded_;  // x of a product in 8 bits
+  std::optional<AttentionPlan> plan_;     // of the pass begun last
+  DeviceMemory partial_;                  // parts of split attention, and of split products
+  DeviceMemory results_;                  // [kMaxSamples]
+  std::optional<DeviceMemory> rounded_;   // x of a product in 8 bits
+  std::optional<DeviceMemory> expanded_;  // its weights, if they are kept in 4
   SampleResult* pinned_results_ = nullptr;
 };
 

@@ -86,6 +86,10 @@ void linear_int8(const Linear& job, LinearTile tile, cudaStream_t stream);
 void round_rows(uint8_t* out, InputScale* scales, const bf16* x, int64_t rows, int64_t k, int64_t stride,
                 cudaStream_t stream);
 
+// Rows of weights in 4 bits as S8Rows of the same stride: out [n, stride], the scale and sum of each. By the arithmetic of the CPU
+// (kernels/cpu/gemm_formats.h, S4AsBytes): of a row's coarsest group they resolve a step in 16 parts, of the others finer.
+void bytes_of_s4(uint8_t* out, RowScale* scales, const Weights& w, int64_t n, cudaStream_t stream);
+
 // ---- matvec.cu ----
 
 constexpr int kMatvecRows = 8;  // most rows of x
@@ -168,7 +172,7 @@ struct NormJob {
   // in place of out: its rows in 8 bits, zeros past dim, as round_rows would leave them
   uint8_t* rounded = nullptr;
   InputScale* scales = nullptr;
-  int64_t rounded_stride = 0;  // dim, filled up to 16
+  int64_t rounded_stride = 0;  // dim, filled up to 16 or 128
 };
 void norm(const NormJob& job, cudaStream_t stream);
 

@@ -103,7 +103,7 @@ void linear_suited(const Linear& job, const DeviceLimits& limits, float* partial
 }
 
 bool CudaOps::rounds(int64_t rows, const Weights& w) const {
-  return rows > kMatvecRows && context_.int8_activations && w.encoding == Encoding::s8;
+  return rows > kMatvecRows && context_.int8_activations && w.encoding != Encoding::bf16;
 }
 
 RoundedRows CudaOps::rounded_rows(int64_t rows, int64_t stride) {
@@ -119,6 +119,7 @@ void CudaOps::run_linear(Linear job) {
     round_rows(rounded.bytes, rounded.scales, static_cast<const bf16*>(job.x), job.rows, job.k, job.w.stride, stream());
     job.x = rounded.bytes, job.x_scales = rounded.scales;
   }
+  if (job.x_scales) job.w = as_bytes(job.w, job.n);
   linear_suited(job, context_.limits, static_cast<float*>(partial_.data), stream());
 }
 

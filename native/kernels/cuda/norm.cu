@@ -178,8 +178,8 @@ void norm(const NormJob& job, cudaStream_t stream) {
                   job.rounded,
                   job.scales,
                   int(job.rounded_stride)};
-  if (job.rounded && (job.rounded_stride % 16 != 0 || job.rounded_stride - job.dim >= 16)) {
-    throw Error(Code::internal, "norm: rounded rows are filled up to 16 bytes");
+  if (job.rounded && job.rounded_stride != round_up(job.dim, 16) && job.rounded_stride != round_up(job.dim, 128)) {
+    throw Error(Code::internal, "norm: rounded rows are filled up to 16 or 128 bytes");
   }
   if (job.grid && !job.layer) throw Error(Code::internal, "norm: pixel shuffle is fused with LayerNorm only");
   if (job.grid) return run<true, true>(args, stream);

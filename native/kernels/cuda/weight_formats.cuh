@@ -176,12 +176,17 @@ struct S4Groups : PlainSums<S4Groups> {
   }
   __device__ __forceinline__ static float row_scale(const WeightView&, int) { return 4.f; }
 
+  // Where in a row the word of weights k ... k + 7 lies.
+  __device__ __forceinline__ static int byte_of_eight(int k) {
+    return k / 128 * 64 + k % 32 / 8 * 16 + k % 128 / 32 * 4;
+  }
+
   struct Eight {
     uint32_t nibbles, scale;  // the scale twice, as a pair
   };
   __device__ __forceinline__ static Eight load8(const WeightView& w, int row, int k, bool valid) {
     Eight eight{0, 0};
-    const int byte = k / 128 * 64 + k % 32 / 8 * 16 + k % 128 / 32 * 4;
+    const int byte = byte_of_eight(k);
     if (!valid || byte >= w.row_bytes) return eight;
     eight.nibbles = *reinterpret_cast<const uint32_t*>(w.data + size_t(row) * w.row_bytes + byte);
     const uint16_t* scales = static_cast<const uint16_t*>(w.scales);
