@@ -1,7 +1,6 @@
-// attention.cu, attention_cached.cu with its plan, and rope.cu against f64.
+// attention.cu and attention_cached.cu with its plan against f64.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 
 #include "device/ops.h"
@@ -275,21 +274,7 @@ TEST(attention_cached_shared_prefix) {  // questions after one scene
     }
   }
 }
-TEST(attention_cached_conflicts) {
-#if defined(DRIVLM_EMULATED)
-  for (int dim : {16, 32, 64, 96, 128}) {
-    CacheTest t(2, 1, dim, 8);
-    CacheTest::Sequence s;
-    t.pass({{&s, 70}}, "prefill");
-    t.pass({{&s, 1}}, "step");
-  }
-  cudaDeviceSynchronize();
-  CHECK(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
-#endif
-}
-
-TEST(
-    attention_cached_int8) {  // a cache in 8 bits: every head_dim, odd lengths, several sequences, splits, copies of pages
+TEST(attention_cached_int8) {  // every head_dim, odd lengths, several sequences, splits, copies of pages
   for (int dim : {16, 32, 64, 96, 128}) {
     CacheTest t(6, 2, dim, 12, KvFormat::int8);
     CacheTest::Sequence a, b;
@@ -306,13 +291,15 @@ TEST(
   t.pass(parts, "int8 cache, questions after a scene");
   t.pass({{&forks[0], 9}, {&forks[2], 1}}, "int8 cache, a question that goes on");
 }
-TEST(attention_cached_int8_conflicts) {
+TEST(attention_cached_conflicts) {
 #if defined(DRIVLM_EMULATED)
-  for (int dim : {16, 32, 64, 96, 128}) {
-    CacheTest t(2, 1, dim, 8, KvFormat::int8);
-    CacheTest::Sequence s;
-    t.pass({{&s, 70}}, "prefill");
-    t.pass({{&s, 1}}, "step");
+  for (KvFormat format : {KvFormat::activation, KvFormat::int8}) {
+    for (int dim : {16, 32, 64, 96, 128}) {
+      CacheTest t(2, 1, dim, 8, format);
+      CacheTest::Sequence s;
+      t.pass({{&s, 70}}, "prefill");
+      t.pass({{&s, 1}}, "step");
+    }
   }
   cudaDeviceSynchronize();
   CHECK(emu::stats.matrix_products > 0 && emu::stats.ldmatrix_conflicts == 0);
@@ -380,243 +367,4 @@ TEST(attention_plan) {  // every token meets every key it may see exactly once, 
     CHECK(int64_t(tokens) == batch.rows);
     for (int users : slot_users) CHECK(users == 1);
   }
-}
-
-TEST(rope_append) {
-  for (int dim : {16, 32, 64, 96, 128}) {
-    for (bool normed : {false, true}) {
-      const int heads = 3, kv_heads = 1, rows = 5, all = heads + 2 * kv_heads, pages = 3;
-      Halves qkv(size_t(rows) * all * dim, 2);
-      Floats cos_sin(size_t(7) * dim, 1), q_norm(dim, 0.5f, 1), k_norm(dim, 0.5f, 1);
-      Halves keys(size_t(pages) * kv_heads * kPageTokens * dim, 1), values(keys.host.size(), 1);
-      const std::vector<float> before = qkv.values;
-      Buffer<int32_t> slots(std::vector<int32_t>{130, 63, 64, 0, 191}), angles(std::vector<int32_t>{3, 6, 0, 3, 4});
-      RopeAppend job{};
-      job.qkv = qkv.data, job.cos_sin = cos_sin.data, job.slots = slots.data, job.angles = angles.data;
-      if (normed) job.q_norm = q_norm.data, job.k_norm = k_norm.data;
-      job.eps = 1e-6f, job.keys = keys.data, job.values = values.data;
-      job.rows = rows, job.heads = heads, job.kv_heads = kv_heads, job.head_dim = dim;
-      rope_append(job, nullptr);
-      qkv.download(), keys.download(), values.download();
-      std::vector<double> exact;
-      std::vector<float> plain, got;
-      for (int r = 0; r < rows; ++r) {
-        for (int h = 0; h < heads + kv_heads; ++h) {
-          const float* x = &before[(r * all + h) * dim];
-          const float* weight = h < heads ? q_norm.host.data() : k_norm.host.data();
-          const auto rotate = [&](auto zero, bool round) {
-            using F = decltype(zero);
-            const auto bf = [&](F v) { return round ? F(to_bf16(float(v))) : v; };
-            std::vector<F> y(x, x + dim), out(dim);
-            if (normed) {
-              F sum = 0;
-              for (F v : y) sum += v * v;
-              const F inverse = 1 / std::sqrt(sum / dim + F(1e-6f));
-              for (int i = 0; i < dim; ++i) y[i] = bf(bf(y[i] * inverse) * F(weight[i]));
-            }
-            for (int i = 0; i < dim / 2; ++i) {
-              const float* angle = &cos_sin.host[angles.host[r] * dim];
-              const F c = angle[i], s = angle[dim / 2 + i];
-              out[i] = bf(y[i] * c - y[i + dim / 2] * s);
-              out[i + dim / 2] = bf(y[i + dim / 2] * c + y[i] * s);
-            }
-            return out;
-          };
-          for (double v : rotate(double(0), false)) exact.push_back(v);
-          for (float v : rotate(float(0), true)) plain.push_back(v);
-          const float* from = h < heads ? &qkv.values[(r * all + h) * dim]
-                                        : &keys.values[(slots.host[r] / 64 * kPageTokens + slots.host[r] % 64) * dim];
-          got.insert(got.end(), from, from + dim);
-        }
-        for (int i = 0; i < dim; ++i) {
-          CHECK(values.values[size_t(slots.host[r]) * dim + i] == before[(r * all + heads + kv_heads) * dim + i]);
-        }
-      }
-      check_close(drivlm::text("rope head_dim %d%s", dim, normed ? " with norms" : ""), got, exact, plain);
-    }
-  }
-}
-
-TEST(rope_append_int8) {  // the bytes and scales that quantize_s8 makes of what a cache in bf16 gets
-  const int heads = 1, kv_heads = 2, rows = 3, all = heads + 2 * kv_heads, pages = 2;
-  for (int dim : {16, 32, 64, 96, 128}) {
-    Halves qkv(size_t(rows) * all * dim, 2);
-    std::fill_n(qkv.host.begin() + (all + heads) * dim, dim, __float2bfloat16(0));  // a key of zeros
-    const std::vector<bf16> before = qkv.host;
-    Floats cos_sin(size_t(rows) * dim, 1), k_norm(dim, 0.5f, 1);
-    Buffer<int32_t> slots(std::vector<int32_t>{127, 0, 65}), angles(std::vector<int32_t>{1, 0, 2});
-    Halves wide_keys(size_t(pages) * kv_heads * kPageTokens * dim, 1), wide_values(wide_keys.host.size(), 1);
-    const size_t block = size_t(kv_block_bytes(dim, KvFormat::int8));
-    Buffer<char> keys(pages * kv_heads * block), values(keys.host.size());
-    RopeAppend job{};
-    job.qkv = qkv.data, job.cos_sin = cos_sin.data, job.slots = slots.data, job.angles = angles.data;
-    job.k_norm = k_norm.data, job.eps = 1e-6f;
-    job.rows = rows, job.heads = heads, job.kv_heads = kv_heads, job.head_dim = dim;
-    for (KvFormat format : {KvFormat::activation, KvFormat::int8}) {
-      const bool bytes = format == KvFormat::int8;
-      qkv.host = before;
-      qkv.upload();
-      job.format = format;
-      job.keys = bytes ? static_cast<void*>(keys.data) : wide_keys.data;
-      job.values = bytes ? static_cast<void*>(values.data) : wide_values.data;
-      rope_append(job, nullptr);
-      cudaDeviceSynchronize();
-    }
-    wide_keys.download(), wide_values.download(), keys.download(), values.download();
-    std::vector<int8_t> q(dim);
-    for (int32_t slot : slots.host) {
-      for (int h = 0; h < kv_heads; ++h) {
-        for (bool is_key : {true, false}) {
-          const int64_t head = slot / kPageTokens * kv_heads + h, place = slot % kPageTokens;
-          const Halves& wide = is_key ? wide_keys : wide_values;
-          const char* found = (is_key ? keys : values).host.data() + head * block;
-          const float scale = drivlm::quantize_s8(q.data(), &wide.values[(head * kPageTokens + place) * dim], dim);
-          CHECK(std::memcmp(found + place * dim, q.data(), dim) == 0);
-          CHECK(std::memcmp(found + kPageTokens * dim + place * 4, &scale, 4) == 0);
-        }
-      }
-    }
-  }
-}
-
-namespace {
-// One decode step as the network makes it: a layer of appending and attending, recorded and replayed.
-struct StepTest {
-  StepTest() : device(make_device(0, DType::bf16)), memory(device->allocate(device->kv_bytes(shape), "test")) {}
-
-  std::vector<float> step(const Batch& batch, Halves& qkv, bool replay) {
-    drivlm::Ops& ops = device->ops();
-    const Kv kv{memory->data, shape};
-    const Tensor t_qkv(qkv_memory.data, DType::bf16, {batch.rows, 4 * 64}),
-        t_out(out.data, DType::bf16, {batch.rows, 2 * 64});
-    device->upload(t_qkv, qkv.host.data());
-    ops.begin_batch(batch);
-    if (!(replay && ops.replay_step(kv, 2, batch))) {
-      ops.rope_append(t_qkv, {}, {}, 0, Tensor(cos_sin.data, DType::f32, {8, 64}), kv, 0, 2, batch);
-      ops.attention_cached(t_out, t_qkv, kv, 0, 2, batch);
-      ++made;
-      if (replay) ops.end_step();
-    }
-    device->synchronize();
-    out.download();
-    return std::vector<float>(out.values.begin(), out.values.begin() + batch.rows * 2 * 64);
-  }
-
-  const drivlm::KvShape shape{1, 1, 64, kPageTokens, 64};
-  std::unique_ptr<drivlm::Device> device;
-  std::unique_ptr<drivlm::Memory> memory;
-  Halves qkv_memory{8 * 4 * 64, 1}, out{8 * 2 * 64, 1};
-  Floats cos_sin{8 * 64, 1};
-  int made = 0;
-};
-}  // namespace
-
-TEST(replay_step) {  // a recording gives what the calls give, over growing contexts and other pages
-  StepTest direct, recorded;
-  direct.cos_sin.host = recorded.cos_sin.host;
-  direct.cos_sin.upload();
-  for (int rows : {1, 2, 8, 2}) {
-    for (int past = 0; past < 200; past += 13) {
-      Batch batch;
-      for (int i = 0; i < rows; ++i) {
-        batch.segments.push_back({i, 1, past, int64_t(batch.pages.size()), (past + i) % 8});
-        for (int p = 0; p * kPageTokens <= past; ++p) batch.pages.push_back((i * 7 + p + past % 2) % 64);
-      }
-      batch.rows = rows;
-      if (past == 0) {  // something in every place of the cache
-        for (StepTest* t : {&direct, &recorded}) cudaMemset(t->memory->data, 0x3c, t->memory->bytes);
-      }
-      Halves qkv(rows * 4 * 64, 2);
-      CHECK(direct.step(batch, qkv, false) == recorded.step(batch, qkv, true));
-    }
-  }
-  CHECK(recorded.made < direct.made / 2);
-}
-TEST(replay_step_abandoned) {  // an error between the calls leaves nothing behind
-  StepTest t;
-  Batch batch;
-  batch.segments.push_back({0, 1, 5, 0});
-  batch.pages = {3};
-  batch.rows = 1;
-  cudaMemset(t.memory->data, 0, t.memory->bytes);
-  const auto leave = [&] {
-    t.device->ops().begin_batch(batch);
-    CHECK(!t.device->ops().replay_step({t.memory->data, t.shape}, 2, batch));
-    t.device->synchronize();
-  };
-  Halves qkv(4 * 64, 1);
-  leave(), leave();  // plain ones
-  const std::vector<float> first = t.step(batch, qkv, true);
-  leave();  // a recording
-  CHECK(t.step(batch, qkv, true) == first && t.step(batch, qkv, true) == first && t.made == 2);
-}
-TEST(replay_step_second) {  // the first step of a shape runs plainly, the second is recorded, the others are replayed
-  StepTest t;
-  Batch batch;
-  batch.segments.push_back({0, 1, 5, 0});
-  batch.pages = {3};
-  batch.rows = 1;
-  cudaMemset(t.memory->data, 0, t.memory->bytes);
-  Halves qkv(4 * 64, 1);
-  std::vector<std::vector<float>> got;
-  for (int i = 0; i < 4; ++i) {
-#if defined(DRIVLM_EMULATED)
-    const unsigned long long before = emu::stats.graphs;
-#endif
-    got.push_back(t.step(batch, qkv, true));
-#if defined(DRIVLM_EMULATED)
-    CHECK(emu::stats.graphs - before == (i == 1));
-#endif
-    CHECK(t.made == std::min(i + 1, 2) && got[i] == got[0]);
-  }
-}
-TEST(replay_step_lists) {  // lists that could not grow leave the ones that were there
-  StepTest t;
-  Batch batch;
-  batch.segments.push_back({0, 1, 5, 0});
-  batch.pages = {3};
-  batch.rows = 1;
-  cudaMemset(t.memory->data, 0, t.memory->bytes);
-  Halves qkv(4 * 64, 1);
-  std::vector<float> first;
-  for (int i = 0; i < 3; ++i) first = t.step(batch, qkv, true);
-#if defined(DRIVLM_EMULATED)
-  Batch long_one = batch;
-  long_one.pages.resize(100000, 3);
-  emu::fail_next("cudaMalloc", cudaErrorMemoryAllocation);
-  try {
-    t.device->ops().begin_batch(long_one);
-    fail("a list that does not fit was taken");
-  } catch (const drivlm::Error& error) {
-    CHECK(error.code == drivlm::Code::out_of_memory);
-  }
-#endif
-  for (int i = 0; i < 3; ++i) CHECK(t.step(batch, qkv, true) == first);
-}
-TEST(replay_step_reserved) {  // what was reserved for a pass is enough for it
-#if defined(DRIVLM_EMULATED)
-  StepTest t;
-  drivlm::Ops& ops = t.device->ops();
-  const size_t small = t.device->own_bytes();
-  ops.reserve({.rows = 40, .sequences = 40, .context = 1 << 20, .vocab = 151655});
-  CHECK(t.device->own_bytes() > small);
-  Batch batch;
-  for (int i = 0; i < 8; ++i) {
-    batch.segments.push_back({i, 1, 64 * 1000, int64_t(batch.pages.size())});
-    batch.pages.resize(batch.pages.size() + (1 << 20) / kPageTokens, i);
-  }
-  batch.rows = 8;
-  cudaMemset(t.memory->data, 0, t.memory->bytes);
-  Halves qkv(8 * 4 * 64, 1);
-  std::vector<uint32_t> allowed((151655 + 31) / 32, ~0u);
-  std::vector<drivlm::SampleParams> params(40);
-  for (auto& p : params) p.allowed = allowed.data();
-  std::vector<drivlm::Sample> samples(40);
-  Buffer<float> logits(40 * 151655);
-  logits.upload();
-  const unsigned long long before = emu::stats.allocations;
-  t.step(batch, qkv, true);
-  ops.sample(samples.data(), Tensor(logits.data, DType::f32, {40, 151655}), params.data(), 40);
-  CHECK(emu::stats.allocations == before);
-#endif
 }
