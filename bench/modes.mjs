@@ -14,7 +14,13 @@ export const modes = [
     weights: 'int8',
     activations: 'int8',
   },
-  { name: 'int4', load: { weights: 'int4' }, precision: 'bf16', weights: 'int4', activations: 'bf16' },
+  {
+    name: 'int4',
+    load: { weights: 'int4', activations: 'bf16' },
+    precision: 'bf16',
+    weights: 'int4',
+    activations: 'bf16',
+  },
   // Weights are read as they are stored.
   { name: 'f32', load: { precision: 'f32' }, precision: 'f32', weights: 'bf16', activations: 'f32', optional: true },
 ]

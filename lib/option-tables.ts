@@ -122,11 +122,13 @@ export const loadOptions = {
       on: ['demo', 'ask', 'inspect', 'eval', 'annotate', 'watch', 'serve'],
     },
   },
-  /** `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token. Default `bf16`. */
+  /**
+   * `int8`: vision and prefill multiply 8-bit weights with 8-bit activations, one scale a token. Default: `int8` with `int4` weights on the CPU, else
+   * `bf16`; `model.info.activations` says which.
+   */
   activations: {
     kind: 'choice',
     of: ['bf16', 'int8'],
-    default: 'bf16',
     flag: {
       name: '--activations <type>',
       help: 'int8 goes with weights in 8 or 4 bits',

@@ -175,7 +175,7 @@ async function measure(
 export function nameOf({ weights, activations, tileBudget }: Choice): string {
   return [
     `weights ${weights}`,
-    ...(activations === 'bf16' ? [] : [`activations ${activations}`]),
+    ...(activations === 'bf16' && weights !== 'int4' ? [] : [`activations ${activations}`]),
     ...(tileBudget === undefined ? [] : [`a tile budget of ${tileBudget}`]),
   ].join(', ')
 }

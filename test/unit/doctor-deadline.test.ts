@@ -42,7 +42,7 @@ test('fewer tiles and another format are both proposed: the most tiles, the firs
 test('none: the fastest is named, and how long an answer it could give', () => {
   const measured = [made(900), made(640, { weights: 'int4' })]
   expect(lines(measured, 500).at(-1)).toBe(
-    'None of these meets the deadline; the fastest, weights int4, takes 640 ms. With answers of at most 4 tokens it would.',
+    'None of these meets the deadline; the fastest, weights int4, activations bf16, takes 640 ms. With answers of at most 4 tokens it would.',
   )
   expect(lines(measured, 100).at(-1)).toMatch(/takes 640 ms\.$/)
 })

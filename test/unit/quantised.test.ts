@@ -41,7 +41,8 @@ describe('street-tiny, all 720 questions', () => {
   test.each<[string, LoadOptions]>([
     ['int8 weights', { weights: 'int8' }],
     ['int8 weights and activations', { weights: 'int8', activations: 'int8' }],
-    ['int4 weights', { weights: 'int4' }],
+    ['int4 weights, activations in int8 by default', { weights: 'int4' }],
+    ['int4 weights alone', { weights: 'int4', activations: 'bf16' }],
     ['KV cache in int8', { kvCache: 'int8' }],
   ])(
     '%s: within one point of bf16',
@@ -50,6 +51,17 @@ describe('street-tiny, all 720 questions', () => {
     },
     240_000,
   )
+})
+
+test.each<[LoadOptions, string]>([
+  [{}, 'bf16'],
+  [{ weights: 'int8' }, 'bf16'],
+  [{ weights: 'int4' }, 'int8'],
+  [{ weights: 'int4', activations: 'bf16' }, 'bf16'],
+])('%j on the CPU: activations in %s', async (options, activations) => {
+  const model = await loadModel({ ...options, device: 'cpu' })
+  expect(model.info.activations).toBe(activations)
+  await model.dispose()
 })
 
 test('formats that cannot be are refused', async () => {
