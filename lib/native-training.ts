@@ -84,6 +84,8 @@ export interface NativeTrainer {
   write(files: string[]): Promise<number>
   /** Tiles that went through the tower so far; fewer than were learned from with `towerCache`. */
   encodedTiles(): Promise<number>
+  /** errno of the write at which the file of `towerCache` was given up and removed; 0 while it is kept. */
+  towerCacheError(): Promise<number>
   /** Ends the thread after what was asked for, and frees everything. Idempotent. */
   dispose(): Promise<void>
 }

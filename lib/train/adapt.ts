@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile, rm, statfs } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { getSystemErrorName } from 'node:util'
 import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
 import { lockFolder } from '../folder-lock.ts'
@@ -223,6 +224,15 @@ async function towerCacheOf(
   return { towerCache: { file: towerFile, key, bytes: Math.floor(bytes) } }
 }
 
+/** What to know where the disk had no room for what the tower gives. */
+function towerLossOf(file: string, errno: number): string {
+  return (
+    `${file}: what the tower gives could not be written (${getSystemErrorName(-errno)}), and the file was removed. The run goes on, ` +
+    'but each picture goes through the tower in each pass. Stop the run, make room there and run the same again, or give ' +
+    '`towerCacheBytes` (`--tower-cache`) less.'
+  )
+}
+
 async function freeBytes(dir: string): Promise<number> {
   const { bavail, bsize } = await statfs(dir)
   return bavail * bsize
@@ -255,6 +265,7 @@ async function* steps(
   if (finish) return records
   const since = performance.now()
   let whole = true // no update is half done
+  let towerLost = false
   try {
     for (let step = begun; step < data.steps; step++) {
       const started = performance.now()
@@ -263,6 +274,11 @@ async function* steps(
       const before = await trainer.encodedTiles()
       const loss = await learn(trainer, packs, signal)
       const encodedTiles = (await trainer.encodedTiles()) - before
+      const lost: number = towerLost ? 0 : await trainer.towerCacheError()
+      if (lost !== 0) {
+        towerLost = true
+        process.emitWarning(towerLossOf(folder.towerFile, lost), 'DrivlmWarning')
+      }
       const update = updateOf(settings, step, data.steps)
       whole = false
       const gradientNorm = await trainer.update(update)

@@ -118,6 +118,7 @@ Napi::Function TrainerWrap::define(Napi::Env env) {
                          InstanceMethod<&TrainerWrap::restore>("restore"),
                          InstanceMethod<&TrainerWrap::write>("write"),
                          InstanceMethod<&TrainerWrap::encoded_tiles>("encodedTiles"),
+                         InstanceMethod<&TrainerWrap::tower_cache_error>("towerCacheError"),
                          InstanceMethod<&TrainerWrap::dispose>("dispose"),
                      });
 }
@@ -227,6 +228,13 @@ Napi::Value TrainerWrap::encoded_tiles(const Napi::CallbackInfo& info) {
   return guarded_promise(info.Env(), [&] {
     return start(info, "drivlm.encodedTiles",
                  [](Trainer& trainer) { return static_cast<double>(trainer.encoded_tiles()); });
+  });
+}
+
+Napi::Value TrainerWrap::tower_cache_error(const Napi::CallbackInfo& info) {
+  return guarded_promise(info.Env(), [&] {
+    return start(info, "drivlm.towerCacheError",
+                 [](Trainer& trainer) { return static_cast<double>(trainer.tower_cache_error()); });
   });
 }
 

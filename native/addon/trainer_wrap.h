@@ -27,6 +27,7 @@ class TrainerWrap : public Napi::ObjectWrap<TrainerWrap> {
   Napi::Value restore(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value encoded_tiles(const Napi::CallbackInfo& info);
+  Napi::Value tower_cache_error(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
   // A promise of the number that `work` returns.

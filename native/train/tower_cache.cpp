@@ -49,6 +49,7 @@ bool write_all(int fd, const void* data, size_t bytes, int64_t offset) {
   while (bytes > 0) {
     const ssize_t written = ::pwrite(fd, from, std::min<size_t>(bytes, size_t{16} << 20), offset);
     if (written < 0 && errno == EINTR) continue;
+    if (written == 0) errno = ENOSPC;
     if (written <= 0) return false;
     from += written;
     offset += written;
@@ -96,6 +97,7 @@ void TowerCache::begin(const std::string& key) {
 }
 
 void TowerCache::give_up() {
+  error_ = errno;
   ::unlink(path_.c_str());
   ::close(fd_);
   fd_ = -1;

@@ -33,6 +33,9 @@ class TowerCache {
   // Reads the values of a tile into `to`; false if there are none, or damaged ones: those are forgotten, and `to` may hold anything.
   bool find(const Hash128& tile, const Tensor& to);
 
+  // errno of the write that failed, after which the file is gone and nothing is kept; 0 if none did.
+  int error() const { return error_; }
+
   // Keeps the values of a tile, if there is room.
   void add(const Hash128& tile, const Tensor& values);
 
@@ -42,7 +45,8 @@ class TowerCache {
 
   const std::string path_;
   const int64_t values_, max_bytes_;
-  int fd_;           // -1: given up
+  int fd_;  // -1: given up
+  int error_ = 0;
   int64_t end_ = 0;  // of the last whole record
   std::map<Hash128, int64_t> places_;
 };

@@ -53,6 +53,9 @@ class Trainer {
   // Tiles that went through the tower.
   int64_t encoded_tiles() const { return training_.encoded_tiles(); }
 
+  // errno of the write at which the tower's file was given up; 0 if it was not.
+  int tower_cache_error() const { return tower_cache_ ? tower_cache_->error() : 0; }
+
   // train/state_file.h
   void save(const std::string& path, const std::string& key) const;
   void restore(const std::string& path, const std::string& key);

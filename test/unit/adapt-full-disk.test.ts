@@ -79,6 +79,24 @@ describe('where files may not grow beyond a size, in a process of its own', { ti
     expect(weightsOf('next').equals(weightsOf('undisturbed'))).toBe(true)
   })
 
+  test('what a frozen tower gives is done without, with a warning, where it does not fit', async () => {
+    const { tileSize, patchSize } = checkpoint.network.vision
+    const pictures = { tiles: 40, tokens: (tileSize / patchSize) ** 2 / 4, bytes: 3 * tileSize ** 2 }
+    const train = { train: 'projector', pictures }
+    expect(await run('pictures', train)).toEqual({ code: 0, stderr: '' })
+    expect(await run('tower', { ...train, leaveAfter: 0 })).toEqual({ code: 0, stderr: '' })
+    expect(readdirSync(join(dir, 'tower.run')).sort()).toEqual([...kept, 'tower'])
+    const size = (name: string) => readFileSync(join(dir, 'tower.run', name)).length
+    const room = size('state') + size('tower')
+    const { code, stderr } = await run('tower', { ...train, leaveAfter: 10 }, Math.ceil(room / 1024))
+    expect(stderr).toMatch(/DrivlmWarning: .*tower: what the tower gives could not be written \(EFBIG\)/)
+    expect(stderr.match(/DrivlmWarning/g)).toHaveLength(1)
+    expect(code).toBe(0)
+    expect(readdirSync(join(dir, 'tower.run')).sort()).toEqual(kept)
+    expect(await run('tower', train)).toEqual({ code: 0, stderr: '' })
+    expect(weightsOf('tower').equals(weightsOf('pictures'))).toBe(true)
+  })
+
   test('so it does where the checkpoint at the end does not', async () => {
     const train = { train: 'projector' } // its state is small, the weights of the whole are not
     const { code, stderr } = await run('end', train, kilobytes())
