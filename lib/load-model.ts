@@ -77,7 +77,7 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
   const reading = runJob(anySignal(signal, unreadable.signal), start, (job) => addon.cancelLoad(job))
   reading.catch(() => {}) // it is looked at once the tokenizer is there
   // The tokenizer is made here while threads of the addon read the weights.
-  const text = await readText(checkpoint).catch(async (error: unknown) => {
+  const text = await readText(checkpoint, settings.cache).catch(async (error: unknown) => {
     listener.onFailure = undefined
     unreadable.abort()
     await reading.then((native) => native.dispose()).catch(() => {})
@@ -130,9 +130,10 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
 
 async function readText(
   checkpoint: Checkpoint,
+  cache: boolean,
 ): Promise<{ tokenizer: Tokenizer; template: Template; tokenizerMs: number }> {
   const begun = performance.now()
-  const tokenizer = await loadTokenizer(checkpoint.dir)
+  const tokenizer = await loadTokenizer(checkpoint.dir, { cache })
   const { template } = await templateFor(checkpoint, tokenizer)
   checkVocabulary(checkpoint, tokenizer)
   return { tokenizer, template, tokenizerMs: performance.now() - begun }

@@ -138,7 +138,8 @@ export const loadOptions = {
   /**
    * Keep weights as they are computed with in the model folder, in `drivlm-bf16.cache`, `drivlm-int8.cache` or `drivlm-int4.cache`, on a GPU
    * `drivlm-int8-cuda.cache` or `drivlm-int4-cuda.cache`: the first load writes the file, later ones map it, until the checkpoint changes. With
-   * precision `f32`, and in `bf16` on a GPU, there is nothing to keep. `model.info.cache` says what came of it. Default false.
+   * precision `f32`, and in `bf16` on a GPU, there are no weights to keep. `model.info.cache` says what came of it. The tables of a large tokenizer
+   * are kept beside them, in `drivlm-tokenizer.cache`. Default false.
    */
   cache: {
     kind: 'boolean',

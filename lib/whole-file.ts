@@ -8,10 +8,10 @@ import { ModelError } from './errors.ts'
  *
  * @throws {@link ModelError} `BAD_DATA` that names the file, with nothing left half written: the disk is full, for instance.
  */
-export async function writeWhole(file: string, text: string): Promise<void> {
+export async function writeWhole(file: string, data: string | Uint8Array): Promise<void> {
   const partial = `${file}.partial`
   try {
-    await written(partial, text)
+    await written(partial, data)
     await rename(partial, file)
   } catch (error) {
     await rm(partial, { force: true }).catch(() => undefined)

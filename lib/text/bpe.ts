@@ -3,9 +3,10 @@
  * equals. Works on ids; words that were seen lately are looked up.
  */
 import { PairQueue } from './pair-queue.ts'
+import type { Vocabulary } from './vocabulary.ts'
 
 export interface BpeRules {
-  ids: ReadonlyMap<string, number>
+  vocabulary: Vocabulary
   /** Three ids a merge, in order of rank: left, right, both together. */
   merges: Int32Array
   /** A word's symbols are its UTF-8 bytes, these their ids; otherwise its characters. */
@@ -46,14 +47,15 @@ export class Bpe {
   #encode(word: string): number[] {
     const symbols = this.#symbols(word)
     if (this.#rules.ignoreMerges) {
-      const whole = this.#rules.ids.get(this.#rules.byteIds ? this.#byteText(symbols) : word)
+      const { vocabulary, byteIds } = this.#rules
+      const whole = vocabulary.idOf(byteIds ? symbols.map((id) => vocabulary.contentOf(id)).join('') : word)
       if (whole !== undefined) return [whole]
     }
     return this.#merge(symbols)
   }
 
   #symbols(word: string): number[] {
-    const { ids, byteIds, fallbackIds, unkId, fuseUnk } = this.#rules
+    const { vocabulary, byteIds, fallbackIds, unkId, fuseUnk } = this.#rules
     const out: number[] = []
     if (byteIds) {
       for (const byte of this.#utf8.encode(word)) out.push(byteIds[byte]!)
@@ -61,7 +63,7 @@ export class Bpe {
     }
     let unknown = false
     for (const character of word) {
-      const id = ids.get(character)
+      const id = vocabulary.idOf(character)
       const wasUnknown = unknown
       unknown = id === undefined && !fallbackIds
       if (id !== undefined) out.push(id)
@@ -104,13 +106,6 @@ export class Bpe {
     }
     return symbols.filter((_, i) => size[i]! > 0)
   }
-
-  #byteText(symbols: readonly number[]): string {
-    this.#names ??= new Map([...this.#rules.ids].map(([token, id]) => [id, token]))
-    return symbols.map((id) => this.#names!.get(id)).join('')
-  }
-
-  #names: ReadonlyMap<number, string> | undefined
 }
 
 /** Rank of a pair of ids. An open hash table; a Map of 150 000 entries took a quarter of the loading time. */

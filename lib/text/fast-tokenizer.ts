@@ -23,6 +23,7 @@ import { type AlignedText, alignedRanges, type Normalizer, originOf, readNormali
 import { type PreTokenizer, readPreTokenizer } from './pre-tokenizer.ts'
 import { hasUnknownPattern, qwenPattern, runWatched } from './split-pattern.ts'
 import { decodeAll, type EncodeOptions, idAction, idsBehind, type Tokenizer } from './tokenizer.ts'
+import type { BpeTables } from './tokenizer-cache.ts'
 import { describe, type JsonObject, objectOf, type TokenizerFiles } from './tokenizer-files.ts'
 import { decoderRules, readMerges, readVocabulary, refuse, templateIds } from './tokenizer-json.ts'
 
@@ -68,6 +69,12 @@ export function fastTokenizerJson(vocab: JsonObject, mergesFile: Uint8Array): Js
   }
 }
 
+function readTables(model: JsonObject, vocabFile: string, mergesFile: string): BpeTables {
+  const vocab = objectOf(model.vocab, vocabFile) ?? refuse(`${vocabFile} is missing.`)
+  const vocabulary = readVocabulary(vocab, vocabFile)
+  return { vocabulary, merges: readMerges(model.merges, mergesFile, vocabulary) }
+}
+
 export class FastTokenizer implements Tokenizer {
   readonly rules: 'tokenizer.json' | 'qwen2'
   readonly size: number
@@ -78,9 +85,10 @@ export class FastTokenizer implements Tokenizer {
   readonly warning: string | undefined
   readonly specialIds: ReadonlySet<number>
   readonly addedIds: ReadonlySet<number>
-  readonly #ids: ReadonlyMap<string, number>
+  /** What the tokenizer looks up; may be kept, see tokenizer-cache.ts. */
+  readonly tables: BpeTables
   readonly #added = new Map<string, number>()
-  readonly #contents: string[]
+  readonly #addedContents = new Map<number, string>()
   readonly #normalize: Normalizer
   readonly #words: PreTokenizer
   /** A regular expression of the file may take for ever. */
@@ -94,7 +102,8 @@ export class FastTokenizer implements Tokenizer {
   readonly #before: readonly number[]
   readonly #behind: readonly number[]
 
-  constructor(rules: 'tokenizer.json' | 'qwen2', json: JsonObject, files: TokenizerFiles) {
+  /** `kept`: tables that were made of these very files before; `json` needs no vocabulary and no merges then. */
+  constructor(rules: 'tokenizer.json' | 'qwen2', json: JsonObject, files: TokenizerFiles, kept?: BpeTables) {
     this.rules = rules
     const vocabFile = rules === 'qwen2' ? 'vocab.json' : 'tokenizer.json: model.vocab'
     const mergesFile = rules === 'qwen2' ? 'merges.txt' : 'tokenizer.json: model.merges'
@@ -105,46 +114,41 @@ export class FastTokenizer implements Tokenizer {
       if (model[key]) refuse(`tokenizer.json: model.${key} is ${describe(model[key])}, only an empty one is supported.`)
     }
     this.#decoding = decoderRules(json.decoder)
-    const { ids, contents } = readVocabulary(
-      objectOf(model.vocab, vocabFile) ?? refuse(`${vocabFile} is missing.`),
-      vocabFile,
-    )
-    const merges = readMerges(model.merges, mergesFile, ids)
+    this.tables = kept ?? readTables(model, vocabFile, mergesFile)
+    const { vocabulary, merges } = this.tables
     this.#normalize = readNormalizer(json.normalizer) ?? ((text) => ({ text }))
     this.#words = readPreTokenizer(json.pre_tokenizer)
     this.#watched = hasUnknownPattern(json.normalizer) || hasUnknownPattern(json.pre_tokenizer)
     const { bytes } = this.#words
     if (bytes || this.#decoding === 'bytes') {
-      const missing = byteCharacters.findIndex((character) => !ids.has(character))
+      const missing = byteCharacters.findIndex((character) => vocabulary.idOf(character) === undefined)
       if (missing >= 0)
         refuse(
           `${vocabFile}: no token for byte ${missing} (${byteCharacters[missing]}), so some texts cannot be encoded; download the file again.`,
         )
     }
-    files.checkContents(vocabFile, (content) => ids.get(content))
-    files.checkIds(vocabFile, (id) => contents[id])
+    files.checkContents(vocabFile, (content) => vocabulary.idOf(content))
+    files.checkIds(vocabFile, (id) => vocabulary.contentOf(id))
     const byteIdsOf = (name: (byte: number) => string): Int32Array =>
-      Int32Array.from({ length: 256 }, (_, byte) => ids.get(name(byte)) ?? -1)
+      Int32Array.from({ length: 256 }, (_, byte) => vocabulary.idOf(name(byte)) ?? -1)
     const fallback = model.byte_fallback === true ? byteIdsOf(bytePieceName) : undefined
     if (fallback?.includes(-1))
       refuse(`${vocabFile}: byte_fallback is set, but ${bytePieceName(fallback.indexOf(-1))} is missing.`)
     const unk = typeof model.unk_token === 'string' ? model.unk_token : ''
     this.#bpe = new Bpe({
-      ids,
+      vocabulary,
       merges,
       byteIds: bytes ? byteIdsOf((byte) => byteCharacters[byte]!) : undefined,
       fallbackIds: fallback,
-      unkId: ids.get(unk) ?? files.added.find((token) => token.content === unk)?.id,
+      unkId: vocabulary.idOf(unk) ?? files.added.find((token) => token.content === unk)?.id,
       fuseUnk: model.fuse_unk === true,
       ignoreMerges: model.ignore_merges === true,
     })
     for (const token of files.added) {
       this.#added.set(token.content, token.id)
-      contents[token.id] = token.content
+      this.#addedContents.set(token.id, token.content)
     }
-    this.#ids = ids
-    this.#contents = contents
-    this.size = contents.length
+    this.size = files.added.reduce((size, { id }) => Math.max(size, id + 1), vocabulary.size)
     this.addedIds = new Set(files.added.map((token) => token.id))
     const controls = new Set(
       files.added.filter((token) => isControl(token, files.listedSpecial)).map((token) => token.id),
@@ -176,11 +180,11 @@ export class FastTokenizer implements Tokenizer {
   }
 
   idOf(token: string): number | undefined {
-    return this.#added.get(token) ?? this.#ids.get(token)
+    return this.#added.get(token) ?? this.tables.vocabulary.idOf(token)
   }
 
   tokenOf(id: number): string | undefined {
-    return this.#contents[id]
+    return this.#addedContents.get(id) ?? this.tables.vocabulary.contentOf(id)
   }
 
   get leadingBlank(): boolean {
@@ -188,7 +192,7 @@ export class FastTokenizer implements Tokenizer {
   }
 
   bytesOf(id: number): Uint8Array {
-    const token = this.#contents[id]
+    const token = this.tokenOf(id)
     if (token === undefined || this.addedIds.has(id) || this.specialIds.has(id)) return new Uint8Array()
     if (this.#decoding === 'bytes') return bytesOfToken(token)
     const { replace, byteFallback, metaspace } = this.#decoding
@@ -202,7 +206,7 @@ export class FastTokenizer implements Tokenizer {
   addedTokensIn(parts: string | readonly TextPart[]): { content: string; end: number }[] {
     const { text, untrusted } = joinParts(parts)
     const pieces = this.#guard(text, () => this.#pieces(text, untrusted))
-    return pieces.flatMap(({ id, end }) => (id === undefined ? [] : [{ content: this.#contents[id]!, end }]))
+    return pieces.flatMap(({ id, end }) => (id === undefined ? [] : [{ content: this.tokenOf(id)!, end }]))
   }
 
   encode(parts: string | readonly TextPart[], options: EncodeOptions = {}): number[] {
@@ -249,7 +253,7 @@ export class FastTokenizer implements Tokenizer {
 
   decoder(options: DecodeOptions = {}): IncrementalDecoder {
     const vocabulary: DecodeVocabulary = {
-      tokenOf: (id) => this.#contents[id],
+      tokenOf: (id) => this.tokenOf(id),
       isAdded: (id) => this.addedIds.has(id),
       action: idAction(this, options),
     }

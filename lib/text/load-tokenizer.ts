@@ -10,17 +10,28 @@
  * The first row that fits wins; `rules: 'tokenizer.json'` prefers that file over `tokenizer.model`. A `tokenizer.model` alone is read
  * whatever the class is called: as InternLM2's if there is an added `<|im_start|>`, as Llama's if not.
  */
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { ModelError } from '../errors.ts'
 import { FastTokenizer, fastTokenizerJson } from './fast-tokenizer.ts'
 import { parseSentencePiece } from './sentencepiece.ts'
 import { SlowTokenizer } from './slow-tokenizer.ts'
 import type { Tokenizer } from './tokenizer.ts'
-import { objectOf, readBounded, readJson, readTokenizerFiles, type TokenizerFiles } from './tokenizer-files.ts'
+import { readTokenizerCache, tokenizerCacheKey, writeTokenizerCache } from './tokenizer-cache.ts'
+import {
+  type JsonObject,
+  objectOf,
+  readBounded,
+  readJson,
+  readTokenizerFiles,
+  type TokenizerFiles,
+} from './tokenizer-files.ts'
 
 export interface TokenizerOptions {
   /** Which rules to follow where a folder has both `tokenizer.model` and `tokenizer.json`. Default: the reference's (the former). */
   rules?: 'reference' | 'tokenizer.json'
+  /** Keep a large vocabulary's tables in the folder, and take them from there. */
+  cache?: boolean
 }
 
 const maxModelBytes = 64 << 20
@@ -28,7 +39,12 @@ const maxJsonBytes = 256 << 20
 
 /** Loads the tokenizer of a model folder. */
 export async function loadTokenizer(dir: string, options: TokenizerOptions = {}): Promise<Tokenizer> {
-  const json = objectOf(await readJson(dir, 'tokenizer.json', maxJsonBytes), 'tokenizer.json')
+  const key = options.cache ? await tokenizerCacheKey(dir) : undefined
+  const kept = key === undefined ? undefined : await readTokenizerCache(dir, key)
+  const json =
+    kept?.rules === 'qwen2'
+      ? undefined
+      : (kept?.json ?? objectOf(await readJson(dir, 'tokenizer.json', maxJsonBytes), 'tokenizer.json'))
   const files = await readTokenizerFiles(dir, json)
   const name = files.className?.replace(/Fast$/, '')
   const slowClass = name === 'InternLM2Tokenizer' || name === 'LlamaTokenizer'
@@ -41,18 +57,24 @@ export async function loadTokenizer(dir: string, options: TokenizerOptions = {})
     const internlm2 = name === 'InternLM2Tokenizer' || (!slowClass && own.contents.has('<|im_start|>'))
     return new SlowTokenizer(internlm2 ? 'internlm2' : 'llama', own.legacy, model, own)
   }
+  const fast = async (rules: FastTokenizer['rules'], json: JsonObject, files: TokenizerFiles): Promise<Tokenizer> => {
+    const tokenizer = new FastTokenizer(rules, json, files, kept?.tables)
+    if (key !== undefined && !kept) await writeTokenizerCache(dir, key, { rules, json, tables: tokenizer.tables })
+    return tokenizer
+  }
   if (slowClass && !(json && options.rules === 'tokenizer.json')) {
     const slow = await pieces()
     if (slow) return slow
   }
   if (json) {
     // Without its own files the slow tokenizer cannot have been the reference, whatever class the config names.
-    const alone = (await readBounded(join(dir, 'vocab.json'), 'vocab.json', maxJsonBytes)) === undefined
-    return new FastTokenizer('tokenizer.json', json, alone ? { ...files, loadedFast: true } : files)
+    const alone = !existsSync(join(dir, 'vocab.json'))
+    return fast('tokenizer.json', json, alone ? { ...files, loadedFast: true } : files)
   }
+  if (kept) return fast('qwen2', kept.json, files)
   const vocab = objectOf(await readJson(dir, 'vocab.json', maxJsonBytes), 'vocab.json')
   const merges = await readBounded(join(dir, 'merges.txt'), 'merges.txt', maxModelBytes)
-  if (vocab && merges) return new FastTokenizer('qwen2', fastTokenizerJson(vocab, merges), files)
+  if (vocab && merges) return fast('qwen2', fastTokenizerJson(vocab, merges), files)
   if (vocab || merges) {
     const [found, missing] = vocab ? ['vocab.json', 'merges.txt'] : ['merges.txt', 'vocab.json']
     throw new ModelError(

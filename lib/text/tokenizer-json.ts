@@ -2,6 +2,7 @@
 import { ModelError } from '../errors.ts'
 import type { FallbackDecoderRules } from './decoding.ts'
 import { describe, idFrom, isId, type JsonObject, objectOf } from './tokenizer-files.ts'
+import { ListedVocabulary, type Vocabulary } from './vocabulary.ts'
 
 /** Far above any token of the family; what decoding makes of one stays small. */
 const maxTokenLength = 4096
@@ -12,10 +13,12 @@ export function refuse(message: string): never {
   throw new ModelError('BAD_TOKENIZER', message)
 }
 
-export function readVocabulary(vocab: JsonObject, file: string): { ids: Map<string, number>; contents: string[] } {
+export function readVocabulary(vocab: JsonObject, file: string): Vocabulary {
   const ids = new Map<string, number>()
   const contents: string[] = []
-  for (const [content, value] of Object.entries(vocab)) {
+  // Object.entries makes a list for each token, which takes longer than the table.
+  for (const content of Object.keys(vocab)) {
+    const value = vocab[content]
     // The label takes longer than all else that is done to a token, and is for the message alone.
     const id = isId(value) ? value : idFrom(value, `${file}: ${JSON.stringify(content)}`)
     if (content.length > maxTokenLength)
@@ -28,11 +31,11 @@ export function readVocabulary(vocab: JsonObject, file: string): { ids: Map<stri
     ids.set(content, id)
   }
   if (ids.size === 0) refuse(`${file}: holds no tokens; download the file again.`)
-  return { ids, contents }
+  return new ListedVocabulary(ids, contents)
 }
 
 /** Ids of left, right and both together for each merge. */
-export function readMerges(value: unknown, file: string, ids: ReadonlyMap<string, number>): Int32Array {
+export function readMerges(value: unknown, file: string, vocabulary: Vocabulary): Int32Array {
   if (!Array.isArray(value)) return refuse(`${file} is ${describe(value)}, expected a list.`)
   const merges = new Int32Array(value.length * 3)
   for (let i = 0; i < value.length; i++) {
@@ -49,7 +52,9 @@ export function readMerges(value: unknown, file: string, ids: ReadonlyMap<string
     if (typeof left !== 'string' || typeof right !== 'string') {
       return refuse(`${file}: merge ${i} is ${describe(entry)}, expected two tokens.`)
     }
-    const [leftId, rightId, bothId] = [ids.get(left), ids.get(right), ids.get(left + right)]
+    const leftId = vocabulary.idOf(left)
+    const rightId = vocabulary.idOf(right)
+    const bothId = vocabulary.idOf(left + right)
     if (leftId === undefined || rightId === undefined || bothId === undefined) {
       return refuse(
         `${file}: merge ${i}, ${describe(entry)}, names a token that the vocabulary lacks; take the files from the same repository.`,
