@@ -185,7 +185,7 @@ describe('locate', () => {
   test('boxes are in pixels of the camera they lie in', async () => {
     const model = await loadModel()
     using scene = await model.see(day)
-    const { boxes, text, answer } = await scene.locate('Where is the pedestrian?')
+    const { boxes, text, answer } = await scene.locate('Where is the pedestrian in CAM_FRONT?')
     expect(answer.text).toContain('<box>')
     expect(text).not.toContain('<box>')
     expect(boxes.length).toBeGreaterThan(0)
