@@ -36,7 +36,7 @@ export async function planOf(
 ): Promise<Plan> {
   const { network, files, fileBytes, tensors } = await readCheckpoint(dir)
   const memory = memoryOfTraining(network, settings, data.bounds, memoryBytes)
-  const { samples, shared, separate } = data.operations
+  const { samples, shared, separate } = data.operationsOf(settings)
   const plan = {
     steps: data.steps,
     learningRate: settings.learningRate,

@@ -249,7 +249,7 @@ async function writeReport(
   const { visionLearningRate } = settingsOf({ train: part, towerLayers, learningRate }) // what follows from the others
   const usual = { ...publishedSettings, visionLearningRate }
   const changed = Object.entries(settings).filter(([key, value]) => value !== usual[key as keyof AdaptSettings])
-  const { shared, separate, samples } = data.operations
+  const { shared, separate, samples } = data.operationsOf(settings)
   const moment = changedMoment(validations)
   const [pictures] =
     moment === undefined

@@ -5,6 +5,7 @@ import { ModelError } from '../errors.ts'
 import type { Conversion } from '../grounding/conversion.ts'
 import { templateFor } from '../load-model.ts'
 import { loadAddon, type NetworkDescription } from '../native.ts'
+import type { NativeTrainedParts } from '../native-training.ts'
 import { loadTokenizer } from '../text/load-tokenizer.ts'
 import type { TextReading } from '../text/placeholders.ts'
 import { closeLists, openLists } from './lists.ts'
@@ -16,8 +17,9 @@ import { Packer, publishedLimits } from './packing.ts'
 import { type PictureCheck, PictureChecks } from './pictures.ts'
 import type { Preparation } from './prepare.ts'
 import type { SampleSource } from './sample-lists.ts'
+import { partsOf } from './settings.ts'
 import { type ListSurvey, surveyLists } from './survey.ts'
-import type { PackBounds, PackSource, TrainingPack } from './types.ts'
+import type { AdaptSettings, PackBounds, PackSource, TrainingPack } from './types.ts'
 import { UnitTable } from './units.ts'
 import { type PackedUnit, type PackWriting, writePacks } from './write-packs.ts'
 
@@ -232,11 +234,12 @@ export class TrainingData implements PackSource {
   readonly summary: Readonly<Record<string, unknown>>
   /** What was found in each list. */
   readonly surveys: readonly ListSurvey[]
-  /** Of the first pass. */
+  /** Of the first pass, where everything is trained. */
   readonly operations: OperationCount
   readonly #lists: readonly OpenList[]
   readonly #settings: Settings
   readonly #preparation: Preparation
+  readonly #network: NetworkDescription
   /** Packs of the run up to the end of each pass. */
   readonly #ends: number[] = []
   #last: { number: number; packs: PassPacks } | undefined
@@ -250,7 +253,8 @@ export class TrainingData implements PackSource {
     this.#preparation = preparation
     this.surveys = lists.map(({ survey }) => survey)
     const first = this.#packsOfPass(0)
-    this.operations = countOperations(network, first.packs, lists)
+    this.#network = network
+    this.operations = countOperations(network, first.packs, lists, partsOf({ train: 'all', towerLayers: 0 }, network))
     const wanted = settings.steps === undefined ? undefined : settings.steps * settings.packsPerStep
     const bounds = { rows: 0, tiles: 0 }
     const tiles = { all: 0, different: 0 }
@@ -288,6 +292,11 @@ export class TrainingData implements PackSource {
     }
     const made = { lists: described, settings: chosen, template: preparation.template, layout: preparation.layout }
     this.digest = createHash('sha256').update(JSON.stringify(made)).digest('hex')
+  }
+
+  /** Of the first pass, by what is trained: what is frozen has no gradient, and nothing behind it a backward. */
+  operationsOf(settings: Pick<AdaptSettings, 'train' | 'towerLayers'>): OperationCount {
+    return countOperations(this.#network, this.#packsOfPass(0).packs, this.#lists, partsOf(settings, this.#network))
   }
 
   async packsOfStep(step: number, signal?: AbortSignal): Promise<TrainingPack[]> {
@@ -393,13 +402,14 @@ function countOperations(
   network: NetworkDescription,
   packs: readonly PackedUnit[][],
   lists: readonly OpenList[],
+  parts: NativeTrainedParts,
 ): OperationCount {
   const count = { samples: 0, shared: 0, separate: 0 }
   for (const { list, members, tiles } of packs.flat()) {
     const { tokens, learned, head } = lists[list]!.survey.usable
     const shared = members.length > 1 ? head[members[0]!]! : 0
     const samples = members.map((member) => ({ rows: tokens[member]! - shared, learned: learned[member]! }))
-    const operations = unitOperations(network, { tiles, head: shared, samples })
+    const operations = unitOperations(network, { tiles, head: shared, samples }, parts)
     count.samples += members.length
     count.shared += operations.shared
     count.separate += operations.separate

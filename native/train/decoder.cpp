@@ -142,6 +142,7 @@ double DecoderTraining::loss_backward(ParameterValues& to, const Pack& pack, int
     for (double one : losses) loss += one;
     // logits = head(h): dh = d logits * head
     gradients_.linear_weight(to.find(head_role), {}, logits, h);
+    if (!has_backward_) continue;
     gradients_.linear_input(dh, logits, masters_.find(head_role));
     // h = norm(x): dx = norm'(x) dh
     std::memset(d.data, 0, d.bytes());

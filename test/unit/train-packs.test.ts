@@ -22,7 +22,7 @@ import { openLists } from '../../lib/train/lists.ts'
 import { normaliseWeights, tokenWeight } from '../../lib/train/loss-weights.ts'
 import { Random } from '../../lib/train/random.ts'
 import { openTrainingData, type TrainingData, type TrainingDataOptions } from '../../lib/train/training-data.ts'
-import type { TrainingPack } from '../../lib/train/types.ts'
+import type { TrainedPart, TrainingPack } from '../../lib/train/types.ts'
 import { fixtures, shared } from './tokenizer-shared.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'drivlm-packs-'))
@@ -165,6 +165,12 @@ describe('questions of a moment', () => {
     expect(together.operations.samples).toBe(apart.operations.samples)
     expect(together.operations.separate).toBe(apart.operations.shared)
     expect(together.operations.shared).toBeLessThan(together.operations.separate / 3)
+    const of = (train: TrainedPart, towerLayers = 0) => together.operationsOf({ train, towerLayers }).shared
+    expect(of('all')).toBe(together.operations.shared)
+    expect(of('head')).toBeLessThan(of('projector'))
+    expect(of('projector')).toBeLessThan(of('language+projector'))
+    expect(of('language+projector')).toBeLessThan(of('language+projector', 2))
+    expect(of('language+projector', 2)).toBeLessThan(of('all'))
   })
 
   test('are cut where it is asked for, and none is lost', async () => {
