@@ -118,6 +118,8 @@ export interface Domain {
   traffic: 'right' | 'left'
   /** Kinds of objects there are. */
   objects: readonly ObjectKind[]
+  /** How often a view is given none, one, two… objects, up to six. */
+  objectsPerView: readonly number[]
   /** Colours of vehicles, by name. */
   colours: Readonly<Record<string, Rgb>>
   /** Clothes of pedestrians and cyclists. */
@@ -244,6 +246,13 @@ function check(domain: Json, file: string): void {
     )
   }
   expect(list(domain.objects, 2, 16), 'objects', 'a list of two to 16 kinds')
+  expect(
+    list(domain.objectsPerView, 1, 7) &&
+      domain.objectsPerView.every((share) => number(share, 0, 1000)) &&
+      domain.objectsPerView.some((share) => share !== 0),
+    'objectsPerView',
+    'shares of none, one, two… objects, up to six, one of them above 0',
+  )
   for (const [i, kind] of (domain.objects as unknown[]).entries()) {
     const fits =
       isObject(kind) &&

@@ -37,7 +37,21 @@ export interface ViewFacts {
   counts: number[]
 }
 
-const numbers = ['zero', 'one', 'two', 'three', 'four', 'five', 'six']
+const numbers = [
+  'zero',
+  'one',
+  'two',
+  'three',
+  'four',
+  'five',
+  'six',
+  'seven',
+  'eight',
+  'nine',
+  'ten',
+  'eleven',
+  'twelve',
+]
 const letters = 'ABCD'
 const backView = 4
 const frontView = 1

@@ -257,7 +257,7 @@ class Builder {
   #fillView(view: number, mayCross: boolean): void {
     const r = this.#random
     const kinds = this.#domain.objects
-    let count = r.weighted([0.18, 0.34, 0.28, 0.2])
+    let count = r.weighted(this.#domain.objectsPerView)
     if (view === frontView && this.#hazards > 0) count = Math.max(0, count - 1)
     const repeated = r.next() < 0.45 ? r.weighted(kinds.map((kind) => kind.repeated)) : -1
     for (let i = 0; i < count; i++) {

@@ -101,6 +101,22 @@ describe('domains', () => {
     expect(oncoming).toBeGreaterThan(20)
   })
 
+  test('objectsPerView makes crowds and empty streets', () => {
+    const objects = dayCity.objects.map((kind) => ({
+      ...kind,
+      share: kind.shape === 'pedestrian' ? 1 : 0,
+      repeated: 0.01,
+    }))
+    const perView = (objectsPerView: number[]) => {
+      const domain = domainOf({ objectsPerView, objects }, 'crowd.json')
+      const scenes = Array.from({ length: 10 }, (_, seed) => drawScene(seed, domain, { size: 28 }))
+      for (const { caption } of scenes) expect(caption ?? '').not.toContain('undefined')
+      return scenes.flatMap(({ world }) => world.objects).length / 60
+    }
+    expect(perView([0, 0, 0, 0, 0, 0, 1])).toBeGreaterThan(2 * perView([0.18, 0.34, 0.28, 0.2]))
+    expect(perView([1])).toBeLessThan(0.3)
+  })
+
   test('twenty lines of JSON make one', async () => {
     const file = join(dir, 'desert.json')
     const desert = {
@@ -141,6 +157,8 @@ describe('domains', () => {
       { objects: Array(2).fill({ name: 'car', plural: 'cars', shape: 'car', share: 1, repeated: 1 }) },
       /a kind of shape pedestrian/,
     ],
+    [{ objectsPerView: [0, 0, 0] }, /expected objectsPerView to be shares/],
+    [{ objectsPerView: [1, 1, 1, 1, 1, 1, 1, 1] }, /expected objectsPerView/],
     [{ weather: [{ name: 'x' }] }, /expected weather\[0\]/],
     [{ wording: { questions: { exist: [] } } }, /expected wording\.questions\.exist/],
   ])('%j is refused by name', (json, message) => {

@@ -54,6 +54,7 @@ export const dayCity: Domain = {
     { name: 'cyclist', plural: 'cyclists', shape: 'cyclist', share: 0.13, repeated: 0.14 },
     { name: 'traffic cone', plural: 'traffic cones', shape: 'cone', share: 0.13, repeated: 0.16 },
   ],
+  objectsPerView: [0.18, 0.34, 0.28, 0.2],
   colours: {
     red: [205, 30, 35],
     blue: [35, 75, 205],
