@@ -150,10 +150,10 @@ void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
       });
 }
 
-// Many rows of x in 8 bits against s8, or s4 expanded to it.
+// Many rows of x in 8 bits against s8, or s4 expanded to it; both widened to 16 bits where no instruction multiplies bytes.
 void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
-  const int64_t units = cpu::unit_count(WeightKind::s8, job.k), row_bytes = rounded_row(job.k);
+  const int64_t units = cpu::unit_count(WeightKind::s8, job.k) * (kWidensBytes ? 2 : 1), row_bytes = rounded_row(job.k);
   uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
   uint8_t* bytes = reinterpret_cast<uint8_t*>(scratch) + packed_x_bytes(rows, job.k) + expanded_bytes(job.k);
   float* scales = reinterpret_cast<float*>(bytes + aligned_bytes(kTileRows * row_bytes));
@@ -163,22 +163,26 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
     for (int64_t r = first; r < last; ++r) {
       scales[r] = round_to_8(bytes + (r - first) * row_bytes, job, row_of_x(job, row0 + r), zeros[r]);
     }
-    pack_rows<RawWords>(x + first * units, reinterpret_cast<const char*>(bytes), row_bytes, last - first, job.k,
-                        last - first);
+    pack_rows<ByteWords>(x + first * units, reinterpret_cast<const char*>(bytes), row_bytes, last - first,
+                         units * ByteWords::kBytes, last - first);
   }
-  const bool expands = job.kind == WeightKind::s4;
+  const bool from_s4 = job.kind == WeightKind::s4;
   char* expanded = scratch + packed_x_bytes(rows, job.k);
   S4AsBytes as_bytes;
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units,
       [&](const char* w) {
-        if (expands) as_bytes.expand(expanded, w, job.k);
-        return expands ? static_cast<const char*>(expanded) : w;
+        if (from_s4) {
+          as_bytes.expand(expanded, w, job.k);
+        } else if (kWidensBytes) {
+          S8AsShorts::expand(expanded, w, job.k);
+        }
+        return from_s4 || kWidensBytes ? static_cast<const char*>(expanded) : w;
       },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
-        tile_for<U8S8>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next, step);
-        const float* scale = expands ? as_bytes.scale : job.w_scale + panel * 32;
-        return Rescale{true, scales + first, zeros + first, scale, expands ? as_bytes.sum : job.w_sum + panel * 32};
+        tile_for<ByteDots>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next, step);
+        const float* scale = from_s4 ? as_bytes.scale : job.w_scale + panel * 32;
+        return Rescale{true, scales + first, zeros + first, scale, from_s4 ? as_bytes.sum : job.w_sum + panel * 32};
       });
 }
 

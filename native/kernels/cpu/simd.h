@@ -178,6 +178,10 @@ DRIVLM_INLINE I to_nearest(F v) { return reinterpret_cast<I>(v + 12582912.0f) - 
 DRIVLM_INLINE void store_bytes(uint8_t* p, I v) {
 #if defined(__AVX512F__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+#elif defined(__AVX2__)
+  const __m256i low = reinterpret_cast<__m256i>(v & 0xff);
+  const __m128i shorts = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(shorts, shorts));
 #else
   typedef uint8_t B __attribute__((vector_size(kWidth)));
   const B bytes = __builtin_convertvector(v, B);
@@ -187,6 +191,10 @@ DRIVLM_INLINE void store_bytes(uint8_t* p, I v) {
 DRIVLM_INLINE void store_shorts(int16_t* p, I v) {
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(v)));
+#elif defined(__AVX2__)
+  const __m256i low = reinterpret_cast<__m256i>(v & 0xffff);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 #else
   typedef int16_t S __attribute__((vector_size(kWidth * 2)));
   const S shorts = __builtin_convertvector(v, S);

@@ -227,6 +227,22 @@ struct S16S8 {
   }
 };
 
+// Two 16-bit values a word.
+struct S16Pairs {
+  static constexpr int kWords = 1;
+  static constexpr bool kPairs = false;
+  template <int kRows, int kRowStep, int kDepthStep>
+  DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+    const U w0 = load_bits(w), w1 = load_bits(w + 64);
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const U v = reinterpret_cast<U>(splat(x[r * kRowStep]));
+      sum[r][0] = dot2(sum[r][0], v, w0);
+      sum[r][1] = dot2(sum[r][1], v, w1);
+    }
+  }
+};
+
 // How many passes over a panel a tile of that height makes at once: as many as have room in half of the registers, so that memory is read all
 // the time and not only in the first pass.
 constexpr int passes_at_once(int rows) {
@@ -393,6 +409,19 @@ struct WidenedWords {
     return static_cast<uint32_t>(half) << 16;
   }
 };
+
+#if defined(__AVX2__)
+// Pairs of u8 widened to 16 bits. Rows have an even number of bytes.
+struct WidenedBytes {
+  static constexpr int64_t kBytes = 2;
+  DRIVLM_INLINE static U4 four(const char* p) {
+    return reinterpret_cast<U4>(_mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  DRIVLM_INLINE static uint32_t one(const char* p, int64_t) {
+    return static_cast<uint8_t>(p[0]) | static_cast<uint32_t>(static_cast<uint8_t>(p[1])) << 16;
+  }
+};
+#endif
 
 // f32 narrowed to pairs of bf16.
 struct NarrowedWords {
