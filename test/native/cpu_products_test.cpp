@@ -1,4 +1,4 @@
-// Products with a factor that is packed once: the bits of those that pack it anew, on every target.
+// Products with a factor that is packed once, and those whose sums go straight where they belong: the bits of the others, on every target.
 
 #include <vector>
 
@@ -34,6 +34,38 @@ TEST(products_with_a_packed_factor_have_the_bits_of_the_others) {
               CHECK_EQ(found == expected, true);
             }
           }
+        }
+      }
+    }
+  }
+}
+
+TEST(products_stored_from_registers_have_the_bits_of_the_others) {
+  constexpr int64_t n = 70, k = 93, stride = 77;
+  cpu::Random random(4);
+  const std::vector<float> b = random.floats(n * k, 1), bias = random.floats(n, 1), ones(n, 1.0f);
+  cpu::PoolWorkers alone(1);
+  for (const cpu::Target& target : cpu::targets()) {
+    if (!target.supported) continue;
+    std::vector<float> memory(cpu::packed_floats(cpu::WeightKind::f32, n, k) + 16);
+    const cpu::PackedFactor packed =
+        cpu::pack_factor(*target.kernels, cpu::WeightKind::f32, cpu::aligned(memory), {b.data(), k}, n, k);
+    for (int64_t m = 1; m <= 29; ++m) {
+      const std::vector<float> a = random.floats(m * k, 1);
+      for (const Epilogue after : {Epilogue::store, Epilogue::add}) {
+        for (const bool has_bias : {false, true}) {
+          std::vector<float> expected(m * stride, 0.5f), found = expected;
+          cpu::GemmJob job;
+          job.x = a.data(), job.x_stride = k, job.x_f32 = job.out_f32 = true;
+          job.w = packed.panels, job.kind = cpu::WeightKind::f32;
+          job.m = m, job.n = n, job.k = k, job.after = after, job.out_stride = stride;
+          job.bias = has_bias ? bias.data() : nullptr;
+          job.out = found.data();
+          cpu::gemm(*target.kernels, job, alone);
+          job.out = expected.data();
+          job.scale = ones.data();  // what has a scale is finished from memory
+          cpu::gemm(*target.kernels, job, alone);
+          CHECK_EQ(found == expected, true);
         }
       }
     }

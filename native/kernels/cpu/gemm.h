@@ -98,8 +98,8 @@ struct GemmKernels {
   void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch);
   size_t (*gemm_scratch)(int64_t rows, int64_t k);
 
-  // One panel of kind f32 or bf16 from up to 32 rows of f32: value (i, p) at from[i * stride + p] or, by columns, at from[p * stride + i].
-  void (*pack_f32)(void* panel, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t rows,
+  // Panels of kind f32 or bf16, one after another, from rows of f32: value (i, p) at from[i * stride + p] or, by columns, at from[p * stride + i].
+  void (*pack_f32)(void* panels, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t rows,
                    int64_t k);
 };
 

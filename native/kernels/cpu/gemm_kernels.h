@@ -99,6 +99,11 @@ DRIVLM_INLINE void over_panels(const GemmJob& job, int64_t row0, int64_t rows, i
   }
 }
 
+// Whether the sums of whole panels can go where they belong from the registers, without a form of `finish`: products of training.
+DRIVLM_INLINE bool stores_sums(const GemmJob& job) {
+  return job.out_f32 && job.scale == nullptr && (job.after == Epilogue::store || job.after == Epilogue::add);
+}
+
 // bf16 and f32 weights.
 template <class Dot>
 void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, uint32_t* x) {
@@ -107,6 +112,24 @@ void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, in
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
     pack_x<Dot>(x + first * words, job, row0 + first, last - first);
+  }
+  // Whole panels of f32 go where they belong from the registers.
+  if (std::is_same_v<Dot, F32Fma> && job.kind == WeightKind::f32 && stores_sums(job)) {
+    const int64_t whole = max_of(panel0, min_of(panel1, job.n / 32)), bytes = cpu::panel_bytes(job.kind, job.k);
+    const int64_t step = (bytes + tiles * units - 1) / (tiles * units);
+    for (int64_t panel = panel0; panel < whole; ++panel) {
+      const char* w = static_cast<const char*>(job.w) + panel * bytes;
+      const Storing how{job.bias ? job.bias + panel * 32 : nullptr, job.after == Epilogue::add};
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+        const char* next = w + (tiles == 1 ? kStreamAhead : bytes + bytes * t / tiles);
+        float* out = static_cast<float*>(job.out) + (row0 + first) * job.out_stride + panel * 32;
+        fetch_out(job, row0 + first, height, panel);
+        final_tile_for<F32Near>(height)(out, job.out_stride, w, reinterpret_cast<const float*>(x + first * words),
+                                        units, next, step, how);
+      }
+    }
+    panel0 = whole;
   }
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
@@ -220,34 +243,54 @@ void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_
 #endif
 }
 
-void pack_f32(void* panel, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t rows,
-              int64_t k) {
-  uint32_t* out = static_cast<uint32_t*>(panel);
-  const int64_t units = cpu::unit_count(kind, k);
-  if (by_columns) {
-    for (int64_t u = 0; u < units; ++u, out += 32) {
+// By columns the panels of a row of `from` are filled together, so that the row is read once and in order; what comes rows later is fetched.
+void pack_columns(uint32_t* out, WeightKind kind, const float* from, int64_t stride, int64_t rows, int64_t k) {
+  constexpr int64_t kAhead = 8;  // rows
+  const int64_t depth = cpu::unit_depth(kind), units = cpu::unit_count(kind, k), words = units * 32;
+  for (int64_t u = 0; u < units; ++u, out += 32) {
+    const float* row = from + u * depth * stride;
+    for (int64_t first = 0; first < rows; first += 32) {
+      uint32_t* to = out + first / 32 * words;
+      __builtin_prefetch(row + first + kAhead * stride);
+      __builtin_prefetch(row + first + kAhead * stride + 16);
+      if (kind == WeightKind::f32 && rows - first >= 32) {
+        DRIVLM_UNROLL
+        for (int64_t i = 0; i < 32; i += kWidth) store_bits(to + i, load_bits(row + first + i));
+        continue;
+      }
       for (int64_t i = 0; i < 32; i += kWidth) {
-        const int64_t left = max_of(rows - i, 0);
-        if (kind == WeightKind::f32) {
-          store_bits(out + i, reinterpret_cast<U>(load_first(from + u * stride + i, left)));
-        } else {
-          const float* low = from + 2 * u * stride + i;
-          store_bits(out + i, paired(low, 2 * u + 1 < k ? low + stride : nullptr, left));
-        }
+        const int64_t left = max_of(rows - first - i, 0);
+        const float* low = row + first + i;
+        if (kind == WeightKind::f32)
+          store_bits(to + i, reinterpret_cast<U>(load_first(low, left)));
+        else
+          store_bits(to + i, paired(low, 2 * u + 1 < k ? low + stride : nullptr, left));
       }
     }
-    return;
   }
+}
+
+void pack_f32(void* panels, WeightKind kind, const float* from, int64_t stride, bool by_columns, int64_t all,
+              int64_t k) {
+  uint32_t* out = static_cast<uint32_t*>(panels);
+  if (by_columns) return pack_columns(out, kind, from, stride, all, k);
+  const int64_t units = cpu::unit_count(kind, k);
+  for (; all > 0; all -= 32, from += 32 * stride, out += units * 32) {
+    const int64_t rows = min_of(all, 32);
 #if defined(__AMX_BF16__)
-  if (kind == WeightKind::bf16) return pack_panel_rows(out, from, stride, rows, k);
+    if (kind == WeightKind::bf16) {
+      pack_panel_rows(out, from, stride, rows, k);
+      continue;
+    }
 #endif
-  const char* in = reinterpret_cast<const char*>(from);
-  if (kind == WeightKind::f32) {
-    pack_rows<RawWords>(out, in, stride * 4, rows, k * 4, 32);
-  } else {
-    pack_rows<NarrowedWords>(out, in, stride * 4, rows, k * 4, 32);
+    const char* in = reinterpret_cast<const char*>(from);
+    if (kind == WeightKind::f32) {
+      pack_rows<RawWords>(out, in, stride * 4, rows, k * 4, 32);
+    } else {
+      pack_rows<NarrowedWords>(out, in, stride * 4, rows, k * 4, 32);
+    }
+    for (int64_t u = 0; u < units && rows < 32; ++u) memset(out + u * 32 + rows, 0, (32 - rows) * 4);
   }
-  for (int64_t u = 0; u < units && rows < 32; ++u) memset(out + u * 32 + rows, 0, (32 - rows) * 4);
 }
 
 constexpr cpu::GemmKernels kGemm = {.tile_rows = kTileRows,

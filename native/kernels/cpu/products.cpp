@@ -13,12 +13,12 @@ constexpr int64_t kPanelBytes = 64 << 10;  // of a piece
 
 int64_t depth_of(WeightKind kind, int64_t k) { return std::min(k, kPanelBytes / kUnitBytes * unit_depth(kind)); }
 
-// A panel of b [n, k] from its places [p0, p0 + depth) on.
-void pack_one(const KernelTable& kernels, WeightKind kind, char* to, const Factor<float>& b, int64_t panel, int64_t n,
-              int64_t p0, int64_t depth) {
+// Panels [panel, end) of b [n, k] from its places [p0, p0 + depth) on.
+void pack(const KernelTable& kernels, WeightKind kind, char* to, const Factor<float>& b, int64_t panel, int64_t end,
+          int64_t n, int64_t p0, int64_t depth) {
   const int64_t first = panel * kPanelRows;
   const float* from = b.by_rows ? b.data + first * b.stride + p0 : b.data + p0 * b.stride + first;
-  kernels.pack_f32(to, kind, from, b.stride, !b.by_rows, std::min(kPanelRows, n - first), depth);
+  kernels.pack_f32(to, kind, from, b.stride, !b.by_rows, std::min(end * kPanelRows, n) - first, depth);
 }
 
 // c [m, n] = or += a's places [p0, p0 + depth) times the panels of b's.
@@ -71,8 +71,13 @@ void product<float>(const KernelTable& kernels, Workers& workers, ProductSpace& 
   const int64_t most = depth_of(space.kind, k);
   for (int64_t p0 = 0; p0 < k; p0 += most) {
     const int64_t depth = std::min(most, k - p0);
-    run(workers, panel_count(n), [&](int64_t panel) {
-      pack_one(kernels, space.kind, panels + panel * panel_bytes(space.kind, depth), b, panel, n, p0, depth);
+    // Shares of panels: a thread that packs several reads whole pieces of the rows that stand by columns.
+    const int64_t count = panel_count(n),
+                  shares = std::min<int64_t>(count, workers.count() > 1 ? 4 * workers.count() : 1);
+    run(workers, shares, [&](int64_t share) {
+      const int64_t first = count * share / shares;
+      pack(kernels, space.kind, panels + first * panel_bytes(space.kind, depth), b, first, count * (share + 1) / shares,
+           n, p0, depth);
     });
     GemmJob job = piece_of(space.kind, c, stride, a, panels, m, n, p0, depth, add);
     job.bias = p0 == 0 ? bias : nullptr;
@@ -90,8 +95,8 @@ PackedFactor pack_factor(const KernelTable& kernels, WeightKind kind, float* to,
   const int64_t most = depth_of(kind, k);
   for (int64_t p0 = 0; p0 < k; p0 += most) {
     const int64_t depth = std::min(most, k - p0);
-    for (int64_t panel = 0; panel < panel_count(n); ++panel, panels += panel_bytes(kind, depth))
-      pack_one(kernels, kind, panels, b, panel, n, p0, depth);
+    pack(kernels, kind, panels, b, 0, panel_count(n), n, p0, depth);
+    panels += packed_bytes(kind, n, depth);
   }
   return {to, n, k};
 }

@@ -65,12 +65,14 @@ struct Bf16Fma {
   }
 };
 
-struct F32Fma {
+// kApart: bytes from the first vector of columns to the second.
+template <int kApart>
+struct F32FmaApart {
   static constexpr int kWords = 1;
   static constexpr bool kPairs = false;
   template <int kRows, int kRowStep, int kDepthStep>
   DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
-    const F w0 = reinterpret_cast<F>(load_bits(w)), w1 = reinterpret_cast<F>(load_bits(w + 64));
+    const F w0 = reinterpret_cast<F>(load_bits(w)), w1 = reinterpret_cast<F>(load_bits(w + kApart));
     DRIVLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const F v = splat(x[r * kRowStep]);
@@ -79,6 +81,10 @@ struct F32Fma {
     }
   }
 };
+using F32Fma = F32FmaApart<64>;
+
+// Columns side by side: a pass reads whole lines and only its own, half as many from L2 where two passes make a panel.
+using F32Near = F32FmaApart<kWidth * 4>;
 
 #if defined(__AVX512BF16__)
 struct Bf16Dot {
@@ -271,7 +277,7 @@ DRIVLM_INLINE void fetch_ahead(const char* p) { __builtin_prefetch(p, 0, 2); }
 
 // `units` of a panel from w on, kPasses of its parts of 2 x kWidth columns at once. What comes after is fetched early, 128 bytes a unit from
 // `next` on, `next_step` bytes further each time; it may lie past the end of memory, a prefetch does not fault.
-template <class Dot, int kRowStep, int kDepthStep, int kRows, int kPasses>
+template <class Dot, int kRowStep, int kDepthStep, int kPassBytes = kWidth * 4, int kRows, int kPasses>
 DRIVLM_INLINE void add_units(F (&sum)[kPasses][kRows][2], const char* w, const float* x, int64_t units,
                              const char* next, int64_t next_step) {
 #pragma GCC unroll 2
@@ -280,9 +286,45 @@ DRIVLM_INLINE void add_units(F (&sum)[kPasses][kRows][2], const char* w, const f
     fetch_ahead(next + 64);
     next += next_step;
     DRIVLM_UNROLL
-    for (int p = 0; p < kPasses; ++p) Dot::template step<kRows, kRowStep, kDepthStep>(sum[p], w + p * kWidth * 4, x);
+    for (int p = 0; p < kPasses; ++p) Dot::template step<kRows, kRowStep, kDepthStep>(sum[p], w + p * kPassBytes, x);
     w += 128;
     x += Dot::kWords * kDepthStep;
+  }
+}
+
+// What is done to the sums of a tile as they are stored in f32, in this order: a bias of the columns is added, then what stands there.
+struct Storing {
+  const float* bias = nullptr;  // [32] or null
+  bool add = false;
+};
+
+template <int kRows>
+DRIVLM_INLINE void store_near(float* c, int64_t c_stride, F (&sum)[kRows][2], int column, const Storing& how) {
+  F bias[2] = {};
+  for (int i = 0; how.bias && i < 2; ++i) bias[i] = load(how.bias + column + i * kWidth);
+  DRIVLM_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    DRIVLM_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      float* to = c + r * c_stride + column + i * kWidth;
+      const F value = sum[r][i] + bias[i];
+      store(to, how.add ? load(to) + value : value);
+    }
+  }
+}
+
+// As `tile` below of F32Fma, bit for bit, straight to where the values go.
+template <class Dot, int kRows>
+void final_tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
+                int64_t units, const char* next, int64_t next_step, const Storing& how) {
+  constexpr int kPasses = passes_at_once(kRows);
+  for (int first = 0; first < 16; first += kPasses * kWidth) {
+    F sum[kPasses][kRows][2];
+    DRIVLM_UNROLL
+    for (int p = 0; p < kPasses; ++p) clear_sums(sum[p]);
+    add_units<Dot, 1, kRows, 2 * kWidth * 4>(sum, w + 2 * first * 4, x, units, next, next_step);
+    DRIVLM_UNROLL
+    for (int p = 0; p < kPasses; ++p) store_near(c, c_stride, sum[p], 2 * (first + p * kWidth), how);
   }
 }
 
@@ -342,6 +384,7 @@ void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, in
 }
 
 using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t);
+using FinalTile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t, const Storing&);
 using ScoreTile = void (*)(float*, const char*, int64_t, const float*, int64_t, int64_t);
 using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, const float*, const char*);
 
@@ -363,6 +406,11 @@ using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, cons
 template <class Dot>
 DRIVLM_INLINE Tile tile_for(int64_t rows) {
   static constexpr Tile kHeights[] = {DRIVLM_EACH_HEIGHT(tile)};
+  return kHeights[rows - 1];
+}
+template <class Dot>
+DRIVLM_INLINE FinalTile final_tile_for(int64_t rows) {
+  static constexpr FinalTile kHeights[] = {DRIVLM_EACH_HEIGHT(final_tile)};
   return kHeights[rows - 1];
 }
 template <class Dot>
