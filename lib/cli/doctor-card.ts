@@ -80,7 +80,10 @@ export const cardFormats: readonly CardFormat[] = [
 /** A moment of six cameras is 3328 tokens: 4096 is the least that its questions go with. */
 const contexts = [8192, 4096] as const
 
-const totalOf = ({ weightsBytes, kvBytes, arenaBytes }: NativeMemoryPlan) => weightsBytes + kvBytes + arenaBytes
+/** Bytes on the device. */
+export function totalOf({ weightsBytes, kvBytes, arenaBytes }: NativeMemoryPlan): number {
+  return weightsBytes + kvBytes + arenaBytes
+}
 
 /** What a GPU has room for now, of each model. */
 export function proposeForCard(plan: Planner): CardProposal[] {

@@ -17,6 +17,7 @@ import { loadOptions } from '../option-tables.ts'
 import { loadTokenizer } from '../text/load-tokenizer.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import { tileCount } from '../views/compose.ts'
+import { type CardFormat, cardFormats, totalOf } from './doctor-card.ts'
 import { type LoadFlags, optionsFrom } from './flags.ts'
 import { modelFolder } from './model-folder.ts'
 import { formatBytes, formatCount, print, printable, printFields, printJson, styled, withProgress } from './terminal.ts'
@@ -114,6 +115,11 @@ function tileTokensOf({ tileSize, patchSize }: VisionDescription): number {
 
 interface MemoryReport extends NativeMemoryPlan {
   totalBytes: number
+  weights: 'bf16' | 'int8' | 'int4'
+  activations: 'bf16' | 'int8'
+  kvCache: 'bf16' | 'int8'
+  /** What the model takes in each format, with the other options as they are; in precision `f32` there are none. */
+  formats: (CardFormat & { totalBytes: number })[]
   /** A page of the KV cache, and the longest sequence. */
   pageBytes: number
   contextBytes: number
@@ -131,13 +137,22 @@ function planOf(checkpoint: Checkpoint, flags: InspectFlags): MemoryReport {
   const addon = loadAddon()
   const options: NativeModelOptions = resolveOptions(addon, checkpoint, optionsFrom(loadOptions, flags))
   try {
-    const plan = addon.memoryPlan(checkpoint.network, options, checkpoint.weightsDType)
-    const { device, precision, maxContext, maxBatch } = options
-    const totalBytes = plan.weightsBytes + plan.kvBytes + plan.arenaBytes
+    const { network, weightsDType } = checkpoint
+    const plan = addon.memoryPlan(network, options, weightsDType)
+    const { device, precision, maxContext, maxBatch, weights = 'bf16', kvCache = 'bf16' } = options
+    const activations: MemoryReport['activations'] = options.int8Activations ? 'int8' : 'bf16'
+    const totalBytes = totalOf(plan)
+    const formats = (precision === 'bf16' ? cardFormats : []).map((format) => {
+      // Activations in 8 bits go with weights in fewer bits only.
+      const int8Activations = format.weights !== 'bf16' && options.int8Activations === true
+      const other = { ...options, ...format, int8Activations }
+      return { ...format, totalBytes: totalOf(addon.memoryPlan(network, other, weightsDType)) }
+    })
     const canvasTokens = canvasTokensOf(checkpoint, addon)
     const limits = { ...limitBytes(plan, maxContext), visionCacheBytes: options.visionCacheBytes }
     const tokens = canvasTokens && { canvasTokens }
-    return { ...plan, ...limits, totalBytes, ...tokens, device, precision, maxContext, maxBatch }
+    const asked = { device, precision, weights, activations, kvCache, maxContext, maxBatch }
+    return { ...plan, ...limits, totalBytes, ...tokens, ...asked, formats }
   } catch (error) {
     throw toModelError(error)
   }
@@ -264,11 +279,13 @@ function layoutText({ layout, canvas, maxTilesPerImage, tileBudget, cameraNames 
 }
 
 function memoryFields(memory: MemoryReport): [string, string][] {
-  const { weightsBytes, kvBytes, arenaBytes, totalBytes, kvBytesPerToken, device, precision, maxContext, maxBatch } =
-    memory
+  const { weightsBytes, kvBytes, arenaBytes, totalBytes, kvBytesPerToken, device, maxContext, maxBatch } = memory
   const { pageBytes, pageTokens, contextBytes, visionCacheBytes } = memory
   return [
-    ['memory', `${formatBytes(totalBytes)} on ${device} in ${precision}, context ${maxContext}, batch ${maxBatch}`],
+    [
+      'memory',
+      `${formatBytes(totalBytes)} on ${device} in ${formatText(memory)}, context ${maxContext}, batch ${maxBatch}`,
+    ],
     [
       '',
       `weights ${formatBytes(weightsBytes)}, KV cache ${formatBytes(kvBytes)} (${formatBytes(kvBytesPerToken)} a token), ` +
@@ -279,5 +296,28 @@ function memoryFields(memory: MemoryReport): [string, string][] {
       `${kvBytes / pageBytes} pages of ${pageTokens} tokens (${formatBytes(pageBytes)}); a sequence of ${maxContext} takes ` +
         `${formatBytes(contextBytes)}; vision cache up to ${formatBytes(visionCacheBytes)} more on the host`,
     ],
+    ...formatFields(memory),
   ]
+}
+
+/** `bf16`, or what differs from it: `int8, activations int8, KV cache int8`. */
+function formatText({ precision, weights, activations, kvCache }: MemoryReport): string {
+  const parts = [
+    weights === 'bf16' ? precision : weights,
+    activations === 'int8' && 'activations int8',
+    kvCache === 'int8' && 'KV cache int8',
+  ]
+  return parts.filter(Boolean).join(', ')
+}
+
+/** What the model takes by format, and on a GPU what is free for it. */
+function formatFields({ formats, freeBytes, device }: MemoryReport): [string, string][] {
+  if (formats.length === 0) return []
+  const sizes = (cache: CardFormat['kvCache']) =>
+    formats
+      .filter(({ kvCache }) => kvCache === cache)
+      .map(({ weights, totalBytes }) => `${weights} ${formatBytes(totalBytes)}`)
+      .join(', ')
+  const free = freeBytes === undefined || device === 'cpu' ? '' : `; ${formatBytes(freeBytes)} are free`
+  return [['by weights', `${sizes('bf16')}; with a KV cache in int8: ${sizes('int8')}${free}`]]
 }

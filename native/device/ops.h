@@ -62,6 +62,9 @@ struct PassLimits {
   int64_t input_rows = 0, input_values = 0;  // of what matrix products read: the most rows, and the most values
   // Of the decoder's matrices: the most rows, and the most values with each row filled up to 128.
   int64_t matrix_rows = 0, matrix_values = 0;
+  // What a backend may have no kernels for: values of the rows that matrices read, of the longest that a norm reads, and of a head of the tower.
+  std::array<int64_t, 4> row_widths{};
+  int64_t norm_width = 0, tower_head_dim = 0;
 };
 
 struct SampleParams {

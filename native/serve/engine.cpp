@@ -1,6 +1,8 @@
 #include "serve/engine.h"
 
+#include <array>
 #include <chrono>
+#include <optional>
 
 #include "device/registry.h"
 #include "serve/engine_impl.h"
@@ -15,6 +17,8 @@ constexpr int64_t kMostPassedOver = 4;
 // Rows of logits a pass gives at least: the choices of a question in one go, and drafts beside running questions. f32, so 19 MiB
 // for a vocabulary of 152 000.
 constexpr int64_t kLogitRows = 32;
+// The shortest context that is proposed where a model does not fit.
+constexpr int64_t kLeastContext = 256;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -67,6 +71,9 @@ PassLimits pass_limits(const NetworkDescription& n, const EngineOptions& options
     limits.matrix_values = std::max(limits.matrix_values, rows * ceil_div(cols, 128) * 128);
   };
   const LanguageConfig& l = n.language;
+  limits.row_widths = {n.vision.dim, n.vision.ffn_dim, l.dim, l.ffn_dim};
+  limits.norm_width = std::max(4 * n.vision.dim, l.dim);
+  limits.tower_head_dim = n.vision.head_dim;
   holds(l.qkv_dim(), l.dim), holds(l.dim, l.q_dim()), holds(2 * l.ffn_dim, l.dim), holds(l.dim, l.ffn_dim);
   return limits;
 }
@@ -98,7 +105,43 @@ int64_t total_bytes(const MemoryPlan& plan) { return plan.weights_bytes + plan.k
 
 std::string mib(int64_t bytes) { return text("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
 
-// Settings under which the model fits into `room` bytes, one of which is enough.
+constexpr const char* kWeightNames[] = {"bf16", "int8", "int4"};
+
+// What a model takes under other settings, without loading it: on `device`, or on one of its own where weights are in another format.
+class OtherPlans {
+ public:
+  OtherPlans(const NetworkDescription& network, const EngineOptions& options, Device& device, DType stored)
+      : network_(network), options_(options), device_(device), stored_(stored) {}
+
+  // Its options, if the model fits into `room` bytes with them.
+  std::optional<EngineOptions> fit(int64_t room, WeightFormat weights, KvFormat kv, int64_t max_context) {
+    EngineOptions other = options_;
+    other.weights = weights, other.kv = kv;
+    if (max_context != options_.max_context)
+      other.max_context = max_context, other.kv_tokens = std::min(options_.kv_tokens, 2 * max_context);
+    try {
+      if (total_bytes(make_plan(network_, other, device_of(other), stored_)) <= room) return other;
+    } catch (const Error&) {  // heads that the cache has no format for, or a GPU with no room for a second device
+    }
+    return std::nullopt;
+  }
+
+ private:
+  Device& device_of(const EngineOptions& other) {
+    if (other.weights == options_.weights) return device_;
+    std::unique_ptr<Device>& made = made_[static_cast<size_t>(other.weights)];
+    if (!made) made = make_device(other);
+    return *made;
+  }
+
+  const NetworkDescription& network_;
+  const EngineOptions& options_;
+  Device& device_;
+  const DType stored_;
+  std::array<std::unique_ptr<Device>, 3> made_;
+};
+
+// Settings under which the model fits into `room` bytes, one of which is enough; where none is, several that are enough together.
 std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, const NetworkDescription& network,
                                         const EngineOptions& options, Device& device, DType stored) {
   std::vector<std::string> settings;
@@ -107,36 +150,40 @@ std::vector<std::string> what_would_fit(const MemoryPlan& plan, int64_t room, co
     settings.push_back(text("kvMemory: %lld (%lld tokens in all)", static_cast<long long>(pages * page_bytes),
                             static_cast<long long>(pages * plan.page_tokens)));
   }
-  EngineOptions other = options;
-  const auto fits_on = [&](const auto& device_of) {
-    try {
-      return total_bytes(make_plan(network, other, device_of(), stored)) <= room;
-    } catch (const Error&) {  // heads that the cache has no format for, or a GPU with no room for a second device
-      return false;
-    }
-  };
-  const auto fits = [&] { return fits_on([&]() -> Device& { return device; }); };
-  for (other.max_context /= 2; other.max_context >= 256; other.max_context /= 2) {
-    other.kv_tokens = std::min(options.kv_tokens, 2 * other.max_context);
-    if (!fits()) continue;
-    settings.push_back(text("maxContext: %lld with a KV cache of %lld tokens",
-                            static_cast<long long>(other.max_context), static_cast<long long>(other.kv_tokens)));
+  OtherPlans plans(network, options, device, stored);
+  for (int64_t context = options.max_context / 2; context >= kLeastContext; context /= 2) {
+    const auto other = plans.fit(room, options.weights, options.kv, context);
+    if (!other) continue;
+    settings.push_back(text("maxContext: %lld with a KV cache of %lld tokens", static_cast<long long>(context),
+                            static_cast<long long>(other->kv_tokens)));
     break;
   }
-  other = options;
-  if (options.precision == DType::bf16 && options.kv == KvFormat::activation) {
-    other.kv = KvFormat::int8;
-    if (fits()) settings.push_back("kvCache: 'int8'");
+  if (options.precision != DType::bf16) return settings;
+  std::vector<KvFormat> caches{options.kv};
+  if (options.kv == KvFormat::activation) {
+    caches.push_back(KvFormat::int8);
+    if (plans.fit(room, options.weights, KvFormat::int8, options.max_context)) settings.push_back("kvCache: 'int8'");
   }
-  other = options;
-  if (options.precision == DType::bf16) {
-    constexpr const char* kNames[] = {"bf16", "int8", "int4"};
-    for (int format = static_cast<int>(options.weights) + 1; format <= static_cast<int>(WeightFormat::int4); ++format) {
-      other.weights = static_cast<WeightFormat>(format);
-      std::unique_ptr<Device> made;
-      if (!fits_on([&]() -> Device& { return *(made = make_device(other)); })) continue;
-      settings.push_back(text("weights: '%s'", kNames[format]));
-      break;
+  std::vector<WeightFormat> formats;
+  for (int format = static_cast<int>(options.weights); format <= static_cast<int>(WeightFormat::int4); ++format)
+    formats.push_back(static_cast<WeightFormat>(format));
+  for (size_t i = 1; i < formats.size(); ++i) {
+    if (!plans.fit(room, formats[i], options.kv, options.max_context)) continue;
+    settings.push_back(text("weights: '%s'", kWeightNames[static_cast<int>(formats[i])]));
+    break;
+  }
+  // A moment of six cameras is 3,328 tokens: shorter contexts than 4,096 come after every format.
+  for (int64_t least = 4096, most = options.max_context; settings.empty() && least >= kLeastContext;
+       most = std::min(most, least / 2), least /= 2) {
+    for (const WeightFormat format : formats) {
+      for (const KvFormat cache : caches) {
+        for (int64_t context = most; settings.empty() && context >= least; context /= 2) {
+          if (!plans.fit(room, format, cache, context)) continue;
+          settings.push_back(text("weights: '%s', kvCache: '%s' and maxContext: %lld together",
+                                  kWeightNames[static_cast<int>(format)], cache == KvFormat::int8 ? "int8" : "bf16",
+                                  static_cast<long long>(context)));
+        }
+      }
     }
   }
   return settings;

@@ -267,6 +267,9 @@ describe('drivlm inspect', () => {
     expect(stdout).toMatch(/parameters +3\.26 M/)
     expect(stdout).toMatch(/one canvas of 3 x 2 cells of 112 x 112/)
     expect(stdout).toMatch(/memory .* on cpu in bf16, context 4096/)
+    expect(stdout).toMatch(
+      /by weights +bf16 .*, int8 .*, int4 .*; with a KV cache in int8: bf16 .*, int8 .*, int4 [\d.]+ MiB\n/,
+    )
     expect(stdout).toMatch(/Nothing is missing\./)
   })
 
@@ -278,6 +281,21 @@ describe('drivlm inspect', () => {
     expect(memory).toMatchObject({ maxContext: 512, canvasTokens: 96 })
     expect(memory.totalBytes).toBe(memory.weightsBytes + memory.kvBytes + memory.arenaBytes)
     expect(memory.weightsBytes).toBeGreaterThan(6_000_000)
+    expect(memory.formats).toHaveLength(6)
+    expect(memory.formats[0]).toEqual({ weights: 'bf16', kvCache: 'bf16', totalBytes: memory.totalBytes })
+  })
+
+  it('plans for the formats that are asked for', async () => {
+    const asked = ['--device', 'cpu', '--weights', 'int4', '--kv-cache', 'int8', '--max-context', '512']
+    const { stdout } = await drivlm(['inspect', ...asked, '--json'])
+    const { memory } = JSON.parse(stdout)
+    expect(memory).toMatchObject({ weights: 'int4', activations: 'int8', kvCache: 'int8', device: 'cpu' })
+    expect(memory.formats.at(-1)).toEqual({ weights: 'int4', kvCache: 'int8', totalBytes: memory.totalBytes })
+    expect((await drivlm(['inspect', ...asked])).stdout).toMatch(
+      /on cpu in int4, activations int8, KV cache int8, context 512/,
+    )
+    const plain = await drivlm(['inspect', '--device', 'cpu', '--precision', 'f32', '--json'])
+    expect(JSON.parse(plain.stdout).memory.formats).toEqual([])
   })
 
   it('lists all that is missing', async () => {

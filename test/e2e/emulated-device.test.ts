@@ -157,6 +157,30 @@ describe.skipIf(!existsSync(addon))('an emulated CUDA device', () => {
     ])
   })
 
+  it('says what a model takes in each format, and what is free', () => {
+    const cli = path.join(root, 'dist/cli/main.js')
+    const asked = 'inspect --weights int4 --activations int8 --kv-cache int8 --max-context 512'.split(' ')
+    const { stdout } = spawnSync(process.execPath, [cli, ...asked], {
+      env: { ...process.env, DRIVLM_ADDON: addon, EMULATOR_MEMORY_MIB: '6144' },
+      encoding: 'utf8',
+    })
+    expect(stdout).toMatch(/memory .* on cuda:0 in int4, activations int8, KV cache int8, context 512/)
+    expect(stdout).toMatch(/by weights +bf16 .*; with a KV cache in int8: .*, int4 .* MiB; 6\.00 GiB are free\n/)
+  })
+
+  it('tells settings that do together where no single one makes a model fit', () => {
+    const { message, text } = emulated(
+      `const load = (options) => loadModel({ device: 'cuda', maxMemory: 30_000_000, ...options })
+       const { message } = await caught(load({}))
+       const [, weights, kvCache, maxContext] =
+         /It would fit with weights: '(.*)', kvCache: '(.*)' and maxContext: (\\d+) together\\.$/.exec(message)
+       const model = await load({ weights, kvCache, maxContext: Number(maxContext) })
+       told({ message, text: (await model.ask(views, question)).text })`,
+    )
+    expect(message).toContain("weights: 'int8', kvCache: 'bf16' and maxContext: 256 together")
+    expect(text).toContain('pedestrians')
+  })
+
   it('keeps weights in 8 bits in the folder, and reads them the next time', () => {
     const folder = alignedCopy()
     const { first, second, damaged, texts } = emulated(

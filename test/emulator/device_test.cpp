@@ -200,6 +200,23 @@ TEST(device_stages) {  // timed by events on the stream, around what was enqueue
   CHECK(device->end_stage() >= 0);
 }
 
+#if defined(DRIVLM_EMULATED)
+TEST(
+    device_passes) {  // rows of a prompt at a time: by multiprocessors; of 4-bit weights that become bytes more, where there is memory
+  const emu::Options before = emu::options;
+  const auto rows = [](drivlm::WeightFormat weights, bool int8_activations) {
+    return make_device(0, DType::bf16, weights, int8_activations)->prefill_rows();
+  };
+  using drivlm::WeightFormat;
+  CHECK(rows(WeightFormat::bf16, false) == 1024 && rows(WeightFormat::int8, true) == 1024);
+  CHECK(rows(WeightFormat::int4, false) == 1024 && rows(WeightFormat::int4, true) == 2048);
+  emu::options.device_bytes = size_t(8) << 30;
+  CHECK(rows(WeightFormat::int4, true) == 1024);
+  emu::options.multiprocessors = 48;
+  CHECK(rows(WeightFormat::int4, true) == 2048 && rows(WeightFormat::bf16, false) == 2048);
+  emu::options = before;
+}
+#endif
 TEST(device_code) {  // which GPUs the code of a build runs on
   CHECK(has_code("80-real;86-real;90-virtual", 8, 6) && has_code("80-real", 8, 7) && !has_code("87-real", 8, 6));
   CHECK(!has_code("80-real,87-real", 9, 0) && has_code("80-real,87-virtual", 9, 0) && !has_code("90-virtual", 8, 9));
@@ -207,8 +224,33 @@ TEST(device_code) {  // which GPUs the code of a build runs on
   CHECK(has_code("native", 7, 0) && has_code("100-real;110-real", 11, 0) && !has_code("", 8, 0));
 }
 
+TEST(device_refusals) {  // what there is no kernel for, by name and before a weight is read, with what would work
+  CHECK(contains(CHECK_ERROR(Code::bad_argument, make_device(0, DType::f32)), "with device 'cpu' it is computed"));
+  auto device = make_device(0, DType::bf16, drivlm::WeightFormat::int8);
+  const drivlm::PassLimits plain{1024, 4, 512, 1000};
+  const auto refuses = [&](const drivlm::PassLimits& limits, const char* part) {
+    const std::string message = CHECK_ERROR(Code::bad_argument, device->ops().reserve(limits));
+    CHECK(contains(message, part) && contains(message, "Load it with device 'cpu'."));
+  };
+  drivlm::PassLimits limits = plain;
+  limits.row_widths = {64, 256, 64, 172};
+  refuses(limits, "a multiple of 8 values; this model has 172");
+  limits = plain;
+  limits.norm_width = 12800;
+  refuses(limits, "rows of up to 8192 values; this model has 12800");
+  limits = plain;
+  limits.tower_head_dim = 80;
+  refuses(limits, "in the vision tower; this model has 80");
+  limits.tower_head_dim = 64;
+  device->ops().reserve(limits);
+  const drivlm::KvShape heads{1, 1, 80, kPageTokens, 1, drivlm::KvFormat::int8};
+  CHECK(contains(CHECK_ERROR(Code::bad_argument, device->kv_bytes(heads)),
+                 "this model's have 80. Load it with device 'cpu'"));
+  const std::vector<uint16_t> bits = random_bits(2 * 12);
+  CHECK(contains(CHECK_ERROR(Code::bad_weights, device->load_matrix({"w", DType::bf16, 2, 12, {{bits.data(), 2}}})),
+                 "a multiple of 8 values on CUDA in 8 or 4 bits, found 12. Load it with device 'cpu'."));
+}
 TEST(device_errors) {
-  CHECK(contains(CHECK_ERROR(Code::bad_argument, make_device(0, DType::f32)), "bf16"));
   CHECK(contains(CHECK_ERROR(Code::device_unavailable, make_device(99, DType::bf16)), "{ device: 'cpu' }"));
   auto device = make_device(0, DType::bf16);
   const std::vector<uint16_t> odd = random_bits(3 * 6);

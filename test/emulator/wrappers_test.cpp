@@ -118,6 +118,16 @@ TEST(wrapper_copy) {
   }
 }
 
+TEST(wrapper_streaming) {
+  Buffer<uint4> in(64), out(64);
+  for (unsigned i = 0; i < 64; ++i) in.host[i] = make_uint4(i, i + 100, i + 200, i + 300);
+  in.upload();
+  run_streaming(in.data, out.data);
+  out.download();
+  for (unsigned i = 0; i < 64; ++i) {
+    CHECK(out.host[i].x == i && out.host[i].y == i + 100 && out.host[i].z == i + 200 && out.host[i].w == i + 300);
+  }
+}
 TEST(wrapper_shuffles) {
   Buffer<int> in(32), out(6 * 32);
   unsigned votes = 0;

@@ -76,6 +76,8 @@ __global__ void widen_kernel(const uint32_t* in, uint32_t* out) {
   out[512 + i] = fma_bf16x2(in[i] & 0x00f000f0u, 0x7f007f00u, 0xc000c000u);
 }
 
+__global__ void streaming_kernel(const uint4* in, uint4* out) { out[threadIdx.x] = load_streaming16(in + threadIdx.x); }
+
 __global__ void increment_kernel(int* data, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) ++data[i];
@@ -122,6 +124,7 @@ void run_fma(const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* 
   launch(fma_kernel, dim3(1), 32, 0, nullptr, a, b, c, out);
 }
 void run_widen(const uint32_t* in, uint32_t* out) { launch(widen_kernel, dim3(1), 256, 0, nullptr, in, out); }
+void run_streaming(const uint4* in, uint4* out) { launch(streaming_kernel, dim3(1), 64, 0, nullptr, in, out); }
 void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans) {
   launch(ldmatrix_kernel, dim3(1), 32, 0, nullptr, rows, registers, trans);
 }

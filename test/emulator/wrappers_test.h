@@ -15,6 +15,8 @@ void run_mma_u8s8(const uint32_t* a, const uint32_t* b, const int32_t* c, int32_
 void run_ldmatrix(const uint4* rows, uint32_t* registers, bool trans);
 // out[i] = in[i] by cp.async of 16, 8 or 4 bytes through shared memory; chunks from `valid` on are zero-filled.
 void run_copy(const uint4* in, uint4* out, int valid, int bytes);
+// out[i] = in[i] for i < 64, past L1
+void run_streaming(const uint4* in, uint4* out);
 // out[i] = in[i] + 1 for i < n
 void run_increment(int* data, int n, cudaStream_t stream);
 // one of the collectives a lane

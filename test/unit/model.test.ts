@@ -289,6 +289,23 @@ describe('bad arguments', () => {
     })
   })
 
+  test('a model that no single setting makes fit is told settings that do together', async () => {
+    const options = { device: 'cpu', maxMemory: 9_950_000 } as const
+    const { message } = await loadModel(options).then(
+      () => expect.unreachable(),
+      (error: Error) => error,
+    )
+    const found =
+      /It would fit with weights: '(int8|int4)', kvCache: '(bf16|int8)' and maxContext: (\d+) together\.$/.exec(
+        message,
+      )!
+    const [, weights, kvCache, maxContext] = found
+    expect(found.slice(1)).toEqual(['int8', 'int8', '1024'])
+    const model = await loadModel({ ...options, weights, kvCache, maxContext: Number(maxContext) } as never)
+    expect(model.info.maxContext).toBe(1024)
+    await model.dispose()
+  })
+
   test('folders that are none', async () => {
     await expect(loadModel('')).rejects.toMatchObject({ code: 'BAD_ARGUMENT' })
     await expect(loadModel(5 as never)).rejects.toMatchObject({ code: 'BAD_ARGUMENT' })

@@ -81,7 +81,8 @@ class RowPacker {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int index, WeightFormat format, bool int8_activations) : index_(index), format_(format) {
+  CudaDevice(int index, WeightFormat format, bool int8_activations)
+      : index_(index), format_(format), expands_(int8_activations && format == WeightFormat::int4) {
     check(cudaSetDevice(index), "choosing the GPU");
     check(cudaGetDeviceProperties(&properties_, index), "asking what the GPU can do");
     stream_ = std::make_unique<Stream>();
@@ -182,8 +183,11 @@ class CudaDevice final : public Device {
   }
 
   // All 13 tiles of a scene where the scratch memory for them does not matter.
-  int64_t vision_rows() const override { return properties_.totalGlobalMem >= size_t(12) << 30 ? 13 * 1025 : 4 * 1025; }
-  int64_t prefill_rows() const override { return properties_.multiProcessorCount >= 40 ? 2048 : 1024; }
+  int64_t vision_rows() const override { return roomy() ? 13 * 1025 : 4 * 1025; }
+  // Where a pass first makes bytes of 4-bit weights, fewer passes are worth their scratch memory.
+  int64_t prefill_rows() const override {
+    return properties_.multiProcessorCount >= 40 || (expands_ && roomy()) ? 2048 : 1024;
+  }
 
   size_t kv_bytes(const KvShape& s) const override {
     if (!has_attention(s.head_dim)) {
@@ -229,6 +233,8 @@ class CudaDevice final : public Device {
   }
 
  private:
+  bool roomy() const { return properties_.totalGlobalMem >= size_t(12) << 30; }
+
   void use() {
     check(cudaSetDevice(index_), "choosing the GPU");
     ops_->abandon_recording();
@@ -292,8 +298,9 @@ class CudaDevice final : public Device {
     const bool quantised = layout.encoding != Encoding::bf16;
     if (layout.cols % (quantised ? 8 : 4) != 0) {
       throw Error(Code::bad_weights,
-                  text("%s: expected rows of a multiple of %d values on CUDA%s, found %lld.", name.c_str(),
-                       quantised ? 8 : 4, quantised ? " in 8 or 4 bits" : "", static_cast<long long>(layout.cols)));
+                  text("%s: expected rows of a multiple of %d values on CUDA%s, found %lld. Load it with device 'cpu'.",
+                       name.c_str(), quantised ? 8 : 4, quantised ? " in 8 or 4 bits" : "",
+                       static_cast<long long>(layout.cols)));
     }
     const int64_t row_bytes = layout.row_bytes(), per_piece = int64_t(Staging::kBytes) / row_bytes;
     if (per_piece == 0) throw Error(Code::bad_weights, name + ": rows are too long.");
@@ -348,6 +355,7 @@ class CudaDevice final : public Device {
 
   const int index_;
   const WeightFormat format_;
+  const bool expands_;  // 4-bit weights become bytes before products with x in 8 bits
   cudaDeviceProp properties_{};
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Event> stage_begin_, stage_end_;
@@ -362,7 +370,8 @@ class CudaDevice final : public Device {
 std::unique_ptr<Device> make_device(int index, DType precision, WeightFormat weights, bool int8_activations) {
   if (precision != DType::bf16) {
     throw Error(Code::bad_argument,
-                text("Expected 'bf16' for options.precision on CUDA, received '%s'.", dtype_name(precision)));
+                text("Expected 'bf16' for options.precision on CUDA, received '%s'; with device 'cpu' it is computed.",
+                     dtype_name(precision)));
   }
   if (const std::string why = driver_problem(); !why.empty()) unavailable(index, why);
   int count = 0;

@@ -4,7 +4,21 @@ namespace drivlm::cuda {
 
 namespace {
 constexpr const char* kExpanded = "4-bit weights as bytes";
+
+[[noreturn]] void no_kernels(const std::string& what, int64_t found) {
+  throw Error(Code::bad_argument, text("The CUDA backend has %s; this model has %lld. Load it with device 'cpu'.",
+                                       what.c_str(), static_cast<long long>(found)));
 }
+
+void check_shapes(const PassLimits& limits) {
+  for (const int64_t width : limits.row_widths)
+    if (width % 8 != 0) no_kernels("products for rows of a multiple of 8 values", width);
+  if (limits.norm_width > kMostNormed)
+    no_kernels(text("norms for rows of up to %d values", int(kMostNormed)), limits.norm_width);
+  if (limits.tower_head_dim != 0 && !has_attention(limits.tower_head_dim))
+    no_kernels("attention for heads of 16, 32, 64, 96 and 128 values in the vision tower", limits.tower_head_dim);
+}
+}  // namespace
 
 CudaOps::CudaOps(Device& device, const Context& context)
     : Ops(device),
@@ -24,6 +38,7 @@ size_t CudaOps::own_bytes() const {
 }
 
 void CudaOps::reserve(const PassLimits& limits) {
+  check_shapes(limits);
   stream();
   const size_t rows = size_t(limits.rows), sequences = size_t(limits.sequences);
   const size_t pages = sequences * size_t(ceil_div(limits.context, kPageTokens));

@@ -157,6 +157,8 @@ void attention_cached(const CachedAttention& job, cudaStream_t stream);
 
 // ---- norm.cu ----
 
+constexpr int64_t kMostNormed = 8192;  // values of a row
+
 struct NormJob {
   const bf16* x;
   bf16* out;

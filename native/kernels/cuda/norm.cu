@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(256)
 }  // namespace
 
 void norm(const NormJob& job, cudaStream_t stream) {
-  if (job.dim % 8 != 0 || job.dim > 8192) {
+  if (job.dim % 8 != 0 || job.dim > kMostNormed) {
     throw Error(Code::internal,
                 text("norm: no kernel for dim %lld; multiples of 8 up to 8192", static_cast<long long>(job.dim)));
   }
