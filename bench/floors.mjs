@@ -18,7 +18,7 @@ const times = (count, cost) => ({
 })
 
 /** Elements of the language model's linear layers, without embedding and head. */
-function layerWeights({ dim, heads, kvHeads, headDim, ffnDim, layers }) {
+export function layerWeights({ dim, heads, kvHeads, headDim, ffnDim, layers }) {
   const qkv = (heads + 2 * kvHeads) * headDim * dim
   const out = dim * heads * headDim
   return layers * (qkv + out + 3 * ffnDim * dim)
