@@ -58,7 +58,8 @@ export function runGpuCheck(program, device, args) {
   // The program takes the first card that it sees.
   const card = process.env.CUDA_VISIBLE_DEVICES?.split(',')[Number(index)] ?? index
   const { peaks, rows } = runToFile(program, args, { CUDA_VISIBLE_DEVICES: card })
-  return { peaks: { bf16_gflops: 1000 * peaks.matrix_tflops, read_gbs: peaks.copy_gbs }, rows }
+  const { matrix_tflops: bf16, byte_tops: u8s8, copy_gbs } = peaks
+  return { peaks: { bf16_gflops: 1000 * bf16, u8s8_gops: 1000 * u8s8, read_gbs: copy_gbs }, rows }
 }
 
 /** Runs a bench that prints its result as JSON. */

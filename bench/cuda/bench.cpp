@@ -88,15 +88,18 @@ void Bench::measure_peaks() {
   peaks.to_device_gbs = std::max(peaks.to_device_gbs, copy(to.data, pinned.data, cudaMemcpyHostToDevice));
   peaks.from_device_gbs = std::max(peaks.from_device_gbs, copy(pinned.data, from.data, cudaMemcpyDeviceToHost));
   const int blocks = (options_.small ? 1 : 8) * limits_.multiprocessors, turns = options_.small ? 4 : 4096;
-  const double seconds = best([&] { run_products(static_cast<float*>(to.data), blocks, turns, stream_); });
-  peaks.matrix_tflops = std::max(peaks.matrix_tflops, product_flops(blocks, turns) / seconds / 1e12);
+  for (const bool of_bytes : {false, true}) {
+    const double seconds = best([&] { run_products(static_cast<float*>(to.data), of_bytes, blocks, turns, stream_); });
+    double& rate = of_bytes ? peaks.byte_tops : peaks.matrix_tflops;
+    rate = std::max(rate, product_flops(of_bytes, blocks, turns) / seconds / 1e12);
+  }
   if (options_.save) options_.save(report_);
 }
 
 void Bench::row(const std::string& name, double flops, double bytes,
-                const std::function<std::function<void()>()>& prepare) {
+                const std::function<std::function<void()>()>& prepare, double byte_ops) {
   if (!wants(name)) return;
-  Row out{name, "us", {}, 0, 0, flops, bytes, {}};
+  Row out{name, "us", {}, 0, 0, {flops, bytes, byte_ops}, {}};
   if (late()) {
     out.skipped = "out of time";
     report_.skipped.push_back(name + ": out of time");
@@ -116,9 +119,9 @@ void Bench::row(const std::string& name, double flops, double bytes,
 
 void Bench::add(Row row) {
   if (row.values.empty()) {
-    std::printf("  %-32s skipped: %s\n", row.name.c_str(), row.skipped.c_str());
+    std::printf("  %-42s skipped: %s\n", row.name.c_str(), row.skipped.c_str());
   } else {
-    std::printf("  %-32s %10.4g %s\n", row.name.c_str(), median(row.values), row.unit.c_str());
+    std::printf("  %-42s %10.4g %s\n", row.name.c_str(), median(row.values), row.unit.c_str());
   }
   std::fflush(stdout);
   report_.rows.push_back(std::move(row));

@@ -43,8 +43,9 @@ class Bench {
   bool late() const { return seconds_since(begin_) > options_.seconds; }
 
   // Runs `prepare`, which allocates, checks its result and returns what is timed. `flops` and `bytes` are what one run takes at
-  // least. A failure becomes an entry of the report, and the next row goes on.
-  void row(const std::string& name, double flops, double bytes, const std::function<std::function<void()>()>& prepare);
+  // least, `byte_ops` those of its operations that are products of bytes. A failure becomes an entry of the report, and the next row goes on.
+  void row(const std::string& name, double flops, double bytes, const std::function<std::function<void()>()>& prepare,
+           double byte_ops = 0);
 
   // Keeps a row, and tells people.
   void add(Row row);

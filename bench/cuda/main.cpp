@@ -4,9 +4,9 @@
 //                    [--json FILE]
 //
 //   --ops       every case of the kernels, of the wrappers around instructions, and a small model, against the CPU
-//   --bench     the kernels at the shapes of InternVL2-1B, beside the copy bandwidth and matrix rate of this card
+//   --bench     the kernels at the shapes of InternVL2-1B, beside the copy bandwidth and matrix rates of this card
 //   --model     the whole model at those shapes: six views to the first token, and decoding
-//   --peaks     the copy bandwidth and matrix rate alone
+//   --peaks     the copy bandwidth and matrix rates alone
 //   --small     small shapes and few runs, and of the cases only the quick ones: for sanitizers and the emulator
 //   --in-process  the cases in this process, for tools that watch one
 //   --filter    only cases and rows whose names contain TEXT
@@ -189,9 +189,11 @@ int main(int argc, char** argv) {
       if (arguments.bench) bench_ops(bench);
       if (arguments.model) bench_model(bench);
       bench.measure_peaks();  // the better of before and after counts: others only take from it
-      std::printf("copy %.4g GB/s, matrices %.4g TFLOP/s, to the device %.4g GB/s, from it %.4g GB/s\n%s",
-                  report.peaks.copy_gbs, report.peaks.matrix_tflops, report.peaks.to_device_gbs,
-                  report.peaks.from_device_gbs, report.table().c_str());
+      const Peaks& peaks = report.peaks;
+      std::printf(
+          "copy %.4g GB/s, matrices %.4g TFLOP/s, of bytes %.4g TOP/s, to the device %.4g GB/s, from it %.4g GB/s\n%s",
+          peaks.copy_gbs, peaks.matrix_tflops, peaks.byte_tops, peaks.to_device_gbs, peaks.from_device_gbs,
+          report.table().c_str());
     }
   } catch (const std::exception& error) {
     report.failed.push_back(error.what());

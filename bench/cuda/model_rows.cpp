@@ -3,72 +3,98 @@
 #include <thread>
 
 #include "bench.h"
+#include "kernels/cuda/kernels.h"
 #include "model_run.h"
+#include "packed/formats.h"
 
 namespace drivlm::gpu {
 
 namespace {
 
-struct Work {
-  double flops, bytes;
+// What the model is kept as, and what its rows are called by.
+struct Mode {
+  const char* end;
+  WeightFormat weights = WeightFormat::bf16;
+  bool int8_activations = false;
+  KvFormat kv = KvFormat::activation;
+
+  double bytes_of(Use use) const {  // of a weight
+    const Encoding encoding = encoding_of(weights, use);
+    return encoding == Encoding::bf16 ? 2 : encoding == Encoding::s8 ? 1 : 0.5 + 2.0 / kS4Group;
+  }
+  // The work of products of many rows.
+  Work products(double operations, double bytes) const {
+    return int8_activations ? Work{0, bytes, operations} : Work{operations, bytes, 0};
+  }
 };
+constexpr Mode kModes[] = {
+    {""},
+    {"_int8_a8", WeightFormat::int8, true},
+    {"_int4_a8_kv8", WeightFormat::int4, true, KvFormat::int8},
+};
+
+Work operator+(const Work& a, const Work& b) { return {a.flops + b.flops, a.bytes + b.bytes, a.byte_ops + b.byte_ops}; }
 
 double layer_weights(const LanguageConfig& l) {
   return static_cast<double>(l.layers) * l.dim * (l.qkv_dim() + l.q_dim() + 3 * l.ffn_dim);
 }
 
 // As bench/README.md writes them out.
-Work vision_work(const NetworkDescription& n, double tiles) {
+Work vision_work(const NetworkDescription& n, const Mode& mode, double tiles) {
   const VisionConfig& v = n.vision;
-  const double block = 4.0 * v.dim * v.dim + 2.0 * v.dim * v.ffn_dim,
+  const double blocks = v.output_layer * (4.0 * v.dim * v.dim + 2.0 * v.dim * v.ffn_dim),
                patch = static_cast<double>(v.dim) * v.patch_values();
   const double projector = 4.0 * v.dim * n.language.dim + 1.0 * n.language.dim * n.language.dim;
-  const double linear =
-      2 * (v.positions() * v.output_layer * block + v.patches() * patch + v.tile_tokens() * projector);
-  return {tiles * (linear + 4.0 * v.output_layer * v.positions() * v.positions() * v.dim),
-          2 * (v.output_layer * block + patch + projector)};
+  const Work linear = mode.products(2 * tiles * (v.positions() * blocks + v.tile_tokens() * projector),
+                                    mode.bytes_of(Use::tower) * (blocks + projector));
+  const double attention = 4.0 * v.output_layer * v.positions() * v.positions() * v.dim;
+  return linear + Work{tiles * (2 * v.patches() * patch + attention), 2 * patch};
 }
-Work prefill_work(const LanguageConfig& l, double tokens, double past, bool head) {
-  const double weights = layer_weights(l), out = head ? static_cast<double>(l.vocab) * l.dim : 0;
-  return {2 * (tokens * weights + out) + 4.0 * l.layers * l.q_dim() * (tokens * past + tokens * (tokens + 1) / 2),
-          2 * (weights + out)};
+Work attention_work(const LanguageConfig& l, double tokens, double past) {
+  return {4.0 * l.layers * l.q_dim() * (tokens * past + tokens * (tokens + 1) / 2), 0};
+}
+Work head_work(const LanguageConfig& l, const Mode& mode) {
+  const double weights = static_cast<double>(l.vocab) * l.dim;
+  return {2 * weights, mode.bytes_of(Use::head) * weights};
+}
+Work prefill_work(const LanguageConfig& l, const Mode& mode, double tokens, double past) {
+  const double weights = layer_weights(l);
+  return mode.products(2 * tokens * weights, mode.bytes_of(Use::decoder) * weights) + attention_work(l, tokens, past);
 }
 // `questions` share the cache of all but their own tokens.
-Work step_work(const LanguageConfig& l, double questions, double context) {
-  const Work one = prefill_work(l, 1, context, true);
-  return {questions * one.flops, one.bytes + 2 * context * l.layers * 2 * l.kv_dim()};
+Work step_work(const LanguageConfig& l, const Mode& mode, double questions, double context) {
+  const double weights = layer_weights(l);
+  const Work one = Work{2 * weights, 0} + attention_work(l, 1, context) + head_work(l, mode);
+  const double cache = context * l.layers * 2 * l.kv_heads *
+                       static_cast<double>(cuda::kv_block_bytes(l.head_dim, mode.kv)) / cuda::kPageTokens;
+  return {questions * one.flops, one.bytes + mode.bytes_of(Use::decoder) * weights + cache};
 }
 
-}  // namespace
-
-void bench_model(Bench& bench) {
+void bench_mode(Bench& bench, const NetworkDescription& n, const RandomWeights& weights, const Mode& mode) {
   const bool small = bench.options().small;
-  const NetworkDescription n = network(small);
   const LanguageConfig& l = n.language;
   const int64_t scene_tokens = kSystemTokens + kTiles * n.vision.tile_tokens(), context = small ? 160 : 3500;
   const int64_t steps = small ? 3 : 32, most = small ? 3 : 12;
-  const auto fresh = [](const std::string& name, const char* unit, Work work) {
-    return Row{name, unit, {}, 0, 0, work.flops, work.bytes, {}};
+  const auto fresh = [&](const std::string& name, const char* unit, Work work) {
+    return Row{name + mode.end, unit, {}, 0, 0, work, {}};
   };
-  const Work tower = vision_work(n, kTiles), prefix = prefill_work(l, static_cast<double>(scene_tokens), 0, false);
-  const Work asked = prefill_work(l, kQuestionTokens, static_cast<double>(scene_tokens), true);
-  const Work whole{tower.flops + prefix.flops + asked.flops, tower.bytes + prefix.bytes + asked.bytes};
-  Row load = fresh("model_load", "s", {0, 0}), memory = fresh("model_memory", "MiB", {0, 0}),
-      cut = fresh("model_preprocess", "ms", {0, 0}), vision = fresh("model_vision_13_tiles", "ms", tower),
+  const Work tower = vision_work(n, mode, kTiles), prefix = prefill_work(l, mode, static_cast<double>(scene_tokens), 0),
+             asked = prefill_work(l, mode, kQuestionTokens, static_cast<double>(scene_tokens)) + head_work(l, mode);
+  const std::string step = drivlm::text("model_decode_%d", static_cast<int>(context));
+  Row load = fresh("model_load", "s", {}), memory = fresh("model_memory", "MiB", {}),
+      cut = fresh("model_preprocess", "ms", {}), vision = fresh("model_vision_13_tiles", "ms", tower),
       prefill = fresh("model_prefill_scene", "ms", prefix), question = fresh("model_prefill_question", "ms", asked),
-      first = fresh("model_first_token_13_tiles", "ms", whole),
-      decode = fresh(drivlm::text("model_decode_%d", static_cast<int>(context)), "tok/s",
-                     step_work(l, 1, static_cast<double>(context))),
-      batch = fresh(drivlm::text("model_decode_%d_8_questions", static_cast<int>(context)), "tok/s",
-                    step_work(l, 8, static_cast<double>(context)));
+      first = fresh("model_first_token_13_tiles", "ms", tower + prefix + asked),
+      decode = fresh(step, "tok/s", step_work(l, mode, 1, static_cast<double>(context))),
+      batch = fresh(step + "_8_questions", "tok/s", step_work(l, mode, 8, static_cast<double>(context)));
   std::vector<Row*> rows{&load, &memory, &cut, &vision, &prefill, &question, &first, &decode, &batch};
   std::string problem;
   if (bench.late()) problem = "out of time";
   try {
     if (problem.empty()) {
-      const RandomWeights weights(n);
       DeviceOptions device;
       device.device = "cuda";
+      device.weights = mode.weights, device.int8_activations = mode.int8_activations, device.kv = mode.kv;
       device.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
       const Clock::time_point begin = Clock::now();
       ModelRun run(weights, device);
@@ -136,11 +162,19 @@ void bench_model(Bench& bench) {
     if (bench.wants(row->name)) bench.add(std::move(*row));
   }
   if (problem == "out of time") {
-    bench.report().skipped.push_back("model: out of time");
+    bench.report().skipped.push_back(drivlm::text("model%s: out of time", mode.end));
   } else if (!problem.empty()) {
-    bench.report().failed.push_back("model: " + problem);
+    bench.report().failed.push_back(drivlm::text("model%s: ", mode.end) + problem);
   }
   if (bench.options().save) bench.options().save(bench.report());
+}
+
+}  // namespace
+
+void bench_model(Bench& bench) {
+  const NetworkDescription n = network(bench.options().small);
+  const RandomWeights weights(n);
+  for (const Mode& mode : kModes) bench_mode(bench, n, weights, mode);
 }
 
 }  // namespace drivlm::gpu

@@ -119,7 +119,8 @@ void linear_row(Bench& bench, const std::string& name, int64_t rows, int64_t n, 
   const double bytes =
       (formats.x_int8 ? 1.0 : 2.0) * rows * k + weight_bytes * n * k +
       static_cast<double>(out_size * rows * out_n) * (after == After::add || after == After::scale_add ? 2 : 1);
-  bench.row(name, 2.0 * rows * n * k, bytes, [&]() -> std::function<void()> {
+  const double operations = 2.0 * rows * n * k;
+  const auto prepare = [&]() -> std::function<void()> {
     const bool quantised = formats.weights != Encoding::bf16;
     const int64_t stride = cuda::round_up(k, formats.weights == Encoding::s4 ? 128 : quantised ? 16 : 8);
     const AreaPtr x = halves(rows * k), out = zeros(rows * n * 4), bias = floats(n, 0), scale = floats(n, 0.5f),
@@ -179,7 +180,8 @@ void linear_row(Bench& bench, const std::string& name, int64_t rows, int64_t n, 
     if (after == After::add || after == After::scale_add) job.after = Epilogue::add;
     if (after == After::gated) job.after = Epilogue::gated;
     return [=, keep = std::vector<AreaPtr>{x, w, out, bias, scale, w_scales, rounded, x_scales}] { run(job); };
-  });
+  };
+  bench.row(name, formats.x_int8 ? 0 : operations, bytes, prepare, formats.x_int8 ? operations : 0);
 }
 
 void round_row(Bench& bench, const std::string& name, int64_t rows, int64_t k) {
@@ -204,17 +206,25 @@ void bytes_row(Bench& bench, const std::string& name, int64_t n, int64_t k) {
   });
 }
 
-void norm_row(Bench& bench, const std::string& name, int64_t rows, int64_t dim, bool layer, int64_t grid = 0) {
-  bench.row(name, 0, 4.0 * rows * dim, [&]() -> std::function<void()> {
+// `rounds`: what comes out is in 8 bits, as products with x in 8 bits read it.
+void norm_row(Bench& bench, const std::string& name, int64_t rows, int64_t dim, bool layer, int64_t grid = 0,
+              bool rounds = false) {
+  bench.row(name, 0, (rounds ? 3.0 : 4.0) * rows * dim, [&]() -> std::function<void()> {
     const int64_t tiles = grid ? rows / (grid * grid / 4) : 0;
     const AreaPtr x = halves(grid ? tiles * (1 + grid * grid) * dim / 4 : rows * dim), out = zeros(2 * rows * dim);
-    const AreaPtr weight = floats(dim, 1), bias = floats(dim, 0);
+    const AreaPtr weight = floats(dim, 1), bias = floats(dim, 0),
+                  scales = rounds ? zeros(rows * int64_t{sizeof(cuda::InputScale)}) : nullptr;
     cuda::NormJob job{};
     job.x = x->as<bf16>(), job.out = out->as<bf16>(), job.weight = weight->as<float>();
     if (layer) job.bias = bias->as<float>();
     job.rows = rows, job.dim = dim, job.x_stride = job.out_stride = dim, job.eps = 1e-6f, job.layer = layer,
     job.grid = grid;
-    return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{x, out, weight, bias}] { cuda::norm(job, stream); };
+    if (rounds)
+      job.rounded = out->as<uint8_t>(), job.scales = scales->as<cuda::InputScale>(),
+      job.rounded_stride = cuda::round_up(dim, 16);
+    return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{x, out, weight, bias, scales}] {
+      cuda::norm(job, stream);
+    };
   });
 }
 
@@ -299,20 +309,23 @@ void vision_rows(Bench& bench, const VisionConfig& v, int64_t tiles, int64_t llm
   linear_row(bench, "projector_fc2", tokens, llm_dim, llm_dim, After::store);
 }
 
-void rope_row(Bench& bench, const LanguageConfig& l, int64_t rows) {
-  // q and k are read and written, v read and written.
-  bench.row("prefill_rope_append", 0, 4.0 * rows * l.qkv_dim(), [&]() -> std::function<void()> {
-    const int64_t pages = cuda::ceil_div(rows, cuda::kPageTokens),
-                  page_values = pages * l.kv_heads * cuda::kPageTokens * l.head_dim;
+void rope_row(Bench& bench, const std::string& name, const LanguageConfig& l, int64_t rows, KvFormat format) {
+  const int64_t block = cuda::kv_block_bytes(l.head_dim, format);
+  // q is read and written, k and v read, and written to the cache.
+  const double bytes =
+      4.0 * rows * l.q_dim() + 2.0 * rows * l.kv_heads * (2.0 * l.head_dim + block / double{cuda::kPageTokens});
+  bench.row(name, 0, bytes, [&]() -> std::function<void()> {
+    const int64_t cache = cuda::ceil_div(rows, cuda::kPageTokens) * l.kv_heads * block;
     std::vector<int32_t> places(static_cast<size_t>(rows));
     for (int64_t i = 0; i < rows; ++i) places[static_cast<size_t>(i)] = static_cast<int32_t>(i);
     const AreaPtr qkv = halves(rows * l.qkv_dim()), cos_sin = floats(rows * l.head_dim, 0.5f), slots = values(places),
-                  keys = zeros(2 * page_values), cached = zeros(2 * page_values);
+                  keys = zeros(cache), cached = zeros(cache);
     cuda::RopeAppend job{};
     job.qkv = qkv->as<bf16>(), job.cos_sin = cos_sin->as<float>(), job.slots = job.angles = slots->as<int32_t>();
-    job.keys = keys->as<bf16>(), job.values = cached->as<bf16>(), job.rows = rows;
+    job.keys = keys->as<void>(), job.values = cached->as<void>(), job.rows = rows;
     job.heads = static_cast<int>(l.heads), job.kv_heads = static_cast<int>(l.kv_heads),
     job.head_dim = static_cast<int>(l.head_dim);
+    job.format = format;
     return [=, stream = bench.stream(), keep = std::vector<AreaPtr>{qkv, cos_sin, slots, keys, cached}] {
       cuda::rope_append(job, stream);
     };
@@ -343,7 +356,8 @@ void bench_ops(Bench& bench) {
   vision_rows(bench, n.vision, tiles, l.dim);
   norm_row(bench, "prefill_rms_norm", prompt, l.dim, false);
   linear_row(bench, "prefill_qkv", prompt, l.qkv_dim(), l.dim, After::store);
-  rope_row(bench, l, prompt);
+  rope_row(bench, "prefill_rope_append", l, prompt, KvFormat::activation);
+  rope_row(bench, "prefill_rope_append_int8_cache", l, prompt, KvFormat::int8);
   cached_rows(bench, "prefill_attention", l, 1, prompt, 0, 0);
   cached_rows(bench, "prefill_attention_int8_cache", l, 1, prompt, 0, 0, KvFormat::int8);
   linear_row(bench, "prefill_out", prompt, l.dim, l.q_dim(), After::add);
@@ -352,12 +366,15 @@ void bench_ops(Bench& bench) {
   constexpr Formats kW8A8{Encoding::s8, true}, kW8{Encoding::s8, false}, kW4{Encoding::s4, false};
   const VisionConfig& v = n.vision;
   const int64_t rows13 = tiles * v.positions();
+  norm_row(bench, "vit_layer_norm_rounds", rows13, v.dim, true, 0, true);
+  norm_row(bench, "prefill_rms_norm_rounds", prompt, l.dim, false, 0, true);
   round_row(bench, "vit_round_dim", rows13, v.dim);
   round_row(bench, "vit_round_ffn", rows13, v.ffn_dim);
   linear_row(bench, "vit_qkv_w8a8", rows13, 3 * v.dim, v.dim, After::store, kW8A8);
   linear_row(bench, "vit_fc1_w8a8", rows13, v.ffn_dim, v.dim, After::gelu, kW8A8);
   linear_row(bench, "vit_fc2_w8a8", rows13, v.dim, v.ffn_dim, After::scale_add, kW8A8);
   bytes_row(bench, "prefill_gate_up_4_bits_to_bytes", 2 * l.ffn_dim, l.dim);
+  linear_row(bench, "prefill_down_w8a8", prompt, l.dim, l.ffn_dim, After::add, kW8A8);
   linear_row(bench, "prefill_gate_up_w8a8", prompt, 2 * l.ffn_dim, l.dim, After::gated, kW8A8);
   linear_row(bench, "prefill_gate_up_w8a16", prompt, 2 * l.ffn_dim, l.dim, After::gated, kW8);
   linear_row(bench, "prefill_gate_up_w4a16", prompt, 2 * l.ffn_dim, l.dim, After::gated, kW4);
@@ -369,6 +386,8 @@ void bench_ops(Bench& bench) {
     linear_row(bench, "decode_down" + end, rows, l.dim, l.ffn_dim, After::add);
     linear_row(bench, "decode_head" + end, rows, l.vocab, l.dim, After::f32);
     for (const auto& [format, formats] : {std::pair("_w8a16", kW8), std::pair("_w4a16", kW4)}) {
+      linear_row(bench, "decode_qkv" + (format + end), rows, l.qkv_dim(), l.dim, After::store, formats);
+      linear_row(bench, "decode_out" + (format + end), rows, l.dim, l.q_dim(), After::add, formats);
       linear_row(bench, "decode_gate_up" + (format + end), rows, 2 * l.ffn_dim, l.dim, After::gated, formats);
       linear_row(bench, "decode_down" + (format + end), rows, l.dim, l.ffn_dim, After::add, formats);
     }

@@ -14,10 +14,16 @@ double quantile(std::vector<double> values, double part) {
   return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
 }
 
+// Seconds of the tensor cores at these peaks.
+double matrix_seconds(const Work& work, const Peaks& peaks) {
+  return (work.flops > 0 ? work.flops / (peaks.matrix_tflops * 1e12) : 0) +
+         (work.byte_ops > 0 ? work.byte_ops / (peaks.byte_tops * 1e12) : 0);
+}
+
 // Seconds below which the work cannot be done at these peaks; 0 where nothing is known.
 double floor_seconds(const Row& row, const Peaks& peaks) {
-  if (peaks.matrix_tflops <= 0 || peaks.copy_gbs <= 0) return 0;
-  return std::max(row.flops / (peaks.matrix_tflops * 1e12), row.bytes / (peaks.copy_gbs * 1e9));
+  if (peaks.matrix_tflops <= 0 || peaks.byte_tops <= 0 || peaks.copy_gbs <= 0) return 0;
+  return std::max(matrix_seconds(row.work, peaks), row.work.bytes / (peaks.copy_gbs * 1e9));
 }
 
 std::string list(const std::vector<std::string>& parts) {
@@ -47,14 +53,13 @@ std::string row_json(const Row& row, const Peaks& peaks) {
   out += ", \"p10\": " + number(quantile(row.values, 0.1)) + ", \"p90\": " + number(quantile(row.values, 0.9));
   out += ", \"runs\": " + std::to_string(row.values.size());
   if (row.cold > 0) out += ", \"cold\": " + number(row.cold);
-  if (row.seconds > 0 && row.bytes > 0) {
-    const double gbs = row.bytes / row.seconds / 1e9;
+  if (row.seconds > 0 && row.work.bytes > 0) {
+    const double gbs = row.work.bytes / row.seconds / 1e9;
     out += ", \"gbs\": " + number(gbs) + ", \"copy_share\": " + number(peaks.copy_gbs > 0 ? gbs / peaks.copy_gbs : NAN);
   }
-  if (row.seconds > 0 && row.flops > 0) {
-    const double tflops = row.flops / row.seconds / 1e12;
-    out += ", \"tflops\": " + number(tflops) +
-           ", \"matrix_share\": " + number(peaks.matrix_tflops > 0 ? tflops / peaks.matrix_tflops : NAN);
+  if (const double operations = row.work.flops + row.work.byte_ops; row.seconds > 0 && operations > 0) {
+    out += ", \"tflops\": " + number(operations / row.seconds / 1e12) +
+           ", \"matrix_share\": " + number(matrix_seconds(row.work, peaks) / row.seconds);
   }
   return out + "}";
 }
@@ -92,7 +97,8 @@ std::string Report::json() const {
   std::string out = "{\n  \"device\": " + device_json + ",\n";
   out += std::string("  \"small\": ") + (small ? "true" : "false") + ",\n";
   out += "  \"peaks\": {\"copy_gbs\": " + number(peaks.copy_gbs) +
-         ", \"matrix_tflops\": " + number(peaks.matrix_tflops) + ", \"to_device_gbs\": " + number(peaks.to_device_gbs) +
+         ", \"matrix_tflops\": " + number(peaks.matrix_tflops) + ", \"byte_tops\": " + number(peaks.byte_tops) +
+         ", \"to_device_gbs\": " + number(peaks.to_device_gbs) +
          ", \"from_device_gbs\": " + number(peaks.from_device_gbs) + "},\n";
   out += "  \"cases\": {\"passed\": " + std::to_string(cases.size() - failed_cases) +
          ", \"failed\": " + std::to_string(failed_cases) + ", \"list\": " + list(case_list) + "},\n";
@@ -103,21 +109,22 @@ std::string Report::json() const {
 
 std::string Report::table() const {
   std::string out =
-      drivlm::text("%-32s %10s %-5s %8s %8s %9s %9s\n", "row", "median", "unit", "floor %", "GB/s", "TFLOP/s", "first");
+      drivlm::text("%-42s %10s %-5s %8s %8s %9s %9s\n", "row", "median", "unit", "floor %", "GB/s", "TFLOP/s", "first");
   for (const Row& row : rows) {
     if (row.values.empty()) {
       out +=
-          drivlm::text("%-32s %10s %-5s skipped: %s\n", row.name.c_str(), "-", row.unit.c_str(), row.skipped.c_str());
+          drivlm::text("%-42s %10s %-5s skipped: %s\n", row.name.c_str(), "-", row.unit.c_str(), row.skipped.c_str());
       continue;
     }
     const double floor = floor_seconds(row, peaks);
+    const double operations = row.work.flops + row.work.byte_ops;
     const auto cell = [](double value, bool known, int digits) {
       return known ? drivlm::text("%.*g", digits, value) : std::string("-");
     };
-    out += drivlm::text("%-32s %10.4g %-5s %8s %8s %9s %9s\n", row.name.c_str(), median(row.values), row.unit.c_str(),
+    out += drivlm::text("%-42s %10.4g %-5s %8s %8s %9s %9s\n", row.name.c_str(), median(row.values), row.unit.c_str(),
                         cell(100 * floor / row.seconds, floor > 0 && row.seconds > 0, 3).c_str(),
-                        cell(row.bytes / row.seconds / 1e9, row.bytes > 0 && row.seconds > 0, 4).c_str(),
-                        cell(row.flops / row.seconds / 1e12, row.flops > 0 && row.seconds > 0, 4).c_str(),
+                        cell(row.work.bytes / row.seconds / 1e9, row.work.bytes > 0 && row.seconds > 0, 4).c_str(),
+                        cell(operations / row.seconds / 1e12, operations > 0 && row.seconds > 0, 4).c_str(),
                         cell(row.cold, row.cold > 0, 4).c_str());
   }
   return out;

@@ -12,18 +12,25 @@ namespace drivlm::gpu {
 struct Peaks {
   double copy_gbs = 0;         // device to device, bytes read and written
   double matrix_tflops = 0;    // mma.sync in bf16 from registers
+  double byte_tops = 0;        // and of bytes
   double to_device_gbs = 0;    // from pinned memory
   double from_device_gbs = 0;  // to pinned memory
 };
 
+// What work takes at least; zeros: no floor.
+struct Work {
+  double flops = 0, bytes = 0;
+  double byte_ops = 0;  // operations of products of bytes, beside flops
+};
+
 struct Row {
   std::string name;
-  std::string unit;             // us, ms, tok/s, s or MiB
-  std::vector<double> values;   // warm runs
-  double cold = 0;              // 0: not told apart
-  double seconds = 0;           // median time of the work below
-  double flops = 0, bytes = 0;  // that it takes at least; 0: no floor
-  std::string skipped;          // why there are no values
+  std::string unit;            // us, ms, tok/s, s or MiB
+  std::vector<double> values;  // warm runs
+  double cold = 0;             // 0: not told apart
+  double seconds = 0;          // median time of the work below
+  Work work;
+  std::string skipped;  // why there are no values
 };
 
 struct Report {

@@ -87,19 +87,37 @@ describe.skipIf(!existsSync(emulated))('on the emulator', () => {
     )
     expect(ops.cases).toMatchObject({ passed: cases.length, failed: 0 })
 
-    for (const name of ['copy_gbs', 'matrix_tflops', 'to_device_gbs'])
+    for (const name of ['copy_gbs', 'matrix_tflops', 'byte_tops', 'to_device_gbs'])
       expect(bench.peaks[name], name).toBeGreaterThan(0)
     const rows = new Map<string, Record<string, number>>(bench.rows.map((row: { name: string }) => [row.name, row]))
-    const wanted = ['vit_qkv', 'vit_attention', 'prefill_attention', 'decode_head', 'decode_attention']
+    const wanted = [
+      ...['vit_qkv', 'vit_attention', 'prefill_attention', 'decode_head', 'decode_attention'],
+      ...['vit_fc1_w8a8', 'prefill_gate_up_w8a8', 'prefill_gate_up_w4a16', 'decode_gate_up_w4a16', 'decode_head_w8a16'],
+      ...['decode_down_w4a16_64_questions', 'decode_down_w8a8_64_questions', 'decode_attention_int8_cache'],
+    ]
     for (const name of wanted) {
       const row = rows.get(name)!
       for (const key of ['value', 'floor', 'share', 'gbs', 'tflops', 'copy_share', 'matrix_share'])
         expect(row[key], `${name} ${key}`).toBeGreaterThan(0)
       expect(row.floor! / row.value!).toBeCloseTo(row.share!, 4)
     }
-    for (const name of ['model_vision_13_tiles', 'model_prefill_scene', 'model_first_token_13_tiles'])
-      expect(rows.get(name), name).toMatchObject({ unit: 'ms', cold: expect.any(Number), share: expect.any(Number) })
-    expect(rows.get('model_decode_160')!.unit).toBe('tok/s')
+    const moved = [
+      'vit_layer_norm_rounds',
+      'prefill_rms_norm_rounds',
+      'vit_round_ffn',
+      'prefill_gate_up_4_bits_to_bytes',
+    ]
+    for (const name of [...moved, 'prefill_rope_append_int8_cache'])
+      expect(rows.get(name)!.copy_share, name).toBeGreaterThan(0)
+    for (const mode of ['', '_int8_a8', '_int4_a8_kv8']) {
+      for (const name of ['model_vision_13_tiles', 'model_prefill_scene', 'model_first_token_13_tiles'])
+        expect(rows.get(name + mode), name + mode).toMatchObject({
+          unit: 'ms',
+          cold: expect.any(Number),
+          share: expect.any(Number),
+        })
+      expect(rows.get(`model_decode_160${mode}`)!.unit).toBe('tok/s')
+    }
   })
 
   it('skips what would be late, and says so', () => {
@@ -137,7 +155,7 @@ describe.skipIf(!existsSync(emulated))('on the emulator', () => {
     })
     expect(status, stderr).toBe(0)
     const { peaks, rows } = JSON.parse(readFileSync(bench, 'utf8'))
-    expect(Object.keys(peaks)).toEqual(['bf16_gflops', 'read_gbs'])
+    expect(Object.keys(peaks)).toEqual(['bf16_gflops', 'u8s8_gops', 'read_gbs'])
     expect(rows).toContainEqual(
       expect.objectContaining({ name: 'kernel_vit_fc1', unit: 'us', share: expect.any(Number) }),
     )
