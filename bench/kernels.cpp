@@ -153,7 +153,7 @@ void decode_weights(Bench& bench) {
   }
 }
 
-void cached_attentions(Bench& bench, bool int8) {
+void cached_attentions(Bench& bench, bool int8, bool integers) {
   const int64_t heads = 14, kv_heads = 2, dim = 64, page_tokens = 64, layers = 24, pages = 80;
   const KvLayout layout{layers, kv_heads, dim, page_tokens, int8};
   const HostMemory kv(static_cast<size_t>(layout.page_bytes() * pages), "The cache", true);
@@ -175,6 +175,7 @@ void cached_attentions(Bench& bench, bool int8) {
                         {"decode_attention_512", 1, 512, 1},
                         {"decode_attention_3500", 1, 3500, 1},
                         {"decode_attention_3500_shared_by_8", 8, 3500, 1}}) {
+    if (integers && c.rows == 1) continue;  // few rows have no form in integers
     Batch batch;
     for (int64_t s = 0; s < c.sequences; ++s) {
       batch.segments.push_back({batch.rows, c.rows, c.past, static_cast<int64_t>(batch.pages.size())});
@@ -188,10 +189,11 @@ void cached_attentions(Bench& bench, bool int8) {
     plan.make(batch, page_tokens, heads, kv_heads, dim, bench.kernels().tile_rows, bench.workers().count());
     const double seen = c.sequences * c.rows * (c.past + (c.rows + 1) / 2.0);
     const double bytes = static_cast<double>((c.past + c.rows) * layout.page_bytes()) / page_tokens;
-    bench.time(std::string(c.name) + "_24_layers" + (int8 ? "_int8" : ""), "bf16", 4.0 * seen * heads * dim * layers,
-               bytes, [&] {
+    bench.time(std::string(c.name) + "_24_layers" + (int8 ? "_int8" : "") + (integers ? "_integers" : ""), "bf16",
+               4.0 * seen * heads * dim * layers, bytes, [&] {
                  for (int64_t layer = 0; layer < layers; ++layer) {
-                   plan.run(bench.kernels(), out.data(), qkv.data(), kv.data, layout, layer, heads, bench.workers());
+                   plan.run(bench.kernels(), out.data(), qkv.data(), kv.data, layout, layer, heads, integers,
+                            bench.workers());
                  }
                });
   }
@@ -202,10 +204,17 @@ void attentions(Bench& bench) {
     const int64_t positions = 1025, heads = 16, dim = 64;
     const auto qkv = noise(positions * 3 * heads * dim, 2);
     std::vector<uint16_t> out(positions * heads * dim);
-    bench.time("vit_attention", "bf16", 4.0 * positions * positions * heads * dim, 0,
-               [&] { attention(bench.kernels(), out.data(), qkv.data(), 1, positions, heads, dim, bench.workers()); });
+    for (const bool integers : {false, true}) {
+      bench.time(std::string("vit_attention") + (integers ? "_integers" : ""), "bf16",
+                 4.0 * positions * positions * heads * dim, 0, [&] {
+                   attention(bench.kernels(), out.data(), qkv.data(), 1, positions, heads, dim, integers,
+                             bench.workers());
+                 });
+    }
   }
-  for (const bool int8 : {false, true}) cached_attentions(bench, int8);
+  for (const bool int8 : {false, true}) {
+    for (const bool integers : {false, true}) cached_attentions(bench, int8, integers);
+  }
 }
 
 void row_kernels(Bench& bench) {

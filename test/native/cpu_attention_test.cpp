@@ -20,7 +20,7 @@ namespace {
 
 // softmax(q . k * scale) v over tokens [0, visible) in double; `plain` the same in f32.
 void attend_exactly(const std::function<const float*(int64_t)>& key, const std::function<const float*(int64_t)>& value,
-                    const uint16_t* q, int64_t visible, int64_t dim, std::vector<double>& expected,
+                    const float* q, int64_t visible, int64_t dim, std::vector<double>& expected,
                     std::vector<float>& plain) {
   std::vector<double> p(visible);
   std::vector<float> p32(visible);
@@ -31,8 +31,8 @@ void attend_exactly(const std::function<const float*(int64_t)>& key, const std::
     double s = 0;
     float s32 = 0;
     for (int64_t d = 0; d < dim; ++d) {
-      s += static_cast<double>(widen(q[d])) * key(t)[d];
-      s32 += widen(q[d]) * key(t)[d];
+      s += static_cast<double>(q[d]) * key(t)[d];
+      s32 += q[d] * key(t)[d];
     }
     p[t] = s * scale;
     p32[t] = s32 * static_cast<float>(scale);
@@ -56,6 +56,14 @@ void attend_exactly(const std::function<const float*(int64_t)>& key, const std::
   }
 }
 
+// What attention in integers makes of a query, a key or a value: `top` steps to its largest part.
+void round_to(float* row, int64_t dim, float top) {
+  float largest = 0;
+  for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(row[d]));
+  for (int64_t d = 0; d < dim && largest > 0; ++d) row[d] = std::nearbyint(row[d] * (top / largest)) * (largest / top);
+}
+constexpr float kScoreTop = 4095, kSumTop = 2047;
+
 std::vector<float> widened(const uint16_t* halves, int64_t count) {
   std::vector<float> out;
   for (int64_t i = 0; i < count; ++i) out.push_back(widen(halves[i]));
@@ -63,16 +71,20 @@ std::vector<float> widened(const uint16_t* halves, int64_t count) {
 }
 
 void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t heads, int64_t dim, float size,
-                int threads) {
+                int threads, bool integers = false) {
   std::ostringstream name;
-  name << target.name << " vision " << groups << "x" << positions << "x" << heads << "x" << dim << " size " << size;
+  name << target.name << (integers ? " integers" : "") << " vision " << groups << "x" << positions << "x" << heads
+       << "x" << dim << " size " << size;
   Random random(static_cast<uint32_t>(positions * 7 + dim));
   const int64_t width = heads * dim;
   const auto qkv = exact(random.halves(groups * positions * 3 * width, size));
-  const auto wide = widened(qkv.get(), groups * positions * 3 * width);
+  auto wide = widened(qkv.get(), groups * positions * 3 * width);
+  for (int64_t i = 0; integers && target.kernels->attend_in_integers && i < groups * positions * 3 * heads; ++i) {
+    round_to(wide.data() + i * dim, dim, i / heads % 3 == 2 ? kSumTop : kScoreTop);
+  }
   auto out = std::make_unique<uint16_t[]>(groups * positions * width);
   TestWorkers workers(threads);
-  attention(*target.kernels, out.get(), qkv.get(), groups, positions, heads, dim, workers);
+  attention(*target.kernels, out.get(), qkv.get(), groups, positions, heads, dim, integers, workers);
   std::vector<double> expected;
   std::vector<float> plain, found;
   for (int64_t g = 0; g < groups; ++g) {
@@ -81,7 +93,7 @@ void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t
       const float* keys = wide.data() + first + width;
       for (int64_t i = 0; i < positions; i += positions > 100 ? 41 : 1) {
         attend_exactly([&](int64_t t) { return keys + t * 3 * width; },
-                       [&](int64_t t) { return keys + width + t * 3 * width; }, qkv.get() + first + i * 3 * width,
+                       [&](int64_t t) { return keys + width + t * 3 * width; }, wide.data() + first + i * 3 * width,
                        positions, dim, expected, plain);
         for (int64_t d = 0; d < dim; ++d) found.push_back(widen(out[(g * positions + i) * width + h * dim + d]));
       }
@@ -103,7 +115,7 @@ struct Part {
 
 struct Shape {
   int64_t heads, kv_heads, dim, page_tokens;
-  bool int8 = false;
+  bool int8 = false, integers = false;
 };
 
 // The caches of some sequences, filled a segment at a time through `append`, and a query for each of their rows.
@@ -113,6 +125,7 @@ class Paged {
       : kernels_(*target.kernels),
         sequences_(sequences),
         shape_(shape),
+        integers_(shape.integers && target.kernels->attend_in_integers),
         layout_{2, shape.kv_heads, shape.dim, shape.page_tokens, shape.int8},
         kv_(static_cast<size_t>(layout_.page_bytes() * page_count(sequences))) {
     Random random(static_cast<uint32_t>(shape.heads * 1000 + shape.dim));
@@ -120,8 +133,8 @@ class Paged {
     const int64_t tokens = page_count(sequences) * shape.page_tokens;
     keys_ = random.halves(tokens * shape.kv_heads * shape.dim, 2);
     values_ = random.halves(tokens * shape.kv_heads * shape.dim, 1);
-    kept_keys_ = kept(keys_);
-    kept_values_ = kept(values_);
+    kept_keys_ = kept(keys_, kScoreTop);
+    kept_values_ = kept(values_, kSumTop);
     for (const Sequence& s : sequences) {
       for (int64_t head = 0; head < shape.kv_heads; ++head) fill(s, head);
       queries_.push_back(random.halves(s.rows * width(), 2));
@@ -133,6 +146,12 @@ class Paged {
   const float* value(const Sequence& s, int64_t token, int64_t head) const { return at(kept_values_, s, token, head); }
   const uint16_t* query(size_t sequence, int64_t row, int64_t head) const {
     return queries_[sequence].data() + row * width() + head * shape_.dim;
+  }
+  // What is multiplied of it, where a segment is long.
+  std::vector<float> taken(size_t sequence, int64_t row, int64_t head) const {
+    auto wide = widened(query(sequence, row, head), shape_.dim);
+    if (integers_) round_to(wide.data(), shape_.dim, kScoreTop);
+    return wide;
   }
 
   // What the rows of these parts get together, [rows, heads, dim].
@@ -151,7 +170,7 @@ class Paged {
     auto out = std::make_unique<uint16_t[]>(batch.rows * shape_.heads * shape_.dim);
     TestWorkers workers(threads);
     plan_.make(batch, shape_.page_tokens, shape_.heads, shape_.kv_heads, shape_.dim, kernels_.tile_rows, threads);
-    plan_.run(kernels_, out.get(), qkv_exact.get(), kv_.data, layout_, kLayer, shape_.heads, workers);
+    plan_.run(kernels_, out.get(), qkv_exact.get(), kv_.data, layout_, kLayer, shape_.heads, shape_.integers, workers);
     return {out.get(), out.get() + batch.rows * shape_.heads * shape_.dim};
   }
 
@@ -164,10 +183,14 @@ class Paged {
     return last + 1;
   }
   int64_t width() const { return (shape_.heads + 2 * shape_.kv_heads) * shape_.dim; }
-  std::vector<float> kept(const std::vector<uint16_t>& halves) const {
+  std::vector<float> kept(const std::vector<uint16_t>& halves, float top) const {
     auto wide = widened(halves.data(), static_cast<int64_t>(halves.size()));
     std::vector<int8_t> q(shape_.dim);
-    for (size_t i = 0; shape_.int8 && i < wide.size(); i += q.size()) {
+    for (size_t i = 0; i < wide.size(); i += q.size()) {
+      if (!shape_.int8) {
+        if (integers_) round_to(wide.data() + i, shape_.dim, top);
+        continue;
+      }
       const float scale = quantize_s8(q.data(), wide.data() + i, shape_.dim);
       for (size_t d = 0; d < q.size(); ++d) wide[i + d] = scale * static_cast<float>(q[d]);
     }
@@ -202,6 +225,7 @@ class Paged {
   AttentionPlan plan_;  // kept, as by the ops: what is left in it must not matter
   std::vector<Sequence> sequences_;
   Shape shape_;
+  bool integers_;
   KvLayout layout_;
   Aligned kv_;  // every byte 0xff: a NaN wherever nothing was written
   std::vector<uint16_t> keys_, values_;
@@ -224,7 +248,7 @@ void run_paged(const Target& target, const std::string& what, const std::vector<
       for (int64_t h = 0; h < shape.heads; ++h) {
         const int64_t head = h / (shape.heads / shape.kv_heads);
         attend_exactly([&](int64_t t) { return paged.key(s, t, head); },
-                       [&](int64_t t) { return paged.value(s, t, head); }, paged.query(i, r, h), s.past + r + 1,
+                       [&](int64_t t) { return paged.value(s, t, head); }, paged.taken(i, r, h).data(), s.past + r + 1,
                        shape.dim, expected, plain);
         const uint16_t* row = of_sequence + (r * shape.heads + h) * shape.dim;
         for (int64_t d = 0; d < shape.dim; ++d) found.push_back(widen(row[d]));
@@ -232,19 +256,32 @@ void run_paged(const Target& target, const std::string& what, const std::vector<
     }
     of_sequence += s.rows * shape.heads * shape.dim;
   }
-  check_close(std::string(target.name) + " paged " + what, found, expected, plain);
+  check_close(std::string(target.name) + (shape.integers ? " integers" : "") + " paged " + what, found, expected,
+              plain);
 }
 
-// Every row of a sequence gets the same, bit for bit, alone, with some of its own, with all, and beside others.
+// Rows of a sequence in pieces of `rows`, the last one longer where fewer than `fewest` would be left.
+std::vector<Part> cut_into(size_t sequence, int64_t all, int64_t rows, int64_t fewest) {
+  std::vector<Part> parts;
+  for (int64_t first = 0; first < all;) {
+    const int64_t left = all - first, n = left - rows < fewest ? left : rows;
+    parts.push_back({sequence, first, n});
+    first += n;
+  }
+  return parts;
+}
+
+// Every row of a sequence gets the same, bit for bit, alone, with some of its own, with all, and beside others. In integers `alone` is nine rows
+// at a time: fewer keep attention as it is without.
 void run_beside(const Target& target, const std::vector<Sequence>& sequences, const Shape& shape) {
   Paged paged(target, sequences, shape);
-  const int64_t row_size = shape.heads * shape.dim;
+  const int64_t row_size = shape.heads * shape.dim, fewest = shape.integers ? kStreamRows + 1 : 1;
   std::vector<std::vector<uint16_t>> alone;
   for (size_t i = 0; i < sequences.size(); ++i) {
     std::vector<uint16_t> all;
-    for (int64_t r = 0; r < sequences[i].rows; ++r) {
-      const auto one = paged.attend({{i, r, 1}}, 1);
-      all.insert(all.end(), one.begin(), one.end());
+    for (const Part& part : cut_into(i, sequences[i].rows, fewest, fewest)) {
+      const auto some = paged.attend({part}, 1);
+      all.insert(all.end(), some.begin(), some.end());
     }
     alone.push_back(all);
   }
@@ -263,19 +300,15 @@ void run_beside(const Target& target, const std::vector<Sequence>& sequences, co
     }
   };
   for (const int64_t rows : {2, 3, 4, 5, 9, 40}) {
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      std::vector<Part> cut;
-      for (int64_t first = 0; first < sequences[i].rows; first += rows)
-        cut.push_back({i, first, std::min(rows, sequences[i].rows - first)});
-      check("cut", cut, 2);
-    }
+    if (rows < fewest) continue;
+    for (size_t i = 0; i < sequences.size(); ++i) check("cut", cut_into(i, sequences[i].rows, rows, fewest), 2);
   }
   std::vector<Part> whole, lasts, mixed;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const int64_t rows = sequences[i].rows;
     whole.push_back({i, 0, rows});
-    lasts.push_back({i, rows - 1, 1});
-    mixed.push_back({i, i % 2 == 0 ? rows - 1 : 0, i % 2 == 0 ? 1 : rows});
+    lasts.push_back({i, rows - fewest, fewest});
+    mixed.push_back({i, i % 2 == 0 ? rows - fewest : 0, i % 2 == 0 ? fewest : rows});
   }
   check("whole", whole, 3);
   check("last rows", lasts, 1);
@@ -333,6 +366,30 @@ TEST(cpu_attention_int8) {
     run_paged(target, "int8 decode, odd head", {{129, 1, numbers(0, 3)}}, {3, 1, 80, 64, true}, 2);
     run_beside(target, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}},
                {7, 1, 80, 32, true});
+  });
+}
+
+// Where a target has no products of integers the same as without.
+TEST(cpu_attention_integers) {
+  for_each_target([](const Target& target) {
+    run_vision(target, 2, 1, 1, 16, 1, 1, true);
+    run_vision(target, 2, 17, 2, 16, 1, 2, true);
+    run_vision(target, 1, 33, 1, 96, 2, 3, true);
+    run_vision(target, 1, 257, 3, 48, 4, 2, true);
+    run_vision(target, 1, 1025, 1, 64, 2, 5, true);
+    run_vision(target, 1, 1025, 1, 32, 0.1f, 1, true);  // more queries than meet a chunk at a time
+    run_vision(target, 1, 300, 1, 128, 8, 1, true);     // one key takes nearly all the weight
+    run_paged(target, "prefill", {{0, 150, {2, 0, 1}}}, {14, 2, 64, 64, false, true}, 2);
+    run_paged(target, "prefill on a past", {{300, 90, numbers(0, 7)}}, {4, 4, 96, 64, false, true}, 1);
+    run_paged(target, "small pages", {{0, 71, numbers(0, 3)}}, {6, 2, 32, 32, false, true}, 3);
+    run_paged(target, "prefill beside another", {{300, 90, numbers(0, 7)}, {64, 11, {7, 8}}},
+              {7, 1, 80, 64, false, true}, 2);
+    run_paged(target, "prefill, cache in 8 bits", {{0, 150, {2, 0, 1}}}, {14, 2, 64, 64, true, true}, 2);
+    run_paged(target, "prefill on a past, cache in 8 bits", {{301, 90, numbers(0, 7)}}, {4, 4, 48, 64, true, true}, 1);
+    const std::vector<Sequence> sequences = {
+        {500, 121, numbers(0, 20)}, {350, 9, numbers(0, 12)}, {247, 12, numbers(0, 9)}};
+    run_beside(target, sequences, {7, 1, 80, 32, false, true});
+    run_beside(target, sequences, {14, 2, 64, 32, true, true});
   });
 }
 

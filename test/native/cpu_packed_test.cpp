@@ -171,6 +171,25 @@ TEST(cpu_packed_attention) {
   }
 }
 
+// With activations in 8 bits the op takes products of integers where the target has them, and without it does not.
+TEST(cpu_packed_attention_integers) {
+  const int64_t heads = 2, dim = 32, positions = 45, tiles = 2, rows = tiles * positions;
+  const auto qkv = noise(rows * 3 * heads * dim, 2, 1);
+  for (const cpu::Target& target : cpu::targets()) {
+    if (!target.supported) continue;
+    for (const bool integers : {false, true}) {
+      Bench b(std::make_unique<PackedCpuDevice>(2, *target.kernels, CpuFormat{WeightFormat::int8, integers}));
+      const Tensor in = b.tensor(qkv, rows, 3 * heads * dim), out = b.empty(rows, heads * dim),
+                   expected = b.empty(rows, heads * dim);
+      b.ops().attention(out, in, heads, dim, positions);
+      cpu::PoolWorkers workers(2);
+      cpu::attention(*target.kernels, expected.as<uint16_t>(), in.as<uint16_t>(), tiles, positions, heads, dim,
+                     integers, workers);
+      CHECK(b.read(out) == b.read(expected));
+    }
+  }
+}
+
 // Two passes over a cache of two layers: a prefill of one sequence, its last page copied, then both decode and a third
 // starts.
 TEST(cpu_packed_cache) {

@@ -436,8 +436,21 @@ void append(char* block, const KvLayout& layout, const uint16_t* keys, const uin
   }
 }
 
-constexpr cpu::AttentionKernels kAttention = {
-    .attend = attend, .attend_scratch = attend_scratch, .merge = merge, .append = append};
+// Both products in 16-bit integers (attention_integers.h), on x86's targets of 8 lanes; docs/decisions/0044 says why there.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+void attend_in_integers(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
+size_t integers_scratch();
+#else
+constexpr decltype(cpu::AttentionKernels::attend_in_integers) attend_in_integers = nullptr;
+constexpr decltype(cpu::AttentionKernels::integers_scratch) integers_scratch = nullptr;
+#endif
+
+constexpr cpu::AttentionKernels kAttention = {.attend = attend,
+                                              .attend_scratch = attend_scratch,
+                                              .attend_in_integers = attend_in_integers,
+                                              .integers_scratch = integers_scratch,
+                                              .merge = merge,
+                                              .append = append};
 
 }  // namespace
 }  // namespace drivlm::DRIVLM_CPU_TARGET

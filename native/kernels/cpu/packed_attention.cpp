@@ -20,7 +20,9 @@ size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 }  // namespace
 
 void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions,
-               int64_t heads, int64_t head_dim, Workers& workers) {
+               int64_t heads, int64_t head_dim, bool integers, Workers& workers) {
+  integers = integers && kernels.attend_in_integers;
+  const size_t kernel_bytes = integers ? kernels.integers_scratch() : kernels.attend_scratch();
   if (groups == 0 || positions == 0) return;
   // One page for all keys of a head.
   const KvLayout layout{1, 1, head_dim, ceil_div(positions, 32) * 32};
@@ -35,7 +37,7 @@ void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, i
   run(workers, groups * heads * parts, [&](int64_t task) {
     const int64_t head = task / parts % heads, group = task / parts / heads, part = task % parts;
     const int64_t first = positions * part / parts, count = positions * (part + 1) / parts - first;
-    char* blocks = static_cast<char*>(thread_scratch(block_bytes + rows_bytes + kernels.attend_scratch()));
+    char* blocks = static_cast<char*>(thread_scratch(block_bytes + rows_bytes + kernel_bytes));
     AttendRow* rows = reinterpret_cast<AttendRow*>(blocks + block_bytes);
     const uint16_t* base = qkv + group * positions * 3 * dim + head * head_dim;
     kernels.append(blocks, layout, base + dim, base + 2 * dim, 3 * dim, 0, positions);
@@ -44,7 +46,9 @@ void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, i
                  positions};
     }
     const AttendJob job{blocks, layout.page_bytes(), nullptr, layout, scale, chunk_tokens, 0};
-    kernels.attend(job, rows, count, 0, positions, blocks + block_bytes + rows_bytes);
+    void* scratch = blocks + block_bytes + rows_bytes;
+    if (integers) return kernels.attend_in_integers(job, rows, count, positions, scratch);
+    kernels.attend(job, rows, count, 0, positions, scratch);
   });
 }
 
@@ -76,7 +80,7 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
     const int64_t tasks = std::clamp<int64_t>(ceil_div(2 * threads, kv_heads), 1, chunks);
     for (int64_t i = 0; i < tasks; ++i) {
       const int64_t from = chunk0 + chunks * i / tasks, to = chunk0 + chunks * (i + 1) / tasks;
-      spans_.push_back({first, count, page, from * kChunkTokens, std::min(token1, to * kChunkTokens), slots});
+      spans_.push_back({first, count, page, from * kChunkTokens, std::min(token1, to * kChunkTokens), slots, false});
       for (int64_t chunk = from; chunk < to; ++chunk, slots += count) {
         for (int64_t q = 0; q < count; ++q) slots_of[queries_[first + q].row].push_back(slots + q);
       }
@@ -132,14 +136,16 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
     for (int64_t r = 0; r < segment.rows; ++r) queries_.push_back({segment.row + r, segment.past + r + 1});
     for (int64_t i = parts - 1; i >= 0; --i) {
       const int64_t from = segment.rows * i / parts, to = segment.rows * (i + 1) / parts;
-      if (to > from) spans_.push_back({first + from, to - from, segment.first_page, 0, segment.past + to, -1});
+      if (to > from)
+        spans_.push_back(
+            {first + from, to - from, segment.first_page, 0, segment.past + to, -1, segment.rows > kStreamRows});
     }
   }
   parts_.resize(static_cast<size_t>(slots * heads * (kPartHead + head_dim)));
 }
 
 void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, const void* kv,
-                        const KvLayout& layout, int64_t layer, int64_t heads, Workers& workers) {
+                        const KvLayout& layout, int64_t layer, int64_t heads, bool integers, Workers& workers) {
   const int64_t dim = layout.head_dim, group = heads / layout.kv_heads, row_size = (heads + 2 * layout.kv_heads) * dim;
   const int64_t spans = static_cast<int64_t>(spans_.size()), stride = kPartHead + dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
@@ -147,7 +153,9 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
     const Span& span = spans_[task / layout.kv_heads];
     const int64_t kv_head = task % layout.kv_heads, count = span.count * group;
     const size_t rows_bytes = aligned(static_cast<size_t>(count) * sizeof(AttendRow));
-    char* scratch = static_cast<char*>(thread_scratch(rows_bytes + kernels.attend_scratch()));
+    const bool in_integers = integers && kernels.attend_in_integers && span.many;
+    const size_t kernel_bytes = in_integers ? kernels.integers_scratch() : kernels.attend_scratch();
+    char* scratch = static_cast<char*>(thread_scratch(rows_bytes + kernel_bytes));
     AttendRow* rows = reinterpret_cast<AttendRow*>(scratch);
     for (int64_t i = 0; i < count; ++i) {
       const Query& query = queries_[span.first + i / group];
@@ -164,6 +172,7 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
                         scale,
                         kChunkTokens,
                         span.count * heads * stride};
+    if (in_integers) return kernels.attend_in_integers(job, rows, count, span.token1, scratch + rows_bytes);
     kernels.attend(job, rows, count, span.token0, span.token1, scratch + rows_bytes);
   });
   cpu::run(workers, static_cast<int64_t>(merges_.size()), [&](int64_t task) {

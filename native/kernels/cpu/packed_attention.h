@@ -76,6 +76,10 @@ struct AttentionKernels {
   void (*attend)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
                  void* scratch);
   size_t (*attend_scratch)();
+  // The same over tokens [0, tokens) of many queries without parts, with products in integers: keys and values are rounded once for all of them. Null
+  // on targets that gain nothing by it.
+  void (*attend_in_integers)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
+  size_t (*integers_scratch)();
   // The parts of one query to its result.
   void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim);
   // Rows to a block.
@@ -86,9 +90,9 @@ struct AttentionKernels {
 struct KernelTable;
 
 // Vision: bidirectional attention in groups of `positions` rows. qkv bf16 [groups * positions, 3 * heads * head_dim],
-// out bf16 [groups * positions, heads * head_dim]. head_dim a multiple of 16 up to 128.
+// out bf16 [groups * positions, heads * head_dim]. head_dim a multiple of 16 up to 128. `integers`: products of integers, where the target has them.
 void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions,
-               int64_t heads, int64_t head_dim, Workers& workers);
+               int64_t heads, int64_t head_dim, bool integers, Workers& workers);
 
 // How one forward pass is cut into tasks; made once a pass, used by every layer.
 //
@@ -101,18 +105,20 @@ class AttentionPlan {
   void make(const Batch& batch, int64_t page_tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int tile_rows,
             int threads);
 
-  // qkv bf16 [rows, (heads + 2 * kv_heads) * head_dim] -> out bf16 [rows, heads * head_dim].
+  // qkv bf16 [rows, (heads + 2 * kv_heads) * head_dim] -> out bf16 [rows, heads * head_dim]. `integers`: products of segments of more than kStreamRows rows
+  // are of integers, where the target has them.
   void run(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, const void* kv, const KvLayout& layout,
-           int64_t layer, int64_t heads, Workers& workers);
+           int64_t layer, int64_t heads, bool integers, Workers& workers);
 
  private:
   struct Query {
     int64_t row, visible;
   };
   // Queries [first, first + count) over tokens [token0, token1) of a page table; the parts of its i-th chunk go to slots
-  // [slot + i * count, slot + (i + 1) * count), or slot is -1.
+  // [slot + i * count, slot + (i + 1) * count), or slot is -1. `many`: of a segment whose products may be of integers.
   struct Span {
     int64_t first, count, page, token0, token1, slot;
+    bool many;
   };
   struct Merge {
     int64_t row, first, count;  // slots merge_slots_[first ..]

@@ -138,7 +138,8 @@ void PackedCpuOps::attention(Tensor out, Tensor qkv, int64_t heads, int64_t head
   expect_shape("attention", "out", out, {rows, dim});
   expect_bf16("attention", qkv);
   expect_bf16("attention", out);
-  cpu::attention(kernels_, out.as<uint16_t>(), qkv.as<uint16_t>(), rows / positions, positions, heads, head_dim, pool_);
+  cpu::attention(kernels_, out.as<uint16_t>(), qkv.as<uint16_t>(), rows / positions, positions, heads, head_dim,
+                 int8_activations_, pool_);
 }
 
 void PackedCpuOps::begin_batch(const Batch&) { planned_ = false; }
@@ -193,7 +194,8 @@ void PackedCpuOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer
     plan_.make(batch, s.page_tokens, heads, s.kv_heads, s.head_dim, kernels_.tile_rows, threads_);
     planned_ = true;
   }
-  plan_.run(kernels_, out.as<uint16_t>(), qkv.as<uint16_t>(), kv.data, cpu::layout_of(s), layer, heads, pool_);
+  plan_.run(kernels_, out.as<uint16_t>(), qkv.as<uint16_t>(), kv.data, cpu::layout_of(s), layer, heads,
+            int8_activations_, pool_);
 }
 
 void PackedCpuOps::copy_page(Kv kv, int32_t from, int32_t to) {
