@@ -7,15 +7,18 @@ import { afterAll, expect, test } from 'vitest'
 import { openTrainingData } from '../../lib/train/index.ts'
 import { streetTiny } from './street-tiny.ts'
 
-interface Sitting {
-  data: { seed: number; moments: number; practice?: number }
+interface Drawn {
+  seed: number
+  moments: number
+  practice?: number
 }
 
 const folder = join(streetTiny, 'recipe')
 const { sittings, choice } = JSON.parse(readFileSync(join(folder, 'recipe.json'), 'utf8')) as {
-  sittings: Sitting[]
-  choice: { seed: number; moments: number }
+  sittings: { data: Drawn | Drawn[] }[]
+  choice: Drawn
 }
+const drawn = sittings.flatMap(({ data }) => data)
 const { drawSitting } = (await import(pathToFileURL(join(folder, 'draw.mjs')).href)) as {
   drawSitting: (out: string, data: object) => Promise<Record<string, number>>
 }
@@ -30,13 +33,13 @@ test('no moment is drawn twice, and none of those that are kept for choices, tes
     { seed: 910_000_000, moments: 10_000_000 }, // tests
     choice,
   ]
-  const ranges = [...kept, ...sittings.map(({ data }) => data)].sort((a, b) => a.seed - b.seed)
+  const ranges = [...kept, ...drawn].sort((a, b) => a.seed - b.seed)
   for (const [i, { seed, moments }] of ranges.slice(0, -1).entries())
     expect(seed + moments).toBeLessThanOrEqual(ranges[i + 1]!.seed)
 })
 
 test('sittings are read whole: questions of moments, and text alone', async () => {
-  for (const [n, { data }] of sittings.entries()) {
+  for (const [n, data] of drawn.entries()) {
     const out = join(dir, String(n))
     const { practice = 0, ...counts } = await drawSitting(out, { ...data, moments: 2 })
     expect(practice).toBe(2 * (data.practice ?? 0))
@@ -82,4 +85,38 @@ test('practice says what is true: letters of colours, and places of boxes', asyn
     }
   }
   for (const count of Object.values(checked)) expect(count).toBeGreaterThan(3)
+})
+
+test('practice says what is true: which way somebody walks, who crosses if that is towards the lane ahead', async () => {
+  const out = join(dir, 'ways')
+  await drawSitting(out, {
+    seed: 5,
+    moments: 40,
+    people: true,
+    questions: 60,
+    shares: { cross: 20 },
+    most: { cross: 9 },
+    forms: { way: 6 },
+  })
+  const lines = readFileSync(join(out, 'moments.jsonl'), 'utf8').trim().split('\n')
+  const asked = lines.map((line) => JSON.parse(line) as { id: string; question: string; answer: string })
+  const viewOf = (id: string, text: string) => {
+    const side = /FRONT_(LEFT|RIGHT)|front (left|right)/.exec(text)
+    return side && `${id.split('_')[0]} ${(side[1] ?? side[2])!.toUpperCase()}`
+  }
+  const ways = new Map<string, string>()
+  for (const { id, question, answer } of asked) {
+    const view = question.startsWith('Which way is the pedestrian') && viewOf(id, question)
+    if (view) ways.set(view, answer)
+  }
+  let checked = 0
+  for (const { id, question, answer } of asked) {
+    const view = / cross /.test(question) && viewOf(id, question)
+    const way = view && ways.get(view)
+    if (!way) continue
+    expect(answer, question).toBe(way === (view.endsWith('LEFT') ? 'RIGHT' : 'LEFT') ? 'Yes.' : 'No.')
+    checked++
+  }
+  expect(checked).toBeGreaterThan(20)
+  expect(new Set(ways.values()).size).toBe(3)
 })

@@ -9,7 +9,7 @@
 
 import { mkdir, open } from 'node:fs/promises'
 import path from 'node:path'
-import { drawScene, letterPractice, loadDomain, stitchedBox } from 'drivlm/street'
+import { domainOf, drawScene, letterPractice, stitchedBox } from 'drivlm/street'
 import sharp from 'sharp'
 
 const letters = 'ABCD'
@@ -146,6 +146,19 @@ class Writer {
     return { question: `Where are objects ${this.where(view)}?`, answer: list.map(({ text }) => text).join(' ') }
   }
 
+  /** Which way somebody walks who is alone in a view: the part of `cross` that was hard to learn. */
+  way({ facts }, count) {
+    const alone = facts.filter(({ seen, unclear }) => unclear.size === 0 && seen.filter(isPerson).length === 1)
+    return this.shuffled(alone)
+      .slice(0, count)
+      .map(({ view, seen }) => {
+        const { thing } = seen.find(isPerson)
+        const { name } = this.domain.objects[thing.kind]
+        const question = `Which way is the ${name} ${this.where(view)} going?`
+        return { question, answer: ['FRONT', 'LEFT', 'RIGHT'][thing.pose] }
+      })
+  }
+
   /** So many samples of forms that no test asks, each once. */
   forms(scene, counts) {
     const make = {
@@ -155,6 +168,7 @@ class Writer {
       named: (count) => Array.from({ length: count }, () => this.letters(scene, true)),
       choice: (count) => Array.from({ length: count }, () => this.choice(scene)),
       places: (count) => Array.from({ length: count }, () => this.places(scene)),
+      way: (count) => this.way(scene, count),
     }
     const out = new Map()
     for (const [type, count] of Object.entries(counts)) {
@@ -164,8 +178,25 @@ class Writer {
   }
 }
 
+/** What of day-city makes a street of people, most of them alone in a view. */
+const people = {
+  objects: [
+    { name: 'car', plural: 'cars', shape: 'car', share: 0.02, repeated: 0 },
+    { name: 'truck', plural: 'trucks', shape: 'truck', share: 0.01, repeated: 0 },
+    { name: 'bus', plural: 'buses', shape: 'bus', share: 0.01, repeated: 0 },
+    { name: 'pedestrian', plural: 'pedestrians', shape: 'pedestrian', share: 0.9, repeated: 1 },
+    { name: 'cyclist', plural: 'cyclists', shape: 'cyclist', share: 0.1, repeated: 0 },
+    { name: 'traffic cone', plural: 'traffic cones', shape: 'cone', share: 0.02, repeated: 0 },
+  ],
+  objectsPerView: [0, 0.8, 0.2],
+}
+
+function isPerson({ thing }) {
+  return thing.shape === 'pedestrian' || thing.shape === 'cyclist'
+}
+
 /** The first so many of each type; of 0.5 every second moment has one. A place is asked for once. */
-function capped(questions, most, n) {
+function capped(questions, most, others, n) {
   const taken = {}
   const places = new Set()
   return questions.filter(({ type, answer }) => {
@@ -174,7 +205,7 @@ function capped(questions, most, n) {
       places.add(answer)
     }
     taken[type] = (taken[type] ?? 0) + 1
-    const share = most[type] ?? 1
+    const share = most[type] ?? others
     return taken[type] <= Math.floor(share * (n + 1)) - Math.floor(share * n)
   })
 }
@@ -193,12 +224,14 @@ function conversation(id, { question, answer }) {
 
 /**
  * @param out - A folder that is not there yet.
- * @param sitting - `seed`, `moments`, and what each moment gets: up to `most` (or one) of each type of `questions` that are drawn by `shares`,
- *   so many samples of other `forms`, and `practice` samples of text in this `mix`, every fourth of them about plans.
+ * @param sitting - `seed`, `moments`, whether they are of `people` alone, what else of the `domain` is not as day-city, and what each moment gets: up
+ *   to `most` (or `others`) of each type of `questions` that are drawn by `shares`, so many samples of other `forms`, and `practice`
+ *   samples of text in this `mix`, every fourth of them about plans.
  * @returns How many samples of each type and form there are.
  */
-export async function drawSitting(out, { seed, moments, questions, shares, most, forms, practice = 0, mix }) {
-  const domain = await loadDomain('day-city')
+export async function drawSitting(out, sitting) {
+  const { seed, moments, questions = 0, shares, most = {}, others = 1, forms, practice = 0, mix } = sitting
+  const domain = domainOf({ from: 'day-city', ...(sitting.people && people), ...sitting.domain }, 'recipe.json')
   const pictureOf = (view, n) => path.join('images', domain.views[view].name, `${n}.png`)
   for (const { name } of domain.views) await mkdir(path.join(out, 'images', name), { recursive: true })
   const asked = await open(path.join(out, 'moments.jsonl'), 'w')
@@ -215,7 +248,7 @@ export async function drawSitting(out, { seed, moments, questions, shares, most,
       ),
     )
     const views = Object.fromEntries(domain.views.map(({ name }, view) => [name, pictureOf(view, n)]))
-    const list = [...capped(scene.questions, most, n), ...writer.forms(scene, forms)]
+    const list = [...capped(scene.questions, most, others, n), ...writer.forms(scene, forms)]
     for (const { type } of list) counts[type] = (counts[type] ?? 0) + 1
     const lines = list.map(({ question, answer }, i) => ({ id: `${n}_${i}`, views, question, answer }))
     await writeLines(asked, lines)

@@ -72,14 +72,16 @@ for (let n = Number(values.first); n <= Number(values.last); n++) {
   const result = path.join(out, `sitting-${n}`)
   if (existsSync(path.join(result, 'adapt.json'))) continue
   const data = path.join(out, `data-${n}`)
-  await once(data, async (to) => console.log(`Sitting ${n}: ${JSON.stringify(await drawSitting(to, sitting.data))}`))
+  const parts = [sitting.data].flat().map((part, i) => ({ part, folder: `${data}-${i + 1}` }))
+  for (const { part, folder } of parts)
+    await once(folder, async (to) => console.log(`Sitting ${n}: ${JSON.stringify(await drawSitting(to, part))}`))
   const flags = Object.entries({ ...training, ...sitting.training }).flatMap(([key, value]) => [`--${key}`, value])
   await drivlm(
     ...['adapt', '--model', start, '--out', result, '--check', 'headers', '--threads', values.threads, ...flags],
-    ...['moments.jsonl', 'practice.jsonl']
-      .map((name) => path.join(data, name))
+    ...parts
+      .flatMap(({ folder }) => ['moments.jsonl', 'practice.jsonl'].map((name) => path.join(folder, name)))
       .flatMap((file) => (existsSync(file) ? ['--data', file] : [])),
     ...['--validate', path.join(choiceFolder, 'drivelm.json'), '--validate-every', values.validate],
   )
-  await rm(data, { recursive: true })
+  for (const { folder } of parts) await rm(folder, { recursive: true })
 }
