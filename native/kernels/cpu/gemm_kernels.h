@@ -104,6 +104,10 @@ DRIVLM_INLINE bool stores_sums(const GemmJob& job) {
   return job.out_f32 && job.scale == nullptr && (job.after == Epilogue::store || job.after == Epilogue::add);
 }
 
+// The form of Dot whose passes read columns side by side; void where there is none.
+template <class Dot>
+using Near = std::conditional_t<std::is_same_v<Dot, F32Fma>, F32Near, std::conditional_t<kWidth == 16, Dot, void>>;
+
 // bf16 and f32 weights.
 template <class Dot>
 void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, uint32_t* x) {
@@ -113,23 +117,25 @@ void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, in
     const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
     pack_x<Dot>(x + first * words, job, row0 + first, last - first);
   }
-  // Whole panels of f32 go where they belong from the registers.
-  if (std::is_same_v<Dot, F32Fma> && job.kind == WeightKind::f32 && stores_sums(job)) {
-    const int64_t whole = max_of(panel0, min_of(panel1, job.n / 32)), bytes = cpu::panel_bytes(job.kind, job.k);
-    const int64_t step = (bytes + tiles * units - 1) / (tiles * units);
-    for (int64_t panel = panel0; panel < whole; ++panel) {
-      const char* w = static_cast<const char*>(job.w) + panel * bytes;
-      const Storing how{job.bias ? job.bias + panel * 32 : nullptr, job.after == Epilogue::add};
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
-        const char* next = w + (tiles == 1 ? kStreamAhead : bytes + bytes * t / tiles);
-        float* out = static_cast<float*>(job.out) + (row0 + first) * job.out_stride + panel * 32;
-        fetch_out(job, row0 + first, height, panel);
-        final_tile_for<F32Near>(height)(out, job.out_stride, w, reinterpret_cast<const float*>(x + first * words),
-                                        units, next, step, how);
+  // Whole panels of training's products go where they belong from the registers.
+  if constexpr (!std::is_void_v<Near<Dot>>) {
+    if (stores_sums(job)) {
+      const int64_t whole = max_of(panel0, min_of(panel1, job.n / 32)), bytes = cpu::panel_bytes(job.kind, job.k);
+      const int64_t step = (bytes + tiles * units - 1) / (tiles * units);
+      for (int64_t panel = panel0; panel < whole; ++panel) {
+        const char* w = static_cast<const char*>(job.w) + panel * bytes;
+        const Storing how{job.bias ? job.bias + panel * 32 : nullptr, job.after == Epilogue::add};
+        for (int64_t t = 0; t < tiles; ++t) {
+          const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+          const char* next = w + (tiles == 1 ? kStreamAhead : bytes + bytes * t / tiles);
+          float* out = static_cast<float*>(job.out) + (row0 + first) * job.out_stride + panel * 32;
+          fetch_out(job, row0 + first, height, panel);
+          final_tile_for<Near<Dot>>(height)(out, job.out_stride, w, reinterpret_cast<const float*>(x + first * words),
+                                            units, next, step, how);
+        }
       }
+      panel0 = whole;
     }
-    panel0 = whole;
   }
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },

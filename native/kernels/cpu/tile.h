@@ -313,7 +313,7 @@ DRIVLM_INLINE void store_near(float* c, int64_t c_stride, F (&sum)[kRows][2], in
   }
 }
 
-// As `tile` below of F32Fma, bit for bit, straight to where the values go.
+// As `tile` below of the same sums, bit for bit, straight to where the values go. A pass's columns stand side by side.
 template <class Dot, int kRows>
 void final_tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
                 int64_t units, const char* next, int64_t next_step, const Storing& how) {
@@ -443,6 +443,13 @@ struct RawWords {
     memcpy(&word, p, static_cast<size_t>(min_of(bytes, 4)));
     return word;
   }
+#if defined(__AVX512F__)
+  DRIVLM_INLINE static __m512i sixteen(const char* p) { return _mm512_loadu_si512(p); }
+  // The first of them, as far as there are `bytes` bytes, the rest 0.
+  DRIVLM_INLINE static __m512i sixteen(const char* p, int64_t bytes) {
+    return _mm512_maskz_loadu_epi8(~0ull >> (64 - bytes), p);
+  }
+#endif
 };
 
 // bf16 widened to f32.
@@ -456,6 +463,15 @@ struct WidenedWords {
     memcpy(&half, p, 2);
     return static_cast<uint32_t>(half) << 16;
   }
+#if defined(__AVX512F__)
+  DRIVLM_INLINE static __m512i sixteen(const char* p) {
+    return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  DRIVLM_INLINE static __m512i sixteen(const char* p, int64_t bytes) {
+    return widened(_mm256_maskz_loadu_epi8(~0u >> (32 - bytes), p));
+  }
+  DRIVLM_INLINE static __m512i widened(__m256i halves) { return _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16); }
+#endif
 };
 
 #if defined(__AVX2__)
@@ -487,7 +503,85 @@ struct NarrowedWords {
     const U4 bits = *reinterpret_cast<const UnalignedU4*>(p);
     return bits + 0x7fffu + ((bits >> 16) & 1u);
   }
+#if defined(__AVX512F__)
+  DRIVLM_INLINE static __m512i sixteen(const char* p) {
+    const float* from = reinterpret_cast<const float*>(p);
+    return narrowed(load(from), load(from + 16));
+  }
+  DRIVLM_INLINE static __m512i sixteen(const char* p, int64_t bytes) {
+    const float* from = reinterpret_cast<const float*>(p);
+    const int64_t left = bytes / 4;
+    return narrowed(load_first(from, left), left > 16 ? load_first(from + 16, left - 16) : F{});
+  }
+  DRIVLM_INLINE static __m512i narrowed(F first, F second) {
+#if defined(__AVX512BF16__)
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+#else
+    return _mm512_inserti64x4(_mm512_castsi256_si512(reinterpret_cast<__m256i>(to_bf16(first))),
+                              reinterpret_cast<__m256i>(to_bf16(second)), 1);
+#endif
+  }
+#endif
 };
+
+#if defined(__AVX512F__)
+// Word w of row r to word r of row w.
+DRIVLM_INLINE void transpose(__m512i (&v)[16]) {
+  __m512i a[16], b[16];
+  DRIVLM_UNROLL
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+  DRIVLM_UNROLL
+  for (int i = 0; i < 16; i += 4) {
+    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+  // Part p of b[4 * i + w] is word 4 * p + w of rows 4 * i to 4 * i + 3.
+  DRIVLM_UNROLL
+  for (int w = 0; w < 4; ++w) {
+    const __m512i even0 = _mm512_shuffle_i32x4(b[w], b[4 + w], 0x88), odd0 = _mm512_shuffle_i32x4(b[w], b[4 + w], 0xdd);
+    const __m512i even1 = _mm512_shuffle_i32x4(b[8 + w], b[12 + w], 0x88),
+                  odd1 = _mm512_shuffle_i32x4(b[8 + w], b[12 + w], 0xdd);
+    v[w] = _mm512_shuffle_i32x4(even0, even1, 0x88);
+    v[4 + w] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
+    v[8 + w] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
+    v[12 + w] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+  }
+}
+
+// As pack_rows, sixteen rows and words at a time. Writes nothing but the rows' own columns.
+template <class Words>
+void pack_sixteen(uint32_t* out, const char* in, int64_t stride, int64_t rows, int64_t bytes, int64_t width) {
+  const int64_t words = (bytes + Words::kBytes - 1) / Words::kBytes, whole = bytes / Words::kBytes;
+  for (int64_t first = 0; first < rows; first += 16, in += 16 * stride) {
+    const int64_t height = min_of(rows - first, 16);
+    const __mmask16 own = static_cast<__mmask16>((1u << height) - 1);
+    const auto row = [&](int r) { return in + min_of(r, height - 1) * stride; };
+    __m512i v[16];
+    uint32_t* o = out + first;
+    int64_t i = 0;
+    for (; i + 16 <= whole; i += 16, o += 16 * width) {
+      DRIVLM_UNROLL
+      for (int r = 0; r < 16; ++r) v[r] = Words::sixteen(row(r) + i * Words::kBytes);
+      transpose(v);
+      DRIVLM_UNROLL
+      for (int w = 0; w < 16; ++w) _mm512_mask_storeu_epi32(o + w * width, own, v[w]);
+    }
+    if (i == words) continue;
+    DRIVLM_UNROLL
+    for (int r = 0; r < 16; ++r) v[r] = Words::sixteen(row(r) + i * Words::kBytes, bytes - i * Words::kBytes);
+    transpose(v);
+    DRIVLM_UNROLL
+    for (int w = 0; w < 16; ++w) {
+      if (i + w < words) _mm512_mask_storeu_epi32(o + w * width, own, v[w]);
+    }
+  }
+}
+#endif
 
 // out [words][width] from `rows` <= width rows at `in`, `stride` bytes apart, `bytes` bytes each (a last part word is
 // filled with zeros). Columns from `rows` on are undefined. Four rows at a time, the last four first: a group of fewer
@@ -495,6 +589,9 @@ struct NarrowedWords {
 // end that `out` must have.
 template <class Words>
 void pack_rows(uint32_t* out, const char* in, int64_t stride, int64_t rows, int64_t bytes, int64_t width) {
+#if defined(__AVX512F__)
+  if (rows > 4) return pack_sixteen<Words>(out, in, stride, rows, bytes, width);
+#endif
   const int64_t words = (bytes + Words::kBytes - 1) / Words::kBytes, whole = bytes / Words::kBytes;
   for (int64_t first = (rows - 1) / 4 * 4; first >= 0; first -= 4) {
     const char* p[4];
