@@ -32,6 +32,7 @@ test('no moment is drawn twice, and none of those that are kept for choices, tes
     { seed: 900_000_000, moments: 10_000_000 }, // the validation set
     { seed: 910_000_000, moments: 10_000_000 }, // tests
     choice,
+    { seed: 921_000_000, moments: 500 }, // the wide choice set
   ]
   const ranges = [...kept, ...drawn].sort((a, b) => a.seed - b.seed)
   for (const [i, { seed, moments }] of ranges.slice(0, -1).entries())
