@@ -14,6 +14,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { openTrainingData } from 'drivlm/train'
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 const { values } = parseArgs({
@@ -67,6 +68,15 @@ const heldOut = {
   general: await drawn('day-held-out', 'day-city', values['held-out'], '900000'),
 }
 
+/** Of a run, of what is trained in it. What a frozen tower gives is kept after the first pass, and counted in all of them. */
+async function operationsOf(model, { train, ratio }, seed) {
+  const general = ratio > 0 ? { general: day, generalRatio: ratio } : {}
+  const data = await openTrainingData(model, { data: night, ...general, seed, packsPerStep: 1, maxPackTiles: 12 })
+  const { shared } = data.operationsOf({ train, towerLayers: 0 })
+  await data.close()
+  return shared * Number(values.passes)
+}
+
 /** One run; what it was before and after, its time and its operations. */
 async function adapted({ train, ratio }, seed) {
   const folder = path.join(out, `${train}-${ratio}-${seed}`)
@@ -102,12 +112,11 @@ async function adapted({ train, ratio }, seed) {
   const lines = (await readFile(path.join(`${folder}.run`, 'validations.jsonl'), 'utf8')).trim().split('\n')
   const validations = lines.map((line) => JSON.parse(line))
   const of = (set) => validations.filter((one) => one.set === set)
-  const { data } = JSON.parse(await readFile(path.join(folder, 'adapt.json'), 'utf8'))
   return {
     before: { domain: of('domain')[0], general: of('general')[0] },
     after: { domain: of('domain').at(-1), general: of('general').at(-1) },
     minutes: JSON.parse(await readFile(timeFile, 'utf8')),
-    operations: data.pass.operations.shared * Number(values.passes),
+    operations: await operationsOf(model, { train, ratio }, seed),
   }
 }
 
