@@ -21,7 +21,8 @@ export const formats = ['f16', 'bf16', 'q8_0', 'q4_0']
 const programs = ['llama-bench', 'llama-mtmd-cli', 'llama-quantize']
 /** What llama-mtmd-cli says when both files are loaded and a question may come. */
 const readyLine = 'experimental CLI'
-const tileLine = /slice encoded in (\d+) ms/
+/** What it says of an encoded tile; in 2026 the wording changed. */
+const tileLine = /(?:slice encoded|batch encoding done) in (\d+) ms/
 
 /** Paths of the peer's programs, and what they call themselves. */
 export function findPeer(dir) {

@@ -107,7 +107,7 @@ const samples_ts = Array.from({ length: Number(argument('-r')) }, (_, i) => rate
 console.log(JSON.stringify([{ build_commit: 'abc', build_number: 7, samples_ts }]))`
 const see = `
 console.error('WARN: This is an experimental CLI for testing multimodal capability.')
-console.error('image slice encoded in 250 ms')`
+console.error((process.argv.includes('--no-warmup') ? 'image slice encoded' : 'mtmd batch encoding done') + ' in 250 ms')`
 const quantize = "require('node:fs').copyFileSync(process.argv[2], process.argv[3])"
 
 describe('the peer', () => {
