@@ -105,15 +105,17 @@ async function run(
   input: Uint8Array,
   { most, timeoutMs, signal }: { most: number; timeoutMs: number; signal: AbortSignal | undefined },
 ): Promise<{ output: Buffer; problem: string | undefined }> {
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], timeout: timeoutMs, killSignal: 'SIGKILL' })
-  const onAbort = () => child.kill('SIGKILL')
-  signal?.addEventListener('abort', onAbort)
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+  const end = () => child.kill('SIGKILL')
+  // Not spawn's own timeout: Node 20 and 22 keep its timer, and so the process, for a program that never started.
+  const timer = setTimeout(end, timeoutMs)
+  signal?.addEventListener('abort', end)
   const parts: Buffer[] = []
   let had = 0
   let said = ''
   child.stdout.on('data', (part: Buffer) => {
     had += part.length
-    if (had > most) child.kill('SIGKILL')
+    if (had > most) end()
     else parts.push(part)
   })
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -136,7 +138,8 @@ async function run(
       })
     })
   } finally {
-    signal?.removeEventListener('abort', onAbort)
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', end)
   }
 }
 

@@ -102,10 +102,13 @@ describe('a log of video', () => {
   })
 
   it('needs a program that is there and runs', async () => {
+    const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length
+    const before = timers()
     await expect(openLog(file, { ffmpeg: path.join(dir, 'none') })).rejects.toMatchObject({
       code: 'BAD_ARGUMENT',
       message: expect.stringMatching(/cannot be started \(ENOENT\); install ffmpeg/),
     })
+    expect(timers(), 'nothing is waited for').toBeLessThanOrEqual(before)
     const failing = path.join(dir, 'failing')
     writeFileSync(failing, '#!/bin/sh\necho broken >&2\nexit 3\n', { mode: 0o755 })
     await expect(openLog(file, { ffmpeg: failing })).rejects.toMatchObject({
