@@ -98,19 +98,19 @@ describe('what is dropped is given back', () => {
 })
 
 test.skipIf(sanitized)(
-  '200 loads and disposals leave the memory where it was',
+  '80 loads and disposals leave the memory where it was',
   async () => {
     const round = async (i: number) => {
       const model = await loadModel()
       if (i % 10 === 0) await model.ask(day, weather)
       await model.dispose()
     }
-    for (let i = 0; i < 40; i++) await round(i)
+    for (let i = 0; i < 20; i++) await round(i)
     collect()
     const before = rssMiB()
-    for (let i = 0; i < 200; i++) await round(i)
+    for (let i = 0; i < 80; i++) await round(i)
     collect()
-    // A load reserves some 20 MiB: one in ten of them lost would be 400.
+    // A load reserves some 20 MiB: one in ten of them lost would be 160.
     expect(rssMiB() - before).toBeLessThan(40)
   },
   120_000,
