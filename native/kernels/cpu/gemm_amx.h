@@ -45,36 +45,6 @@ void amx_tile(float* sums, const char* w, const char* x, int64_t steps, const ch
   }
 }
 
-// Words [16 rows of words] to [16 words of rows].
-DRIVLM_INLINE void transpose(U (&v)[16]) {
-  __m512i a[16], b[16];
-  DRIVLM_UNROLL
-  for (int i = 0; i < 16; i += 2) {
-    const __m512i low = reinterpret_cast<__m512i>(v[i]), high = reinterpret_cast<__m512i>(v[i + 1]);
-    a[i] = _mm512_unpacklo_epi32(low, high);
-    a[i + 1] = _mm512_unpackhi_epi32(low, high);
-  }
-  DRIVLM_UNROLL
-  for (int i = 0; i < 16; i += 4) {
-    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-  // b[4g + c]: lane l has the words of column 4l + c, rows 4g..4g+3.
-  DRIVLM_UNROLL
-  for (int c = 0; c < 4; ++c) {
-    const __m512i low01 = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88),
-                  high01 = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
-    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88),
-                  high23 = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
-    v[c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(low01, low23, 0x88));
-    v[8 + c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(low01, low23, 0xdd));
-    v[4 + c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(high01, high23, 0x88));
-    v[12 + c] = reinterpret_cast<U>(_mm512_shuffle_i32x4(high01, high23, 0xdd));
-  }
-}
-
 // 32 values in bf16 from the first n of `from`, zeros behind.
 DRIVLM_INLINE U pairs_of(const float* from, int64_t n) {
   const F low = n > 0 ? load_first(from, n) : F{}, high = n > 16 ? load_first(from + 16, n - 16) : F{};
@@ -91,21 +61,6 @@ void pack_tile_rows(char* out, const T* in, int64_t stride, int64_t rows, int64_
     char* to = out + (r / 16 * steps * 16 + r % 16) * 64;
     for (int64_t step = 0; step < steps; ++step, to += kTileBytes)
       store_bits(to, pairs_of(in + step * 32, k - step * 32));
-  }
-}
-
-// A panel of up to 32 rows of f32, as pack_f32.
-void pack_panel_rows(uint32_t* out, const float* in, int64_t stride, int64_t rows, int64_t k) {
-  const int64_t units = cpu::unit_count(WeightKind::bf16, k);
-  for (int64_t r = 0; r < 32; r += 16) {
-    for (int64_t u = 0; u < units; u += 16) {
-      U words[16];
-      for (int64_t i = 0; i < 16; ++i) {
-        words[i] = r + i < rows ? pairs_of(in + (r + i) * stride + 2 * u, k - 2 * u) : U{};
-      }
-      transpose(words);
-      for (int64_t i = 0; i < min_of(16, units - u); ++i) store_bits(out + (u + i) * 32 + r, words[i]);
-    }
   }
 }
 

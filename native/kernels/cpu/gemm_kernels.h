@@ -283,12 +283,6 @@ void pack_f32(void* panels, WeightKind kind, const float* from, int64_t stride, 
   const int64_t units = cpu::unit_count(kind, k);
   for (; all > 0; all -= 32, from += 32 * stride, out += units * 32) {
     const int64_t rows = min_of(all, 32);
-#if defined(__AMX_BF16__)
-    if (kind == WeightKind::bf16) {
-      pack_panel_rows(out, from, stride, rows, k);
-      continue;
-    }
-#endif
     const char* in = reinterpret_cast<const char*>(from);
     if (kind == WeightKind::f32) {
       pack_rows<RawWords>(out, in, stride * 4, rows, k * 4, 32);

@@ -526,12 +526,13 @@ struct NarrowedWords {
 
 #if defined(__AVX512F__)
 // Word w of row r to word r of row w.
-DRIVLM_INLINE void transpose(__m512i (&v)[16]) {
+DRIVLM_INLINE void transpose(U (&v)[16]) {
   __m512i a[16], b[16];
   DRIVLM_UNROLL
   for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    const __m512i even = reinterpret_cast<__m512i>(v[i]), odd = reinterpret_cast<__m512i>(v[i + 1]);
+    a[i] = _mm512_unpacklo_epi32(even, odd);
+    a[i + 1] = _mm512_unpackhi_epi32(even, odd);
   }
   DRIVLM_UNROLL
   for (int i = 0; i < 16; i += 4) {
@@ -546,10 +547,10 @@ DRIVLM_INLINE void transpose(__m512i (&v)[16]) {
     const __m512i even0 = _mm512_shuffle_i32x4(b[w], b[4 + w], 0x88), odd0 = _mm512_shuffle_i32x4(b[w], b[4 + w], 0xdd);
     const __m512i even1 = _mm512_shuffle_i32x4(b[8 + w], b[12 + w], 0x88),
                   odd1 = _mm512_shuffle_i32x4(b[8 + w], b[12 + w], 0xdd);
-    v[w] = _mm512_shuffle_i32x4(even0, even1, 0x88);
-    v[4 + w] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
-    v[8 + w] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
-    v[12 + w] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+    v[w] = reinterpret_cast<U>(_mm512_shuffle_i32x4(even0, even1, 0x88));
+    v[4 + w] = reinterpret_cast<U>(_mm512_shuffle_i32x4(odd0, odd1, 0x88));
+    v[8 + w] = reinterpret_cast<U>(_mm512_shuffle_i32x4(even0, even1, 0xdd));
+    v[12 + w] = reinterpret_cast<U>(_mm512_shuffle_i32x4(odd0, odd1, 0xdd));
   }
 }
 
@@ -561,23 +562,24 @@ void pack_sixteen(uint32_t* out, const char* in, int64_t stride, int64_t rows, i
     const int64_t height = min_of(rows - first, 16);
     const __mmask16 own = static_cast<__mmask16>((1u << height) - 1);
     const auto row = [&](int r) { return in + min_of(r, height - 1) * stride; };
-    __m512i v[16];
+    U v[16];
     uint32_t* o = out + first;
     int64_t i = 0;
     for (; i + 16 <= whole; i += 16, o += 16 * width) {
       DRIVLM_UNROLL
-      for (int r = 0; r < 16; ++r) v[r] = Words::sixteen(row(r) + i * Words::kBytes);
+      for (int r = 0; r < 16; ++r) v[r] = reinterpret_cast<U>(Words::sixteen(row(r) + i * Words::kBytes));
       transpose(v);
       DRIVLM_UNROLL
-      for (int w = 0; w < 16; ++w) _mm512_mask_storeu_epi32(o + w * width, own, v[w]);
+      for (int w = 0; w < 16; ++w) _mm512_mask_storeu_epi32(o + w * width, own, reinterpret_cast<__m512i>(v[w]));
     }
     if (i == words) continue;
     DRIVLM_UNROLL
-    for (int r = 0; r < 16; ++r) v[r] = Words::sixteen(row(r) + i * Words::kBytes, bytes - i * Words::kBytes);
+    for (int r = 0; r < 16; ++r)
+      v[r] = reinterpret_cast<U>(Words::sixteen(row(r) + i * Words::kBytes, bytes - i * Words::kBytes));
     transpose(v);
     DRIVLM_UNROLL
     for (int w = 0; w < 16; ++w) {
-      if (i + w < words) _mm512_mask_storeu_epi32(o + w * width, own, v[w]);
+      if (i + w < words) _mm512_mask_storeu_epi32(o + w * width, own, reinterpret_cast<__m512i>(v[w]));
     }
   }
 }
