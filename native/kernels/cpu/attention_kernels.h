@@ -22,6 +22,7 @@
 #include "kernels/cpu/attention_amx.h"
 #endif
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/pack_rows.h"
 #include "kernels/cpu/packed_attention.h"
 #include "kernels/cpu/tile.h"
 

@@ -48,7 +48,7 @@ void amx_tile(float* sums, const char* w, const char* x, int64_t steps, const ch
 // 32 values in bf16 from the first n of `from`, zeros behind.
 DRIVLM_INLINE U pairs_of(const float* from, int64_t n) {
   const F low = n > 0 ? load_first(from, n) : F{}, high = n > 16 ? load_first(from + 16, n - 16) : F{};
-  return reinterpret_cast<U>(_mm512_cvtne2ps_pbh(high, low));
+  return NarrowedWords::narrowed(low, high);
 }
 DRIVLM_INLINE U pairs_of(const uint16_t* from, int64_t n) {
   if (n >= 32) return load_bits(from);

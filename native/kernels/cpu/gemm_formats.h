@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/gemm_finish.h"
+#include "kernels/cpu/pack_rows.h"
 
 namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
