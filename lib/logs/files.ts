@@ -37,6 +37,7 @@ export class LogFile {
   readonly #handle: FileHandle
   #window: Buffer = Buffer.alloc(0)
   #at = 0
+  #closed = false
 
   private constructor(name: string, size: number, handle: FileHandle) {
     this.name = name
@@ -79,7 +80,10 @@ export class LogFile {
   async #fill(buffer: Buffer, offset: number): Promise<Buffer> {
     let had = 0
     while (had < buffer.length) {
-      const { bytesRead } = await this.#handle.read(buffer, had, buffer.length - had, offset + had)
+      const { bytesRead } = await this.#handle.read(buffer, had, buffer.length - had, offset + had).catch((error) => {
+        if (!this.#closed) throw error
+        throw new ModelError('DISPOSED', `${visible(path.basename(this.name))} was closed while it was read.`)
+      })
       if (bytesRead === 0) break
       had += bytesRead
     }
@@ -87,6 +91,7 @@ export class LogFile {
   }
 
   close(): Promise<void> {
+    this.#closed = true
     return this.#handle.close()
   }
 }

@@ -2,6 +2,7 @@
 import { rm } from 'node:fs/promises'
 import sharp from 'sharp'
 import { ModelError } from '../errors.ts'
+import { untilAborted } from '../job.ts'
 import { describeValue } from '../messages.ts'
 import { throwIfAborted } from '../options.ts'
 import type { PictureSource } from '../views/sources.ts'
@@ -112,6 +113,8 @@ const maxPictures = 4_000_000
 const maxDamages = 200
 /** Most damages that are told from those of an earlier reading. */
 const maxKnown = 10_000
+/** Tables of other topics and times that are kept: up to 56 bytes for each picture of the log. */
+const maxTables = 4
 
 interface TopicState extends LogTopic {
   channel: Channel
@@ -141,6 +144,7 @@ export class Log {
   readonly #known = new Set<string>()
   #more = 0
   #scanned = false
+  #closed = false
 
   private constructor(opened: readonly Opened[], damage: Damage[], options: LogOptions) {
     this.#opened = opened
@@ -209,16 +213,39 @@ export class Log {
   }
 
   /** Places of the pictures of topics, by their stamps. */
-  async tables({ topics = [], from, to, signal }: PictureSelection): Promise<Map<string, PictureTable>> {
-    const key = JSON.stringify([[...topics].sort(), String(from), String(to)])
-    const made = this.#tables.get(key) ?? this.#tabulate({ topics, from, to, signal })
+  async tables({ topics, from, to, signal }: PictureSelection): Promise<Map<string, PictureTable>> {
+    const wanted = topics ?? this.#withPictures()
+    const key = JSON.stringify([[...wanted].sort(), String(from), String(to)])
+    for (;;) {
+      throwIfAborted(signal)
+      const shared = this.#tables.get(key)
+      try {
+        return await untilAborted(shared ?? this.#tabulated(key, { topics: wanted, from, to, signal }), signal)
+      } catch (error) {
+        const abandoned = shared !== undefined && error instanceof ModelError && error.code === 'ABORTED'
+        if (!abandoned) throw error // else it was the signal of who began it
+      }
+    }
+  }
+
+  #tabulated(key: string, selection: PictureSelection): Promise<Map<string, PictureTable>> {
+    if (this.#tables.size >= maxTables) this.#tables.delete(this.#tables.keys().next().value!)
+    const made = this.#tabulate(selection)
     this.#tables.set(key, made)
     made.catch(() => this.#tables.delete(key))
     return made
   }
 
+  #withPictures(): string[] {
+    return [
+      ...new Set([...this.#topics.values()].filter(({ reader }) => reader !== undefined).map(({ topic }) => topic)),
+    ]
+  }
+
   /** Log times of all messages of any topic, ns. */
   async times(topic: string, signal?: AbortSignal): Promise<bigint[]> {
+    this.#mustBeOpen()
+    throwIfAborted(signal)
     const times: bigint[] = []
     for (const { container } of this.#opened) {
       const wants = (channel: Channel) => channel.topic === topic
@@ -238,6 +265,7 @@ export class Log {
    * @throws {@link ModelError} `BAD_LOG` if it cannot be read.
    */
   async picture(topic: string, place: Place): Promise<PictureMessage> {
+    this.#mustBeOpen()
     const { container } = this.#opened[place.file]!
     const data = await container.read(place)
     try {
@@ -264,6 +292,7 @@ export class Log {
 
   /** One message by its place in the log, as it was published; its bytes are its own. */
   async published(topic: string, { place, logTime, publishTime }: PictureEntry): Promise<PublishedMessage> {
+    this.#mustBeOpen()
     const { container } = this.#opened[place.file]!
     const { schema, encoding, metadata, definition } = this.#pictures(topic).channel
     const known =
@@ -279,8 +308,9 @@ export class Log {
     }
   }
 
-  /** Closes the files. */
+  /** Closes the files. What is asked of it later is `DISPOSED`. */
   async close(): Promise<void> {
+    this.#closed = true
     await closeAll(this.#opened)
   }
 
@@ -386,6 +416,8 @@ export class Log {
     to,
     signal,
   }: PictureSelection): AsyncGenerator<{ message: LogMessage; picture: PictureMessage }, void, undefined> {
+    this.#mustBeOpen()
+    throwIfAborted(signal)
     const wanted = topics && new Set(topics)
     const wants = (channel: Channel) =>
       this.#topics.get(keyOf(channel))?.reader !== undefined && wanted?.has(channel.topic) !== false
@@ -397,6 +429,10 @@ export class Log {
         if (picture !== undefined) yield { message, picture }
       }
     }
+  }
+
+  #mustBeOpen(): void {
+    if (this.#closed) throw new ModelError('DISPOSED', 'The log is closed; open it again to read it.')
   }
 
   /** What is known of a topic with pictures. */

@@ -151,20 +151,25 @@ export function referenceOf(
   periods: ReadonlyMap<string, bigint | undefined>,
 ): string | undefined {
   const usual = modelOrder.find((camera) => names.includes(camera)) ?? names[0]
-  if (usual === undefined || stamps[usual]!.length < 10) return usual
-  let slowest = usual
+  const known = (name: string) => (stamps[name]!.length < 10 ? undefined : periods.get(name))
+  const period = usual === undefined ? undefined : known(usual)
+  if (period === undefined) return usual
+  let slowest = { name: usual, period }
   for (const name of names) {
-    if (stamps[name]!.length < 10) continue
-    if (2n * periods.get(name)! > 3n * periods.get(usual)! && periods.get(name)! > periods.get(slowest)!) slowest = name
+    const own = known(name)
+    if (own !== undefined && 2n * own > 3n * period && own > slowest.period) slowest = { name, period: own }
   }
-  return slowest
+  return slowest.name
 }
 
-/** The median distance of pictures, ns; undefined for fewer than two. */
+/** The median distance of pictures, ns, of which those of one stamp are one: a message may have come twice. Undefined for fewer than two. */
 export function periodOf(list: Stamps): bigint | undefined {
   const most = 10_000
   const gaps: bigint[] = []
-  for (let i = 1; i < list.length && i <= most; i++) gaps.push(list.stamp(i) - list.stamp(i - 1))
+  for (let i = 1; i < list.length && i <= most; i++) {
+    const gap = list.stamp(i) - list.stamp(i - 1)
+    if (gap > 0n) gaps.push(gap)
+  }
   return median(gaps)
 }
 
@@ -209,6 +214,7 @@ function median(values: bigint[]): bigint | undefined {
 export async function planMoments(log: Log, options: MomentOptions): Promise<MomentPlan> {
   checkOptions(options)
   const { cameras, maxSkew = defaultSkew, missing = 'skip', signal } = options
+  throwIfAborted(signal)
   checkCameras(cameras, log.topics)
   const start = log.topics.reduce((first, topic) => (topic.first < first ? topic.first : first), log.topics[0]!.first)
   const from = absolute(options.from, start)
@@ -328,8 +334,8 @@ async function choose(
     const half = nanoseconds(defaultSkew)
     return nearest(await log.times(on, signal), period > 2n * half ? period / 2n : half)
   }
-  if (every === 0) return [...usable]
   const step = nanoseconds(every)
+  if (step === 0n) return [...usable]
   const best = new Map<bigint, MatchedMoment>()
   for (const moment of usable) {
     const slot = (moment.stamp - first + step / 2n) / step

@@ -97,13 +97,14 @@ export class SqliteFile implements Container {
   async *scan({ wants, from, to, onDamage }: ScanOptions): AsyncGenerator<LogMessage, void, undefined> {
     const damage = (message: string) => onDamage({ file: this.name, offset: undefined, message })
     const wanted = [...this.#channels].flatMap(([id, channel]) => (wants(channel) ? [id] : []))
-    const least = -(2n ** 63n)
+    const [least, most] = [-(2n ** 63n), 2n ** 63n - 1n]
+    const bound = (time: bigint) => (time < least ? least : time > most ? most : time)
     const statement = this.#db.prepare(
       `SELECT id, topic_id, timestamp, length(data) AS size FROM messages WHERE topic_id IN (${wanted.join(',')})
          AND timestamp >= ? AND timestamp <= ? ORDER BY timestamp, id`,
     )
     try {
-      for (const row of statement.iterate([from ?? least, to ?? 2n ** 63n - 1n])) {
+      for (const row of statement.iterate([bound(from ?? least), bound(to ?? most)])) {
         const id = Number(integer(row.id))
         const channel = this.#channels.get(integer(row.topic_id))!
         const size = Number(row.size ?? 0)

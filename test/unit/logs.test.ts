@@ -52,6 +52,21 @@ describe('moments', () => {
     expect(made({ CAM_FRONT: front, CAM_BACK: [50] }, 20).times.every((time) => time.CAM_BACK === undefined)).toBe(true)
   })
 
+  it('of messages that came twice, one by one or both: the distance of two copies is no period', () => {
+    const front = every(83, 0, 30)
+    const twice = front.flatMap((time) => [time, time])
+    const whole = (cameras: Record<string, readonly number[]>) =>
+      made(cameras).times.filter((time) => Object.keys(time).length === 2).length
+    const back = (times: readonly number[]) => times.map((time) => time + 5)
+    expect(whole({ CAM_FRONT: front, CAM_BACK: back(twice) })).toBe(30)
+    expect(whole({ CAM_FRONT: twice, CAM_BACK: back(front) })).toBe(30)
+    expect(whole({ CAM_FRONT: twice, CAM_BACK: back(twice) })).toBe(60)
+    const still = Array.from({ length: 12 }, () => 7)
+    expect(whole({ CAM_FRONT: still, CAM_BACK: still })).toBe(12)
+    expect(made({ CAM_FRONT: still, CAM_BACK: front }).reference).toBe('CAM_FRONT')
+    expect(made({ CAM_FRONT: front, CAM_BACK: still }).reference).toBe('CAM_FRONT')
+  })
+
   it('takes the earlier of two as near, and stands equal stamps', () => {
     expect(made({ CAM_FRONT: [100], CAM_BACK: [90, 110] }).times).toEqual([{ CAM_FRONT: 100, CAM_BACK: 90 }])
     expect(made({ CAM_FRONT: [7, 7, 7], CAM_BACK: [7, 7, 7] }).times).toHaveLength(3)
@@ -73,6 +88,7 @@ describe('which moments of a log', () => {
   it.each([
     [{}, [0, 0.5, 1]],
     [{ every: 0 }, [0, 0.5, 1]],
+    [{ every: 1e-10 }, [0, 0.5, 1]], // less than a nanosecond
     [{ every: 1 }, [0, 1]],
     [{ every: 1000 }, [0]],
     [{ at: [0.6] }, [0.5]],
@@ -82,6 +98,40 @@ describe('which moments of a log', () => {
     [{ count: 50 }, [0, 0.5, 1]],
     [{ on: '/camera/back/image_raw/compressed' }, [0, 0.5, 1]],
   ])('%o', async (options, expected) => expect(await seconds(options)).toEqual(expected))
+
+  it('ends for whose signal is aborted, and for nobody else', async () => {
+    const log = await openLog(file)
+    const cameras = log.guessCameras().cameras as Record<string, string>
+    const stop = new AbortController()
+    const stopped = planMoments(log, { cameras, signal: stop.signal })
+    const other = planMoments(log, { cameras })
+    stop.abort()
+    await expect(stopped).rejects.toMatchObject({ code: 'ABORTED' })
+    expect((await other).moments).toHaveLength(3)
+    await expect(planMoments(log, { cameras, signal: stop.signal })).rejects.toMatchObject({ code: 'ABORTED' })
+    expect([...(await log.tables({})).keys()].sort()).toEqual(Object.values(cameras).sort())
+    await log.close()
+  })
+
+  it.each([file, 'test/fixtures/logs/db3-jazzy-zstd-message', 'test/fixtures/logs/ros1-bz2.bag'])(
+    'of a log that was closed: %s',
+    async (name) => {
+      const log = await openLog(name)
+      const [topic] = log.topics.filter(({ kind }) => kind !== undefined).map((one) => one.topic)
+      const to = 10n ** 30n // beyond any stamp
+      const [moment] = (await planMoments(log, { cameras: { CAM_FRONT: topic! }, to })).moments
+      await log.close()
+      await log.close()
+      const late = [
+        () => moment!.views(),
+        () => moment!.published('CAM_FRONT'),
+        () => log.times(topic!),
+        () => log.tables({}),
+        () => log.pictures().next(),
+      ]
+      for (const call of late) await expect(call()).rejects.toMatchObject({ code: 'DISPOSED' })
+    },
+  )
 
   it('reads the pictures of a moment', async () => {
     const log = await openLog(file)
