@@ -1,5 +1,5 @@
 /** Files and folders that are there whole or not at all: written beside their place, brought to the disk, and renamed. */
-import { open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from './errors.ts'
 
@@ -16,6 +16,28 @@ export async function writeWhole(file: string, data: string | Uint8Array): Promi
   } catch (error) {
     await rm(partial, { force: true }).catch(() => undefined)
     throw cannotWrite(file, error)
+  }
+}
+
+/**
+ * Whether a file can be written, told before the work whose result goes there. What is there stays.
+ *
+ * @throws {@link ModelError} `BAD_DATA` that names the file.
+ */
+export async function checkWritable(file: string): Promise<void> {
+  try {
+    const before = await stat(file).catch(() => undefined)
+    await (await open(file, 'a')).close()
+    if (before === undefined) await rm(file)
+  } catch (error) {
+    throw cannotWrite(file, error)
+  }
+}
+
+/** All bytes at a place of a file: a disk that is nearly full takes a part of them without an error. */
+export async function writeAll(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    at += (await handle.write(bytes, at, bytes.length - at, position + at)).bytesWritten
   }
 }
 

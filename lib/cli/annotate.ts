@@ -1,9 +1,9 @@
 /** `drivlm annotate`: questions about the moments of a robot's log, and a log of answers to be opened beside it. */
 import { createHash } from 'node:crypto'
-import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
-import { loadModel } from '../load-model.ts'
+import { bundledModel, loadModel } from '../load-model.ts'
 import { type AnsweredMoment, AnswerLog, jsonTimeOf, type MomentAnswer } from '../logs/answers.ts'
 import { visible } from '../logs/files.ts'
 import {
@@ -18,6 +18,8 @@ import {
 import type { Model } from '../model.ts'
 import { loadOptions } from '../option-tables.ts'
 import type { Scene } from '../scene.ts'
+import { checkWritable, writeWhole } from '../whole-file.ts'
+import { modelIdentity } from './eval-model.ts'
 import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
 import { mapLines, untimedLines } from './log.ts'
 import { modelFolder } from './model-folder.ts'
@@ -78,27 +80,32 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
   )
   const { report, moments } = plan
   sayPlan(log, report, moments.length)
+  for (const file of [`${flags.out}.journal`, flags.jsonl ?? '-']) if (file !== '-') await checkWritable(file)
   const name = flags.model === undefined ? 'street-tiny' : path.basename(path.resolve(flags.model))
-  const files = log.files.map((file) => path.basename(file))
+  const folder = path.resolve((await modelFolder(flags.model, flags.yes)) ?? bundledModel)
+  const { maxNewTokens, precision, weights, activations, kvCache, maxContext } = flags
+  // All that answers depend on; the pictures are told apart by their times.
   const settings = {
-    files,
+    files: log.files.map((file) => path.basename(file)),
     cameras,
     choice,
     missing,
     time: flags.time,
+    ffmpeg: flags.ffmpeg !== undefined,
     withImages: flags.withImages,
     questions,
-    model: name,
-    maxNewTokens: flags.maxNewTokens,
+    model: await modelIdentity(await readCheckpoint(folder)),
+    generation: { maxNewTokens, precision, weights, activations, kvCache, maxContext },
     shard: flags.shard,
   }
-  const digest = createHash('sha256').update(JSON.stringify(settings, textOfStamps)).digest('hex')
-  const out = await AnswerLog.create(flags.out, { settings: digest }, { resume: flags.resume === true })
+  const digest = createHash('sha256').update(JSON.stringify(settings, textOfStamps))
+  for (const { stamps } of moments) digest.update(`${Object.values(stamps).join()}\n`)
+  const out = await AnswerLog.create(flags.out, { settings: digest.digest('hex') }, { resume: flags.resume === true })
   const mine = shareOf(moments, flags.shard)
   let complete = false
+  let failure: unknown
   try {
     if (mine.some(({ index }) => !out.has(index))) {
-      const folder = await modelFolder(flags.model, flags.yes)
       const model = await withProgress(`Loading ${name}`, () => loadModel(folder, optionsFrom(loadOptions, flags)))
       try {
         noteCache(model)
@@ -109,15 +116,25 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
     }
     complete = true
   } catch (error) {
-    if (!signal.aborted) throw error
-  } finally {
-    await out.close({ complete, images: flags.withImages ? ({ moment }) => imagesOf(moments[moment]) : undefined })
+    if (!signal.aborted) failure = error
   }
   const { lines } = out
+  try {
+    await out.close({ complete, images: flags.withImages ? ({ moment }) => imagesOf(moments[moment]) : undefined })
+  } catch (error) {
+    failure ??= error // what went wrong first says more
+  }
+  if (failure !== undefined) {
+    if (lines.length > 0)
+      note(
+        `${lines.length} moments are kept in ${printable(flags.out)}.journal; the same command goes on with --resume.`,
+      )
+    throw failure
+  }
   if (flags.jsonl !== undefined) {
     const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('')
     if (flags.jsonl === '-') process.stdout.write(text)
-    else await writeFile(flags.jsonl, text)
+    else await writeWhole(flags.jsonl, text)
   }
   summarise(log, lines, flags)
   if (!complete) process.exitCode = 130

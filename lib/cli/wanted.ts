@@ -19,14 +19,21 @@ export async function questionsOf({
   locate?: readonly string[]
   questions?: string
 }): Promise<Wanted[]> {
-  const lines =
-    questions === undefined ? [] : (await readFile(questions, 'utf8')).split('\n').map((line) => line.trim())
+  const lines = questions === undefined ? [] : (await textOf(questions)).split('\n').map((line) => line.trim())
   const wanted: Wanted[] = [
     ...[...ask, ...lines.filter((line) => line !== '')].map((question): Wanted => ({ kind: 'ask', question })),
     ...locate.map((what): Wanted => ({ kind: 'locate', question: questionOf(what) })),
   ]
   if (wanted.length > 0) return wanted
   throw new ModelError('BAD_ARGUMENT', 'There is nothing to ask; give --ask, --questions or --locate.')
+}
+
+async function textOf(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8')
+  } catch (error) {
+    throw new ModelError('BAD_DATA', `${visible(file)} cannot be read: ${(error as Error).message}.`, { cause: error })
+  }
 }
 
 /** What is to be found, in the words of InternVL's training; a whole sentence is the question of a model that has learned other words. */
@@ -59,7 +66,7 @@ async function pairsOf(text: string): Promise<[camera: string, topic: string][]>
     })
   let found: unknown
   try {
-    found = JSON.parse(await readFile(text, 'utf8'))
+    found = JSON.parse((await readFile(text, 'utf8')).replace(/^\ufeff/, ''))
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     throw bad(code === undefined ? 'is no JSON' : `is neither (${code})`, error)

@@ -9,6 +9,7 @@ import type { AnsweredMoment } from '../logs/answers.ts'
 import { visible } from '../logs/files.ts'
 import { loadOptions } from '../option-tables.ts'
 import type { WatchResult } from '../watch.ts'
+import { cannotWrite } from '../whole-file.ts'
 import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
 import { modelFolder } from './model-folder.ts'
 import { formatMs, printable, withProgress } from './terminal.ts'
@@ -62,9 +63,12 @@ export async function watch(url: string, flags: WatchFlags): Promise<void> {
   const source = connect(url, options)
   const server = flags.serve === undefined ? undefined : await serveAnswers({ port: flags.serve, host: flags.host })
   let file: FileHandle | undefined
+  const cannotAdd = (error: unknown): never => {
+    throw cannotWrite(jsonl!, error)
+  }
   try {
     if (server !== undefined) note(`Answers are served on ${server.url}`)
-    file = jsonl === undefined || jsonl === '-' ? undefined : await open(jsonl, 'a')
+    file = jsonl === undefined || jsonl === '-' ? undefined : await open(jsonl, 'a').catch(cannotAdd)
     const folder = await modelFolder(flags.model, flags.yes)
     const model = await withProgress('Loading', () =>
       loadModel(folder, { ...optionsFrom(loadOptions, flags), signal: stop.signal }),
@@ -85,7 +89,7 @@ export async function watch(url: string, flags: WatchFlags): Promise<void> {
           const line = lineOf(result, model.info.name, count)
           if (jsonl === '-') process.stdout.write(`${JSON.stringify(line)}\n`)
           else say(line, wanted.length)
-          await file?.write(`${JSON.stringify(line)}\n`)
+          await file?.appendFile(`${JSON.stringify(line)}\n`).catch(cannotAdd)
           server?.send({ ...line, moments: count + 1 })
           if (++count >= moments) break
         }

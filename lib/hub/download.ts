@@ -4,6 +4,7 @@ import { createReadStream } from 'node:fs'
 import { type FileHandle, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { writeAll } from '../whole-file.ts'
 import type { HubSettings } from './environment.ts'
 import { diskError, HubError } from './hub-error.ts'
 import { etagOf, type ListedFile, mostSideBytes } from './listing.ts'
@@ -150,7 +151,7 @@ class Partial {
 
   async write(piece: Uint8Array): Promise<void> {
     try {
-      await this.#handle.write(piece, 0, piece.length, this.bytes)
+      await writeAll(this.#handle, piece, this.bytes)
     } catch (error) {
       throw diskError(error, this.#path)
     }

@@ -2,10 +2,12 @@
  * Answers about a log, written beside it: an MCAP of its own that Foxglove and Lichtblick open together with the log. A line of JSON a moment is kept
  * while it is made (`OUT.mcap.journal`), and the file is written from the lines: the same lines give the same bytes, whatever was stopped in between.
  */
-import { open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { type FileHandle, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
+import { isRecord } from '../messages.ts'
 import { packageRoot } from '../native.ts'
+import { cannotWrite } from '../whole-file.ts'
 import type { LogMessage } from './container.ts'
 import { LogFile, visible } from './files.ts'
 import type { PublishedMessage } from './log.ts'
@@ -74,12 +76,15 @@ export class AnswerLog {
   /** Path of what is written. */
   readonly file: string
   readonly #lines: Map<number, AnsweredMoment>
-  readonly #journal: Awaited<ReturnType<typeof open>>
+  readonly #journal: FileHandle
+  /** Bytes of whole lines in the journal. */
+  #bytes: number
 
-  private constructor(file: string, lines: Map<number, AnsweredMoment>, journal: Awaited<ReturnType<typeof open>>) {
+  private constructor(file: string, lines: Map<number, AnsweredMoment>, journal: FileHandle, bytes: number) {
     this.file = file
     this.#lines = lines
     this.#journal = journal
+    this.#bytes = bytes
   }
 
   /**
@@ -87,12 +92,15 @@ export class AnswerLog {
    *
    * @param run - What the answers depend on; a run that goes on has to be of the same.
    * @throws {@link ModelError} `BAD_ARGUMENT` if the file is there and `resume` is not given, or if it was another run; `BAD_DATA` if what is there
-   *   cannot be read.
+   *   cannot be read, or nothing can be written there.
    */
   static async create(file: string, run: object, { resume = false }: { resume?: boolean } = {}): Promise<AnswerLog> {
     const head = JSON.stringify({ drivlm: 1, run })
     const journal = `${file}.journal`
-    const before = await readFile(journal, 'utf8').catch(() => undefined)
+    const before = await readFile(journal, 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined
+      throw new ModelError('BAD_DATA', `${visible(journal)} cannot be read: ${error.message}.`, { cause: error })
+    })
     const done = await stat(file).catch(() => undefined)
     if (!resume && (before !== undefined || done !== undefined)) {
       throw new ModelError(
@@ -123,10 +131,18 @@ export class AnswerLog {
       lines.set(moment.moment, moment)
     }
     // What is there stays there: a kill at any time takes no answer away.
-    const handle = await open(journal, 'a')
-    await handle.truncate(Buffer.byteLength(whole))
-    if (whole === '') await handle.write(`${head}\n`)
-    return new AnswerLog(file, lines, handle)
+    const handle = await open(journal, 'a').catch((error) => {
+      throw cannotWrite(visible(journal), error)
+    })
+    const made = new AnswerLog(file, lines, handle, Buffer.byteLength(whole))
+    try {
+      await handle.truncate(made.#bytes)
+      if (whole === '') await made.#add(`${head}\n`)
+    } catch (error) {
+      await handle.close()
+      throw cannotWrite(visible(journal), error)
+    }
+    return made
   }
 
   /** Whether a moment was answered before. */
@@ -139,31 +155,63 @@ export class AnswerLog {
     return [...this.#lines.values()].sort((a, b) => a.moment - b.moment)
   }
 
-  /** Adds what was answered about a moment. */
+  /**
+   * Adds what was answered about a moment.
+   *
+   * @throws {@link ModelError} `BAD_DATA` if the disk is full, for instance; what was written before stays.
+   */
   async write(line: AnsweredMoment): Promise<void> {
-    await this.#journal.write(`${JSON.stringify(line)}\n`)
+    await this.#add(`${JSON.stringify(line)}\n`)
     this.#lines.set(line.moment, line)
+  }
+
+  /** A whole line, or none of it. */
+  async #add(line: string): Promise<void> {
+    try {
+      await this.#journal.appendFile(line)
+      this.#bytes += Buffer.byteLength(line)
+    } catch (error) {
+      await this.#journal.truncate(this.#bytes).catch(() => undefined)
+      throw cannotWrite(visible(`${this.file}.journal`), error)
+    }
   }
 
   /**
    * Writes the file. Unless the run is complete its lines stay beside it, to go on with.
    *
    * @param options - `images` gives the messages to copy beside the answers of a moment.
+   * @throws {@link ModelError} `BAD_DATA` if it cannot be written; its lines then stay.
    */
   async close({ complete, images }: { complete: boolean; images?: MessagesOf | undefined }): Promise<void> {
     await this.#journal.close()
     await writeAnswers(this.file, this.lines, images)
-    if (complete) await rm(`${this.file}.journal`)
+    if (complete) await rm(`${this.file}.journal`, { force: true })
   }
 }
 
 function momentOf(line: string): AnsweredMoment | undefined {
   try {
     const moment = JSON.parse(line) as AnsweredMoment
-    return Number.isSafeInteger(moment?.moment) ? moment : undefined
+    const whole =
+      Number.isSafeInteger(moment?.moment) &&
+      isTime(moment.timestamp) &&
+      isRecord(moment.cameras) &&
+      Object.values(moment.cameras).every((one) => typeof one?.topic === 'string' && isTime(one.timestamp)) &&
+      Array.isArray(moment.answers) &&
+      moment.answers.every((answer) => typeof answer?.answer === 'string' && Array.isArray(answer.boxes))
+    return whole ? moment : undefined
   } catch {
     return undefined
   }
+}
+
+/** What was asked about a moment. */
+function questionsOf({ answers }: AnsweredMoment): string {
+  return JSON.stringify(answers.map(({ kind, question }) => [kind, question]))
+}
+
+function isTime(time: unknown): boolean {
+  return isRecord(time) && Number.isSafeInteger(time.sec) && Number.isSafeInteger(time.nsec)
 }
 
 /** A message about a moment, as Foxglove and Lichtblick show it. */
@@ -198,9 +246,28 @@ export function* answerMessages(line: AnsweredMoment): Generator<AnswerMessage, 
   }
 }
 
-/** Writes moments as MCAP: to a temporary name beside it, which is then renamed. */
+/**
+ * Writes moments as MCAP: to a temporary name beside it, which is then renamed.
+ *
+ * @throws {@link ModelError} `BAD_DATA` if it cannot be written, with nothing left half written; what `images` throws.
+ */
 export async function writeAnswers(
   file: string,
+  lines: readonly AnsweredMoment[],
+  images: MessagesOf | undefined,
+): Promise<void> {
+  const partial = `${file}.partial`
+  try {
+    await writeLines(partial, lines, images)
+    await rename(partial, file)
+  } catch (error) {
+    await rm(partial, { force: true }).catch(() => undefined)
+    throw (error as NodeJS.ErrnoException).syscall === undefined ? error : cannotWrite(visible(file), error)
+  }
+}
+
+async function writeLines(
+  partial: string,
   lines: readonly AnsweredMoment[],
   images: MessagesOf | undefined,
 ): Promise<void> {
@@ -208,7 +275,6 @@ export async function writeAnswers(
   const { default: zstd } = await import('@foxglove/wasm-zstd')
   await zstd.isLoaded
   const { version } = JSON.parse(await readFile(path.join(packageRoot, 'package.json'), 'utf8')) as { version: string }
-  const partial = `${file}.partial`
   const handle = await open(partial, 'w')
   try {
     let position = 0n
@@ -216,7 +282,7 @@ export async function writeAnswers(
       writable: {
         position: () => position,
         write: async (part) => {
-          await handle.write(part)
+          await handle.writeFile(part) // all of it, where `write` may end early
           position += BigInt(part.length)
         },
       },
@@ -256,10 +322,10 @@ export async function writeAnswers(
         for await (const message of images(line)) await copy(message)
     }
     await writer.end()
+    await handle.sync()
   } finally {
     await handle.close()
   }
-  await rename(partial, file)
 }
 
 /** A file of answers that is open: its moments, and where the messages that were copied beside them lie. */
@@ -277,10 +343,11 @@ class AnswerFile {
     const made = new AnswerFile(await McapFile.open(await LogFile.open(name), 0))
     const bad = (message: string) => new ModelError('BAD_LOG', `${visible(name)}: ${message}`)
     try {
-      await made.#read((message) => {
+      const messages = await made.#read((message) => {
         throw bad(message)
       })
-      if (made.lines.length === 0) throw bad('it has no answers of drivlm annotate.')
+      // One of a shard that had no moment is empty.
+      if (made.lines.length === 0 && messages > 0) throw bad('it has no answers of drivlm annotate.')
       return made
     } catch (error) {
       await made.close()
@@ -288,15 +355,19 @@ class AnswerFile {
     }
   }
 
-  async #read(onDamage: (message: string) => void): Promise<void> {
+  /** @returns Messages of any kind. */
+  async #read(onDamage: (message: string) => void): Promise<number> {
+    let messages = 0
     const scan = this.#file.scan({ wants: () => true, onDamage: ({ message }) => onDamage(message) })
     for await (const { data, ...message } of scan) {
+      messages += 1
       const { topic, schema, encoding } = message.channel
       const line = this.lines.at(-1)
       if (topic === topics.moments && schema === 'drivlm.Moment') {
-        const own = JSON.parse(Buffer.from(data).toString()) as AnsweredMoment
+        const own = momentOf(Buffer.from(data).toString())
+        if (own === undefined) throw new Error('a moment in it is not as drivlm annotate writes them.')
         const { moment, moments } = own
-        if (!(Number.isInteger(moment) && moment >= 0 && moment < moments && moments <= maxMoments))
+        if (!(moment >= 0 && moment < moments && moments <= maxMoments))
           throw new Error(`a moment in it is number ${moment} of ${moments}.`)
         this.lines.push(own)
       } else if (line !== undefined && !(encoding === 'json' && Object.hasOwn(answerSchemas, schema))) {
@@ -304,6 +375,7 @@ class AnswerFile {
         this.#copied.set(line.moment, [...(this.#copied.get(line.moment) ?? []), message])
       }
     }
+    return messages
   }
 
   /** The messages that were copied beside a moment. */
@@ -348,6 +420,9 @@ export async function mergeAnswers(
   const fileOf = new Map<number, AnswerFile>()
   const opened: AnswerFile[] = []
   let first: AnsweredMoment | undefined
+  let asked: AnsweredMoment | undefined
+  const otherRun = (name: string, why: string) =>
+    new ModelError('BAD_DATA', `${visible(name)} is of another run: ${why}.`)
   try {
     for (const name of files) {
       const file = await AnswerFile.open(name)
@@ -355,10 +430,12 @@ export async function mergeAnswers(
       for (const line of file.lines) {
         first ??= line
         if (line.moments !== first.moments || line.model !== first.model) {
-          throw new ModelError(
-            'BAD_DATA',
-            `${visible(name)} is of another run: ${line.moments} moments by ${visible(line.model)}, not ${first.moments} by ${visible(first.model)}.`,
-          )
+          const found = `${line.moments} moments by ${visible(line.model)}`
+          throw otherRun(name, `${found}, not ${first.moments} by ${visible(first.model)}`)
+        }
+        if (line.skipped === undefined) {
+          asked ??= line
+          if (questionsOf(line) !== questionsOf(asked)) throw otherRun(name, 'it was asked other questions')
         }
         if (lines.has(line.moment))
           throw new ModelError('BAD_DATA', `${visible(name)} has moment ${line.moment}, which another file has too.`)
@@ -366,16 +443,18 @@ export async function mergeAnswers(
         fileOf.set(line.moment, file)
       }
     }
-    const missing = Array.from({ length: first!.moments }, (_, i) => i).filter((i) => !lines.has(i))
+    if (first === undefined) throw new ModelError('BAD_DATA', 'None of these files has a moment that was asked about.')
+    const all = first.moments
+    const missing = Array.from({ length: all }, (_, i) => i).filter((i) => !lines.has(i))
     if (missing.length > 0 && !partial) {
       throw new ModelError(
         'BAD_DATA',
-        `${missing.length} of ${first!.moments} moments are in no file, the first of them ${missing[0]}; run its shard again, or take what is there (--partial).`,
+        `${missing.length} of ${all} moments are in no file, the first of them ${missing[0]}; run its shard again, or take what is there (--partial).`,
       )
     }
     const inOrder = [...lines.values()].sort((a, b) => a.moment - b.moment)
     await writeAnswers(out, inOrder, ({ moment }) => fileOf.get(moment)!.copied(moment))
-    return { moments: first!.moments, missing }
+    return { moments: all, missing }
   } finally {
     for (const file of opened) await file.close()
   }

@@ -1,7 +1,7 @@
 // drivlm annotate: answers written beside a log, whatever is stopped in between, and read by the readers of @mcap/core.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import os from 'node:os'
@@ -38,8 +38,8 @@ let whole: Buffer
 const topicOf = (camera: string) => `/${camera.slice(4).toLowerCase()}/image_raw/compressed`
 const msOf = (moment: number, place: number) => moment * 500 + place * 7
 
-beforeAll(async () => {
-  await zstd.isLoaded
+/** A drive of so many moments. */
+async function drive(count: number): Promise<Buffer> {
   const moments = ['dusk', 'rain']
   const messages = Array.from({ length: count }, (_, i) => i).flatMap((i) =>
     cameras.map((camera, place): MadeMessage => {
@@ -50,7 +50,12 @@ beforeAll(async () => {
       return { topic: topicOf(camera), logTime, data: cdrCompressed(file, { ...stamp, format: 'png' }) }
     }),
   )
-  writeFileSync(at('drive.mcap'), await mcap(messages, { chunkSize: 100_000 }))
+  return mcap(messages, { chunkSize: 100_000 })
+}
+
+beforeAll(async () => {
+  await zstd.isLoaded
+  writeFileSync(at('drive.mcap'), await drive(count))
   expect(await annotate('whole.mcap')).toMatchObject({ code: 0 })
   whole = readFileSync(at('whole.mcap'))
 })
@@ -235,6 +240,16 @@ describe('a run that is stopped', () => {
       code: 1,
       stderr: expect.stringMatching(/is complete/),
     })
+  })
+
+  it('goes on with no other log of the same name, and no other precision', async () => {
+    await stopAt(1, 'SIGKILL', 'changed.mcap', [])
+    mkdirSync(at('other'))
+    writeFileSync(at('other/drive.mcap'), await drive(5))
+    const other = ['annotate', at('other/drive.mcap'), ...questions, '--out', at('changed.mcap'), '--resume']
+    const refused = { code: 1, stderr: expect.stringMatching(/another log, model/) }
+    expect(await drivlm(other)).toMatchObject(refused)
+    expect(await annotate('changed.mcap', ['--resume', '--precision', 'f32'])).toMatchObject(refused)
   })
 })
 

@@ -16,9 +16,10 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
+import { open } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { findSnapshot, listCached } from '../../lib/hub/cache.ts'
 import { type HubSettings, hubSettings } from '../../lib/hub/environment.ts'
 import type { HubError } from '../../lib/hub/hub-error.ts'
@@ -270,6 +271,23 @@ describe('pull', () => {
     await fetchAll()
     expect(cuts).toBeGreaterThanOrEqual(9)
     expect(readFileSync(path.join(snapshot(), 'model.safetensors'))).toEqual(weights)
+  })
+
+  test('a disk that takes a part of a write without an error: the rest is written too', async () => {
+    const handle = await open(path.join(import.meta.dirname, 'hub.test.ts'))
+    const shared = Object.getPrototypeOf(handle) as typeof handle
+    const { write } = shared
+    await handle.close()
+    const part = vi.spyOn(shared, 'write').mockImplementation(function (this: typeof handle, ...given: unknown[]) {
+      const [bytes, at, length, position] = given as [Uint8Array, number, number, number]
+      return (write as (...given: unknown[]) => unknown).call(this, bytes, at, Math.ceil(length / 2), position) as never
+    })
+    try {
+      await fetchAll()
+      expect(readFileSync(path.join(snapshot(), 'model.safetensors')).equals(weights)).toBe(true)
+    } finally {
+      part.mockRestore()
+    }
   })
 
   test('200 in place of 206, and a range that begins elsewhere, begin anew', async () => {
