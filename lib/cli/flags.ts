@@ -7,14 +7,17 @@ import { loadOptions, type OptionRow, type OptionTable } from '../option-tables.
 import { type LoadOptions, type OptionsOf, pickOptions } from '../options.ts'
 import { printable } from './terminal.ts'
 
-/** A whole number of at least `low`. */
-export function integer(low: number): (text: string) => number {
+/** A whole number of at least `low`, and at most `high`. */
+export function integer(low: number, high: number = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
     const value = /^\d+$/.test(text) ? Number(text) : Number.NaN
-    if (Number.isSafeInteger(value) && value >= low) return value
-    throw new InvalidArgumentError(`Expected a whole number of at least ${low}.`)
+    if (value >= low && value <= high) return value
+    const most = high === Number.MAX_SAFE_INTEGER ? '' : ` and at most ${high}`
+    throw new InvalidArgumentError(`Expected a whole number of at least ${low}${most}.`)
   }
 }
+
+export const port: (text: string) => number = integer(0, 65_535)
 
 export function decimal(text: string): number {
   const value = /^\d*\.?\d+(e-?\d+)?$/.test(text) ? Number(text) : Number.NaN

@@ -20,6 +20,7 @@ import {
   list,
   logTime,
   logTimes,
+  port,
   seconds,
   shard,
   shardOfEnvironment,
@@ -233,12 +234,12 @@ function program(): Command {
       'model folder as downloaded, or org/name of the hub (default: the bundled street-tiny)',
     )
     .option('--host <address>', 'where to listen; beyond this machine a token is needed', '127.0.0.1')
-    .option('--port <n>', 'port; 0 takes a free one', integer(0), 8080)
+    .option('--port <n>', 'port; 0 takes a free one', port, 8080)
     .option('--token <text>', 'what requests must bring as bearer token (default: DRIVLM_TOKEN)')
     .option('--max-requests <n>', 'requests at one time; more get 503', integer(1), 64)
-    .option('--max-body <mebibytes>', 'largest request', integer(1), 32)
+    .option('--max-body <mebibytes>', 'largest request', integer(1, 2048), 32)
     .option('--max-pictures <n>', 'most pictures of a request', integer(1), 20)
-    .option('--max-seconds <n>', 'longest time of a request', integer(1), 300)
+    .option('--max-seconds <n>', 'longest time of a request', integer(1, 86_400), 300)
     .option('--logs', 'write a line of JSON for every request')
   addLoadFlags(serving).action(async (flags) => (await import('./serve.ts')).serve(flags))
 
@@ -323,7 +324,7 @@ function program(): Command {
     .addOption(new Option('--missing <what>', 'moments that lack a camera (default: skip)').choices(['skip', 'black']))
     .option('--moments <n>', 'end after so many', integer(1))
     .option('--jsonl <file>', 'answers as JSON, a moment a line, added to the file; - is stdout')
-    .option('--serve <port>', 'answers as channels for Foxglove and Lichtblick', integer(0))
+    .option('--serve <port>', 'answers as channels for Foxglove and Lichtblick', port)
     .option('--host <address>', 'where --serve listens', '127.0.0.1')
   addFlags(watching, answerOptions)
   addLoadFlags(watching).action(async (url, flags) => (await import('./watch.ts')).watch(url, flags))

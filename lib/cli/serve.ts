@@ -29,13 +29,17 @@ export async function serve(flags: ServeFlags): Promise<void> {
   noteCache(model)
   try {
     const { host, port, maxRequests, maxPictures, maxSeconds } = flags
-    const token = flags.token ?? (process.env.DRIVLM_TOKEN || undefined)
+    const token = flags.token || process.env.DRIVLM_TOKEN || undefined
     const limits = { maxRequests, maxPictures, maxSeconds, maxBodyBytes: flags.maxBody * 2 ** 20 }
     const server = createServer(model, { host, token, ...limits, logger: flags.logs === true })
     const stopped = new Promise<void>((resolve) => {
       process.once('SIGTERM', resolve).once('SIGINT', resolve)
     })
-    print(`${model.info.name} on ${await server.listen({ host, port })}`)
+    const address = await server.listen({ host, port }).catch((error: NodeJS.ErrnoException) => {
+      const why = `Port ${port} of ${host} cannot be served on (${error.code ?? error.message}); give another.`
+      throw new ModelError('BAD_ARGUMENT', why, { cause: error })
+    })
+    print(`${model.info.name} on ${address}`)
     await stopped
     await server.close()
   } finally {

@@ -22,6 +22,17 @@ export interface ChatRequest {
 
 type Fields = Readonly<Record<string, unknown>>
 
+/** What would change the answer and is taken only where it does not; the last are those of other servers that speak this form. */
+const neutrals = {
+  n: 1,
+  best_of: 1,
+  frequency_penalty: 0,
+  presence_penalty: 0,
+  repetition_penalty: 1,
+  min_p: 0,
+  top_k: -1,
+} as const
+
 const bad = (message: string): RequestError => new RequestError(400, 'bad_argument', message)
 
 /** Reads the body of a request. What would change the answer and is not supported is refused by name. */
@@ -36,9 +47,16 @@ export function readChat(body: unknown, model: Model, mostPictures: number): Cha
       `This server has the model ${names.join(' or ')}; ${found} was asked for.`,
     )
   }
-  for (const [name, neutral] of Object.entries({ n: 1, frequency_penalty: 0, presence_penalty: 0 })) {
+  for (const [name, neutral] of Object.entries(neutrals)) {
     const value = fields[name] ?? neutral
     if (value !== neutral) throw bad(`${name}: only ${neutral} is supported here; leave it out.`)
+  }
+  if (Object.keys(Object(fields.logit_bias)).length > 0) throw bad('logit_bias is not supported; leave it out.')
+  for (const [name, value] of [
+    ['stream', fields.stream ?? false],
+    ['stream_options.include_usage', (Object(fields.stream_options) as Fields).include_usage ?? false],
+  ]) {
+    if (typeof value !== 'boolean') throw bad(`${name}: expected true or false.`)
   }
   const tools = fields.tools ?? fields.functions
   if (Array.isArray(tools) && tools.length > 0) throw bad('tools are not supported; ask for JSON by response_format.')
@@ -52,7 +70,7 @@ export function readChat(body: unknown, model: Model, mostPictures: number): Cha
     question,
     options: askOptionsOf(fields),
     stream: fields.stream === true,
-    includeUsage: (fields.stream_options as Fields | undefined)?.include_usage === true,
+    includeUsage: (Object(fields.stream_options) as Fields).include_usage === true,
   }
 }
 
@@ -109,9 +127,10 @@ function askOptionsOf(fields: Fields): AskOptions {
   // The library checks every value; null is what some clients send for nothing.
   const given = { maxNewTokens: most, temperature, topP: top_p, seed, stop, logprobs }
   const options = Object.fromEntries(Object.entries(given).filter(([, value]) => (value ?? undefined) !== undefined))
-  const format = Object(fields.response_format) as Fields
-  const answerFormat = format.type === 'json_schema' ? schemaOf(format.json_schema) : undefined
-  if (format.type === 'json_object') throw bad('response_format: json_object says no form; use json_schema.')
+  const { type, json_schema } = (fields.response_format ?? { type: 'text' }) as Fields
+  if (type === 'json_object') throw bad('response_format: json_object says no form; use json_schema.')
+  if (type !== 'text' && type !== 'json_schema') throw bad('response_format: expected a type, text or json_schema.')
+  const answerFormat = type === 'json_schema' ? schemaOf(json_schema) : undefined
   return { text: 'literal', ...options, ...(answerFormat === undefined ? {} : { answerFormat }) }
 }
 

@@ -1,5 +1,8 @@
 import { execFile, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { createServer as createHttpServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -21,6 +24,23 @@ describe('drivlm serve', () => {
     const { code, stderr } = await drivlm(['serve', '--port', '0', '--max-context', '1024'], { onStdout })
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(await health).toEqual({ status: 'ok', model: 'street-tiny' })
+  })
+
+  it('says which port it cannot have', async () => {
+    const other = createHttpServer().listen(0, '127.0.0.1')
+    await once(other, 'listening')
+    const { port } = other.address() as AddressInfo
+    const { code, stderr } = await drivlm(['serve', '--port', String(port)]).finally(() => other.close())
+    expect(code).toBe(1)
+    expect(stderr).toBe(
+      `ModelError [BAD_ARGUMENT] Port ${port} of 127.0.0.1 cannot be served on (EADDRINUSE); give another.\n`,
+    )
+  })
+
+  it('takes no time that is longer than a timer can be set to, which would be at once', async () => {
+    const { code, stderr } = await drivlm(['serve', '--max-seconds', '10000000'])
+    expect(code).toBe(2)
+    expect(stderr).toContain('Expected a whole number of at least 1 and at most 86400.')
   })
 
   it('opens no door without a token', async () => {
