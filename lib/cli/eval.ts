@@ -4,6 +4,7 @@ import { mkdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
+import { foreignIds, foreignPrediction } from '../evaluate/metrics/foreign.ts'
 import { type Judge, judgeFrom } from '../evaluate/metrics/judge.ts'
 import { type ScoreSheet, scoreDrivelm } from '../evaluate/metrics/score.ts'
 import { questionFileForm, readMoments } from '../evaluate/questions/question-files.ts'
@@ -253,8 +254,11 @@ function listingProblems(problems: EvalProblem[]): { onProblem: (error: ModelErr
 
 async function score(flags: EvalFlags, answered: Answered, signal: AbortSignal): Promise<void> {
   const { data, images, out, tags, keepGoing = false } = flags
-  const { moments, answers, hidden, leftOut } = await selected(flags, answered)
+  const { moments, answers, foreign, hidden, leftOut } = await selected(flags, answered)
+  const { partial, problems } = answered
   const tagged = moments.some(({ questions }) => questions.some((question) => (question.tags?.length ?? 0) > 0))
+  if (!partial && moments.length === 0) throw new ModelError('BAD_DATA', `${data} has no question to score.`)
+  if (!tagged) refuseForeign(foreign)
   if (hidden && answered.checkpoint === undefined && out === undefined) {
     throw new ModelError('BAD_DATA', `${data} hides its answers, so only the challenge server can score predictions.`)
   }
@@ -300,6 +304,15 @@ async function score(flags: EvalFlags, answered: Answered, signal: AbortSignal):
   if (flags.json) printJson(sheetJson(shown))
   else printSheet(shown)
 
+  /** Where there is no official score, which says so itself. */
+  function refuseForeign(ids: readonly string[]): void {
+    for (const id of ids) {
+      const error = foreignPrediction(id, ids.length > 1 && !keepGoing ? foreignIds(ids, answered.answers.size) : '')
+      if (!keepGoing) throw error
+      problems.push({ id, code: error.code, message: error.message })
+    }
+  }
+
   async function writeFiles(report: Report, { pictures }: EvalFlags, out: string): Promise<string[]> {
     const resolve = (name: string, camera: string) => resolveImage(name, { images, data }, camera)
     const written = await withProgress('Writing the report', () =>
@@ -323,7 +336,14 @@ const keptReplies = (out: string): string => path.join(out, 'judgements.jsonl')
 async function selected(
   flags: EvalFlags,
   { answers, problems, partial }: Answered,
-): Promise<{ moments: Moment[]; answers: ReadonlyMap<string, string>; hidden: boolean; leftOut: LeftOutCount[] }> {
+): Promise<{
+  moments: Moment[]
+  answers: ReadonlyMap<string, string>
+  /** Ids of answers to no question of the file. */
+  foreign: string[]
+  hidden: boolean
+  leftOut: LeftOutCount[]
+}> {
   const { data, keepGoing, shard, limit, tags, text } = flags
   // With a model, the evaluation has read the file and listed its problems.
   const all: Moment[] = []
@@ -344,6 +364,7 @@ async function selected(
     moments,
     // An answer outside of the selection is left alone, one to no question at all is a mistake that scoring names.
     answers: whole ? answers : new Map([...answers].filter(([id]) => wanted.has(id) || !known.has(id))),
+    foreign: [...answers.keys()].filter((id) => !known.has(id)),
     leftOut: leftOut.list(),
     hidden: moments.every(({ questions }) => questions.every(({ reference }) => reference === undefined)),
   }

@@ -178,6 +178,21 @@ describe('drivlm eval with predictions', () => {
     expect(folder.stderr).toMatch(/^ModelError \[BAD_DATA\] .* is a folder without the journal of a run/)
   })
 
+  it('names predictions of another file where the data has no tags, and data without a question', async () => {
+    const [plain, empty, answers] = ['plain.json', 'empty.json', 'answers.json'].map((name) => path.join(dir, name))
+    writeFileSync(plain!, JSON.stringify([{ id: '1', views: 'a.png', question: 'Why?', answer: 'So.' }]))
+    writeFileSync(empty!, '[]')
+    writeFileSync(answers!, JSON.stringify([{ id: '2', answer: 'So.' }]))
+    const [foreign, going, nothing] = await Promise.all([
+      drivlm(['eval', '--data', plain!, '--predictions', answers!]),
+      drivlm(['eval', '--data', plain!, '--predictions', answers!, '--keep-going']),
+      drivlm(['eval', '--data', empty!, '--predictions', answers!]),
+    ])
+    expect(foreign).toMatchObject({ code: 1, stderr: expect.stringMatching(/BAD_DATA.*answers question 2, which/) })
+    expect(going).toMatchObject({ code: 0, stdout: expect.stringMatching(/1 problem skipped\n.*answers question 2/) })
+    expect(nothing).toMatchObject({ code: 1, stderr: expect.stringMatching(/BAD_DATA.*has no question to score/) })
+  })
+
   it('scores a part of the data', async () => {
     const limited = JSON.parse((await score('--limit', '16', '--json')).stdout)
     expect(limited.totals).toMatchObject({ frames: 2, questions: 16, answered: 16 })

@@ -249,6 +249,19 @@ describe('what goes wrong', () => {
     expect(entries.length + problems.length).toBe(59)
   })
 
+  test.each(['It is dusk.', undefined, { answer: 'x' }, { text: 7 }])(
+    'a model that gives %j in place of { text } is told so, and leaves a journal that goes on',
+    async (given) => {
+      const options = setup({ keepGoing: true })
+      const model = { see: async () => ({ ask: async () => given, dispose() {} }) } as unknown as EvalModel
+      await expect(runEval({ ...options, model })).rejects.toMatchObject({
+        code: 'BAD_ARGUMENT',
+        message: expect.stringContaining("Expected { text } of the model's ask"),
+      })
+      expect((await runEval(options)).resumed).toBe(0)
+    },
+  )
+
   test('an abort ends it, also with keepGoing, and it goes on later', async () => {
     const control = new AbortController()
     const model = fakeModel((question) => {

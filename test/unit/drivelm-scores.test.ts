@@ -204,6 +204,16 @@ describe('the official score', () => {
     await expect(scoreDrivelm(moments, new Map([['g_0', 'x']]))).rejects.toThrow(/hides the answers/)
   })
 
+  test.each([0, -1, 1.5, Number.NaN])(
+    '%s judges at a time are refused: nobody would judge',
+    async (judgeConcurrency) => {
+      await expect(scoreDrivelm([frame, second], right, { judge, judgeConcurrency })).rejects.toMatchObject({
+        code: 'BAD_ARGUMENT',
+        message: expect.stringContaining('options.judgeConcurrency'),
+      })
+    },
+  )
+
   test('a judgement is a number and nothing else', () => {
     expect([' 85 ', '7.5', '1e2'].map((reply) => parseJudgement(reply))).toEqual([85, 7.5, 100])
     for (const reply of ['85/100', 'Score: 85', '', 'NaN', '0x10']) {

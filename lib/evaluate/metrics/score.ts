@@ -9,9 +9,11 @@
 // question stops the official script with a division by zero, which is null here and an error in strict mode.
 
 import { ModelError } from '../../errors.ts'
+import { describeValue } from '../../messages.ts'
 import type { Question } from '../questions/types.ts'
 import { type Accuracy, accuracyOf, isExact, isRightLeniently } from './accuracy.ts'
 import { type CaptionItemScores, type CaptionScores, scoreCaptions } from './captions.ts'
+import { foreignIds, foreignPrediction } from './foreign.ts'
 import { type Graph, graphOf, passesGraph } from './graph.ts'
 import { type Judge, judged } from './judge.ts'
 import { matchPoints } from './match.ts'
@@ -146,6 +148,12 @@ export async function scoreDrivelm(
     partial = false,
     strict = false,
   } = options
+  if (!(Number.isSafeInteger(judgeConcurrency) && judgeConcurrency > 0)) {
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected a positive whole number for options.judgeConcurrency, received ${describeValue(judgeConcurrency)}.`,
+    )
+  }
   const items: ScoredItem[] = []
   const gated: string[] = []
   const unanswered: string[] = []
@@ -207,10 +215,7 @@ export async function scoreDrivelm(
   for (const id of partial ? [] : unanswered) {
     problem(id, new ModelError('BAD_DATA', `No prediction for question ${id} (${unanswered.length} missing).${whose}`))
   }
-  for (const id of foreign) {
-    const what = `A prediction answers question ${id}, which the data does not hold.`
-    problem(id, new ModelError('BAD_DATA', `${what}${foreign.length > 1 ? whose : ''}`))
-  }
+  for (const id of foreign) problem(id, foreignPrediction(id, foreign.length > 1 ? whose : ''))
   const failed = new Set<ScoredItem>()
   const queue = toJudge.values() // one iterator, shared by all who judge
   const work = async (): Promise<void> => {
@@ -228,13 +233,6 @@ export async function scoreDrivelm(
 
   const scored = items.filter((item) => !failed.has(item))
   return { ...summarise(scored, judge !== undefined, strict, keepGoing), gated, unanswered, graphs, problems }
-}
-
-/** Predictions of another file miss all questions of this one: what they answer says why. */
-function foreignIds(foreign: readonly string[], of: number): string {
-  if (foreign.length === 0) return ''
-  const some = foreign.slice(0, 4).join(', ') + (foreign.length > 4 ? ', …' : '')
-  return ` Of ${of} predictions ${foreign.length} answer questions that the data does not hold (${some}); are they of another split?`
 }
 
 type Summary = Omit<ScoreSheet, 'gated' | 'unanswered' | 'graphs' | 'problems'>

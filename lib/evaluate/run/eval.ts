@@ -10,6 +10,7 @@ import path from 'node:path'
 import { ModelError } from '../../errors.ts'
 import { lockFolder } from '../../folder-lock.ts'
 import { Listener } from '../../listener.ts'
+import { describeValue, isRecord } from '../../messages.ts'
 import { writeWhole } from '../../whole-file.ts'
 import type { LeftOut, ReadOptions } from '../questions/frames.ts'
 import { questionFileForm, readMoments } from '../questions/question-files.ts'
@@ -285,10 +286,8 @@ async function askAll(
         if (stopped) return
         try {
           throwIfAborted(signal)
-          const { text, timings } = await scene.ask(toModel?.(question.text) ?? question.text, {
-            id: question.id,
-            ...signalled,
-          })
+          const asked = toModel?.(question.text) ?? question.text
+          const { text, timings } = answerOf(await scene.ask(asked, { id: question.id, ...signalled }))
           const answer = fromModel?.(text) ?? text
           const entry: JournalEntry = { index, id: question.id, question: mark + question.text, answer }
           if (answer !== text) entry.raw = text
@@ -307,6 +306,15 @@ async function askAll(
   } finally {
     await scene.dispose()
   }
+}
+
+/** What a caller's own model gave: a journal of anything else could not be read again. */
+function answerOf(given: unknown): EvalAnswer {
+  if (isRecord(given) && typeof given.text === 'string') return given as unknown as EvalAnswer
+  throw new ModelError(
+    'BAD_ARGUMENT',
+    `Expected { text } of the model's ask, a string, received ${describeValue(given)}.`,
+  )
 }
 
 /** Waits for all, then throws the first error: nobody is still at work when the scene goes. */
