@@ -1,8 +1,12 @@
 /** `drivlm adapt --validate`: the scores of `drivlm eval`, of weights between two updates. */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
 import { readFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
+import { ModelError } from '../errors.ts'
 import { scoreDrivelm } from '../evaluate/metrics/score.ts'
+import { parseJson } from '../evaluate/questions/json-stream.ts'
 import { questionFileForm, readMoments } from '../evaluate/questions/question-files.ts'
 import { resolveImage, selectQuestions } from '../evaluate/questions/selection.ts'
 import type { Moment } from '../evaluate/questions/types.ts'
@@ -35,22 +39,40 @@ export class Validations {
   readonly all: Validation[] = []
   readonly #file: string
   readonly #folder: string
+  /** By set. */
+  readonly #asked = new Map<string, string>()
 
   private constructor(folder: string) {
     this.#folder = folder
     this.#file = path.join(folder, 'validations.jsonl')
   }
 
-  /** Those of a run that goes on; a new run begins without those of an earlier one. */
-  static async open(folder: string, goesOn: boolean): Promise<Validations> {
+  /**
+   * Those of a run that goes on; a new run begins without those of an earlier one.
+   *
+   * @throws {@link ModelError} `BAD_ARGUMENT` if those that are there asked other questions than `sets`, and cannot be compared; `BAD_DATA` if they
+   *   cannot be read.
+   */
+  static async open(folder: string, goesOn: boolean, sets: readonly ValidationSet[]): Promise<Validations> {
     const own = new Validations(folder)
+    for (const set of sets) own.#asked.set(set.set, await digestOf(set))
     if (!goesOn) {
       await rm(own.#file, { force: true })
       await rm(path.join(folder, 'validation'), { recursive: true, force: true })
       return own
     }
     const text = await readFile(own.#file, 'utf8').catch(() => '')
-    for (const line of text.split('\n').slice(0, -1)) own.all.push(JSON.parse(line) as Validation)
+    for (const [i, line] of text.split('\n').slice(0, -1).entries()) {
+      const found = parseJson(line, [own.#file, `line ${i + 1}`]) as Validation
+      const wanted = own.#asked.get(found.set)
+      if (wanted !== undefined && found.asked !== undefined && found.asked !== wanted) {
+        throw new ModelError(
+          'BAD_ARGUMENT',
+          `${own.#file} has scores of other ${found.set} questions: the file, --validate-limit, --conversion or --text has changed. Ask for the same, or remove it to score anew.`,
+        )
+      }
+      own.all.push(found)
+    }
     return own
   }
 
@@ -75,11 +97,23 @@ export class Validations {
       signal,
     })
     const before = this.all.filter((one) => one.set === set).map(scoreOf)
-    const found: Validation = { updates, set, ...scores, best: before.every((score) => score < scoreOf(scores)) }
+    const asked = this.#asked.get(set)!
+    const found: Validation = { updates, set, ...scores, asked, best: before.every((score) => score < scoreOf(scores)) }
     await use(found)
     this.all.push(found)
     await writeWhole(this.#file, this.all.map((one) => `${JSON.stringify(one)}\n`).join(''))
   }
+}
+
+/** Tells the questions of a set apart from others. */
+async function digestOf({ data, limit, conversion, text }: ValidationSet): Promise<string> {
+  const hash = createHash('sha256').update(`${JSON.stringify({ limit, conversion, text })}\n`)
+  try {
+    for await (const chunk of createReadStream(data)) hash.update(chunk as Buffer)
+  } catch (error) {
+    throw new ModelError('BAD_DATA', `${data}: cannot be read: ${(error as Error).message}.`, { cause: error })
+  }
+  return hash.digest('hex')
 }
 
 async function scoresOf(

@@ -5,6 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
+import { parseJson } from '../evaluate/questions/json-stream.ts'
 import { pagePictures } from '../evaluate/report/index.ts'
 import type { Conversion } from '../grounding/conversion.ts'
 import {
@@ -22,6 +23,7 @@ import { changedMoment, type Validation } from '../train/report/validation.ts'
 import { cannotWrite, writeWhole } from '../whole-file.ts'
 import { type Plan, planOf, printData, printPlan } from './adapt-plan.ts'
 import { type ValidationSet, Validations } from './adapt-validation.ts'
+import { modelFolder } from './model-folder.ts'
 import { errorText, formatDuration, Progress, print, printJson, withProgress } from './terminal.ts'
 
 export interface AdaptFlags
@@ -47,6 +49,7 @@ export interface AdaptFlags
   plan?: boolean
   finish?: boolean
   json?: boolean
+  yes?: boolean
 }
 
 export async function adapt(flags: AdaptFlags): Promise<void> {
@@ -82,8 +85,9 @@ function bad(message: string): ModelError {
   return new ModelError('BAD_ARGUMENT', message)
 }
 
-async function run(flags: AdaptFlags, signal: AbortSignal): Promise<void> {
-  const settings = settingsOf(flags)
+async function run(given: AdaptFlags, signal: AbortSignal): Promise<void> {
+  const settings = settingsOf(given)
+  const flags = { ...given, model: path.resolve((await modelFolder(given.model, given.yes))!) }
   const { model, data: files, general, json = false } = flags
   const threads = flags.threads ?? os.availableParallelism()
   const data = await withProgress('Looking through the samples', (progress) =>
@@ -133,12 +137,14 @@ async function train(
     throw cannotWrite(runFolder, error)
   })
   const goesOn = existsSync(path.join(runFolder, 'run.json')) || existsSync(path.join(out, 'adapt.json'))
-  const validations = await Validations.open(runFolder, goesOn)
   const sets = validationSets(flags)
+  const validations = await Validations.open(runFolder, goesOn, sets)
   const started = performance.now()
+  let changed = false // what is refused leaves the report of another run as it is
   const look = async (dir: string, updates: number): Promise<void> => {
     for (const set of sets) {
       if (validations.has(updates, set.set)) continue
+      changed = true
       const use = async (found: Validation): Promise<void> => {
         if (!json) print(`  after ${updates}: ${set.set} ${described(found)}`)
         if (found.best && found.set === 'domain' && updates > 0) await keepBest(dir, `${out}.best`)
@@ -147,7 +153,7 @@ async function train(
         validations.run(dir, updates, set, { threads, signal, use }),
       )
     }
-    await writeReport(flags, settings, data, validations.all, out)
+    if (changed) await writeReport(flags, settings, data, validations.all, out)
   }
   if (sets.length > 0) await look(model, 0)
   const every = flags.validateEvery ?? Math.max(1, Math.ceil(data.steps / 10))
@@ -167,6 +173,7 @@ async function train(
       signal,
     })
     for await (const { step, steps: all, loss, questionsPerSecond, secondsLeft } of steps) {
+      changed = true
       losses = losses === 0 ? loss : 0.9 * losses + 0.1 * loss
       const rate = questionsPerSecond.toFixed(questionsPerSecond < 10 ? 1 : 0)
       shown.update(
@@ -176,13 +183,13 @@ async function train(
     }
   } finally {
     shown.end()
-    await writeReport(flags, settings, data, validations.all, out)
+    if (changed) await writeReport(flags, settings, data, validations.all, out)
   }
   const last = (await readSteps(out)).at(-1)
   const done = last === undefined ? 0 : last.step + 1
   const best = validations.all.findLast(({ best: isBest, set, updates }) => isBest && set === 'domain' && updates > 0)
   if (json) {
-    const scores = validations.all.map(({ moments: _, ...scores }) => scores)
+    const scores = validations.all.map(({ moments: _, asked: __, ...scores }) => scores)
     printJson({ out, steps: done, loss: last?.loss, validations: scores, report: reportFile(out) })
     return
   }
@@ -228,11 +235,12 @@ const words = (key: string): string => key.replace(/[A-Z]/g, (letter) => ` ${let
 const reportFile = (out: string): string => path.join(`${out}.run`, 'report.html')
 
 async function readSteps(out: string): Promise<ReportedStep[]> {
-  const text = await readFile(path.join(`${out}.run`, 'steps.jsonl'), 'utf8').catch(() => '')
+  const file = path.join(`${out}.run`, 'steps.jsonl')
+  const text = await readFile(file, 'utf8').catch(() => '')
   return text
     .split('\n')
     .slice(0, -1)
-    .map((line) => JSON.parse(line) as ReportedStep)
+    .map((line, i) => parseJson(line, [file, `line ${i + 1}`]) as ReportedStep)
 }
 
 /** `report.html` and `steps.csv` of the run so far. */

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { buildCommand } from '../addon-file.ts'
+import { ModelError } from '../errors.ts'
 import { loadModel } from '../load-model.ts'
 import { addonFile, loadAddon, type NativeAddon, type NativeSystem, packageRoot, toModelError } from '../native.ts'
 import { viewsIn } from './ask.ts'
@@ -30,6 +31,10 @@ export interface DoctorFlags extends Omit<DeadlineFlags, 'deadline'> {
 }
 
 export async function doctor(flags: DoctorFlags): Promise<void> {
+  for (const name of ['model', 'device', 'yes'] as const) {
+    if (flags.deadline !== undefined || flags[name] === undefined) continue
+    throw new ModelError('BAD_ARGUMENT', `--${name} is of what --deadline measures; give --deadline too.`)
+  }
   const checks: Check[] = [checkNode()]
   const addon = checkAddon(checks)
   const system = addon === undefined ? undefined : checkSystem(addon, checks)

@@ -123,7 +123,7 @@ function program(): Command {
   root
     .command('adapt')
     .description('train a model on a domain, with its own questions and answers')
-    .requiredOption('-m, --model <dir>', 'model folder to start from')
+    .requiredOption('-m, --model <dir>', 'model folder to start from, or org/name of the hub')
     .requiredOption(
       '--data <file>',
       'DriveLM file, a question a line, InternVL meta file or list; may be repeated',
@@ -210,6 +210,7 @@ function program(): Command {
       ]),
     )
     .option('--plan', 'say what the run would take, and train nothing')
+    .option('--yes', 'fetch a model that is given by name without asking')
     .option('--finish', 'end a run that was stopped: write what it had learned to <dir>, without another update')
     .option('--json', 'print one JSON object')
     .action(async (flags) => (await import('./adapt.ts')).adapt(flags))
@@ -274,7 +275,10 @@ function program(): Command {
     .description("ask about moments of a robot's log, and write the answers as a log beside it")
     .argument('<log...>', 'as for drivlm log')
     .requiredOption('--out <file>', 'MCAP with the answers')
-    .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
+    .option(
+      '-m, --model <dir>',
+      'model folder as downloaded, or org/name of the hub (default: the bundled street-tiny)',
+    )
     .option('--ask <question>', 'may be given several times', list)
     .option('--questions <file>', 'a question a line')
     .option(
@@ -312,7 +316,10 @@ function program(): Command {
     .command('watch')
     .description("ask about what a robot's cameras see now, until Ctrl-C")
     .argument('<url>', "server of Foxglove's WebSocket protocol, such as ws://robot:8765")
-    .option('-m, --model <dir>', 'model folder as downloaded (default: the bundled street-tiny)')
+    .option(
+      '-m, --model <dir>',
+      'model folder as downloaded, or org/name of the hub (default: the bundled street-tiny)',
+    )
     .option('--ask <question>', 'may be given several times', list)
     .option('--questions <file>', 'a question a line')
     .option('--locate <what>', 'find it, and give its boxes; a whole sentence is asked as it is', list)
@@ -337,7 +344,7 @@ function program(): Command {
       'measure too, and propose the format or tile budget with which answers are there in time',
       decimal,
     )
-    .option('-m, --model <dir>', 'what to measure (default: the bundled street-tiny)')
+    .option('-m, --model <dir>', 'what --deadline measures (default: the bundled street-tiny)')
     .option('--device <name>', 'auto, cpu, cuda or cuda:N')
     .option('--max-new-tokens <n>', 'tokens of an answer', integer(1), 32)
     .option('--yes', 'fetch a model that is given by name without asking')

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -76,6 +76,31 @@ describe('drivlm adapt', () => {
     expect(JSON.parse(readFileSync(join(out, 'adapt.json'), 'utf8')).steps).toHaveLength(3)
     const again = await drivlm(flags)
     expect(again.code).toBe(0)
+
+    // What is refused leaves the report as it is.
+    const report = readFileSync(join(`${out}.run`, 'report.html'), 'utf8')
+    const [faster, fewer] = await Promise.all([
+      drivlm([...flags, '--learning-rate', '2e-4']),
+      drivlm([...flags, '--validate-limit', '3']),
+    ])
+    expect(faster).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/is not empty, and holds no result of this run/),
+    })
+    expect(fewer).toMatchObject({ code: 1, stderr: expect.stringMatching(/scores of other domain questions: .*limit/) })
+    expect(readFileSync(join(`${out}.run`, 'report.html'), 'utf8')).toBe(report)
+  })
+
+  it('takes a model by its name, from the cache', async () => {
+    const commit = '0123456789abcdef0123456789abcdef01234567'
+    const repository = join(dir, 'hub', 'models--org--tiny')
+    mkdirSync(join(repository, 'refs'), { recursive: true })
+    mkdirSync(join(repository, 'snapshots'))
+    writeFileSync(join(repository, 'refs', 'main'), commit)
+    cpSync('models/street-tiny', join(repository, 'snapshots', commit), { recursive: true })
+    const env = { HF_HUB_CACHE: join(dir, 'hub'), HF_HUB_OFFLINE: '1' }
+    const { code, stderr } = await drivlm(['adapt', '-m', 'org/tiny', '--data', night, '--plan'], { env })
+    expect({ code, stderr: code === 0 ? '' : stderr }).toEqual({ code: 0, stderr: '' })
   })
 
   it.each([

@@ -352,6 +352,11 @@ describe('drivlm doctor', () => {
     expect(proposal).toEqual({ fastest: expect.objectContaining({ tiles: expect.any(Number) }) })
   })
 
+  it('ignores no flag of what it does not measure', async () => {
+    const { code, stderr } = await drivlm(['doctor', '-m', 'models/street-tiny'])
+    expect({ code, stderr }).toMatchObject({ code: 1, stderr: expect.stringMatching(/--model is of what --deadline/) })
+  })
+
   it('says which setting is wrong', async () => {
     const { code, stdout } = await drivlm(['doctor'], { env: { DRIVLM_CPU: 'z80' } })
     expect(code).toBe(1)

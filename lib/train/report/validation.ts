@@ -22,6 +22,8 @@ export interface Validation {
   kinds: { name: string; exact: number | null; lenient: number | null; count: number }[]
   /** Of all so far in this set; the last one that was is the checkpoint that is kept. */
   best: boolean
+  /** Digest of what was asked: question file, limit, coordinates. Absent in logs of earlier versions. */
+  asked?: string
   /** The first few moments, for the report. Absent in logs of earlier versions. */
   moments?: readonly ShownMoment[]
 }
