@@ -161,7 +161,7 @@ export async function loadDomain(nameOrFile: string): Promise<Domain> {
   try {
     const bytes = await readFile(nameOrFile)
     if (bytes.length > maxDomainBytes) throw new Error(`${bytes.length} bytes are no domain`)
-    json = JSON.parse(bytes.toString('utf8'))
+    json = JSON.parse(bytes.toString('utf8').replace(/^\ufeff/, ''))
   } catch (error) {
     throw new ModelError('BAD_DATA', `${nameOrFile}: cannot be read as a domain: ${(error as Error).message}.`, {
       cause: error,

@@ -85,7 +85,7 @@ export async function writeCheckpointFolder(
 
 /** The text as it is, unless the tower's drop path is on: it is of training alone. */
 function withoutDropPath(text: string): string {
-  const config = JSON.parse(text) as { vision_config?: { drop_path_rate?: unknown } }
+  const config = JSON.parse(text.replace(/^\ufeff/, '')) as { vision_config?: { drop_path_rate?: unknown } }
   if (!config.vision_config?.drop_path_rate) return text
   config.vision_config.drop_path_rate = 0
   return `${JSON.stringify(config, null, 2)}\n`

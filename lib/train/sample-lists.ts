@@ -68,6 +68,8 @@ export async function expectStamp(file: string, stamp: string): Promise<void> {
 }
 
 const maxMetaBytes = 16 << 20
+/** What some editors put in front of a file, and JSON.parse refuses. */
+const byteOrderMark = /^\ufeff/
 const maxLineBytes = 16 << 20
 const maxPictures = 256
 
@@ -98,7 +100,7 @@ export async function readMeta(file: string): Promise<ListEntry[]> {
     const bytes = await readFile(file)
     if (bytes.length > maxMetaBytes)
       throw bad(`${file}: ${bytes.length} bytes are no meta file; pass a list of samples as such.`)
-    text = bytes.toString('utf8')
+    text = bytes.toString('utf8').replace(byteOrderMark, '')
   } catch (error) {
     if (error instanceof ModelError) throw error
     throw bad(`${file}: cannot be read (${(error as NodeJS.ErrnoException).code}).`, error)
@@ -257,7 +259,7 @@ async function indexLines(file: FileHandle, name: string): Promise<LineIndex> {
 export function parseSample(line: string, where: string, root: string): ListedSample {
   let json: unknown
   try {
-    json = JSON.parse(line)
+    json = JSON.parse(line.replace(byteOrderMark, ''))
   } catch (error) {
     throw bad(`${where}: expected JSON: ${(error as Error).message}.`, error)
   }

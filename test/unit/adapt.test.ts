@@ -166,7 +166,7 @@ describe('the folder that a run makes', () => {
     cpSync(start, copy, { recursive: true })
     const config = JSON.parse(readFileSync(join(copy, 'config.json'), 'utf8'))
     config.vision_config.drop_path_rate = 0.1
-    writeFileSync(join(copy, 'config.json'), JSON.stringify(config))
+    writeFileSync(join(copy, 'config.json'), `\ufeff${JSON.stringify(config)}`) // with a byte order mark, as it may be loaded
     for (const name of ['drivlm-int8.cache', 'pytorch_model.bin']) writeFileSync(join(copy, name), 'stale')
     await adapt(copy, options('dropped')).folder
     expect(JSON.parse(readFileSync(join(dir, 'dropped', 'config.json'), 'utf8'))).toEqual({

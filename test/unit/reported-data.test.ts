@@ -321,6 +321,14 @@ describe('frames with more than needed, or less', () => {
     expect([Object.keys(one!.views), Object.keys(two!.views)]).toEqual([six, ['CAM_FRONT']])
     expect(parts).toEqual(['a picture of LIDAR_TOP', 'views.LIDAR_TOP'])
   })
+
+  test("views are of cameras or the one picture 'image', which would hide the others", async () => {
+    const views = { image: 'a.png', CAM_FRONT: 'b.png' }
+    await expect(moments(file([{ id: 'a', views, question: 'How?' }]))).rejects.toMatchObject({
+      code: 'BAD_DATA',
+      message: expect.stringMatching(/pictures of cameras and the one picture 'image'/),
+    })
+  })
 })
 
 describe('other forms of question files', () => {

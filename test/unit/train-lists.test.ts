@@ -117,6 +117,14 @@ describe('lists', () => {
     await list.close()
   })
 
+  test('a byte order mark in front of a list or a meta file is none of it', async () => {
+    const list = await SampleList.open(entry(write('marked.jsonl', `\ufeff${line('a')}\r\n${line('b')}\r\n`)))
+    expect((await Promise.all([list.read(0), list.read(1)])).map(({ id }) => id)).toEqual(['a', 'b'])
+    await list.close()
+    const meta = { a: { root: '.', annotation: 'marked.jsonl', data_augment: false, repeat_time: 1 } }
+    expect(await readMeta(write('marked.json', `\ufeff${JSON.stringify(meta)}`))).toHaveLength(1)
+  })
+
   test('repeat_time takes the first lines of a fraction, and whole repeats of more', async () => {
     const file = write('r.jsonl', ['a', 'b', 'c', 'd'].map((id) => line(id)).join('\n'))
     const zeros = new Uint32Array(4)

@@ -182,6 +182,9 @@ function parseViews(views: unknown, place: Place, options: ReadOptions, what = '
   if (known.length === 0) {
     throw badData(place, `unknown camera ${show(entries[0]![0])} in ${what}; known are ${cameras.join(', ')}.`)
   }
+  if (known.length > 1 && known.some(([camera]) => camera === 'image')) {
+    throw badData(place, `${what} has pictures of cameras and the one picture 'image'; which of them is it about?`)
+  }
   for (const [camera, path] of entries) {
     if (!known.some(([name]) => name === camera)) leaveOut(options, `${what}.${camera}`, place)
     else text(path, `${what}.${camera}`, place)
