@@ -3,6 +3,7 @@ import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import sharp from 'sharp'
 import { ModelError } from '../errors.ts'
+import { cannotWrite } from '../whole-file.ts'
 import type { Domain, QuestionType } from './domain.ts'
 import { drawScene, type StreetOptions, type StreetScene } from './scene.ts'
 import { isVehicle } from './world.ts'
@@ -75,13 +76,14 @@ export async function writeStreet(domain: Domain, options: StreetDatasetOptions)
       const number = String(i).padStart(Math.max(2, digits), '0')
       const scene = drawScene(seed + i, domain, options)
       frames[`scene-${number}`] = frameOf(scene, number)
-      await Promise.all(
-        scene.views.map(({ data, width, height }, view) =>
-          sharp(data, { raw: { width, height, channels: 3 } })
-            .png({ compressionLevel: 9, adaptiveFiltering: true })
-            .toFile(path.join(partial, pictureOf(domain, view, number))),
-        ),
+      const written = await Promise.allSettled(
+        scene.views.map(async ({ data, width, height }, view) => {
+          const picture = sharp(data, { raw: { width, height, channels: 3 } })
+          const file = await picture.png({ compressionLevel: 9, adaptiveFiltering: true }).toBuffer()
+          await writeFile(path.join(partial, pictureOf(domain, view, number)), file)
+        }),
       )
+      for (const one of written) if (one.status === 'rejected') throw one.reason // nobody writes any more
       dataset.questions += scene.questions.length
       for (const { type } of scene.questions) dataset.types[type] = (dataset.types[type] ?? 0) + 1
       onProgress?.(i + 1)
@@ -91,10 +93,7 @@ export async function writeStreet(domain: Domain, options: StreetDatasetOptions)
     return dataset
   } catch (error) {
     await rm(partial, { recursive: true, force: true }).catch(() => undefined)
-    if (error instanceof ModelError) throw error
-    throw new ModelError('BAD_DATA', `${out}: the pictures could not be written: ${(error as Error).message}.`, {
-      cause: error,
-    })
+    throw cannotWrite(out, error)
   }
 }
 

@@ -1,5 +1,14 @@
 /** Drawn worlds: the same for a seed, what domains change, and that the pictures of the validation set come out byte for byte. */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import sharp from 'sharp'
@@ -265,5 +274,17 @@ describe('a folder of moments', () => {
     await expect(writeStreet(dayCity, { scenes: 1, seed: 0, out: join(dir, 'file', 'below') })).rejects.toMatchObject({
       code: expect.stringMatching(/BAD_/),
     })
+  })
+
+  test.skipIf(!existsSync('/dev/full'))('says that the disk is full, and leaves nothing', async () => {
+    const out = join(dir, 'no-room')
+    const folder = join(`${out}.partial-${process.pid}`, 'images', dayCity.views[2]!.name)
+    mkdirSync(folder, { recursive: true })
+    symlinkSync('/dev/full', join(folder, 'scene-00.png'))
+    await expect(writeStreet(dayCity, { scenes: 1, seed: 0, out })).rejects.toMatchObject({
+      code: 'BAD_DATA',
+      message: expect.stringMatching(/no-room: cannot be written: ENOSPC.* Make room there/),
+    })
+    expect(readdirSync(dir).filter((name) => name.includes('partial'))).toEqual([])
   })
 })
