@@ -46,6 +46,8 @@ export function checkAddress(url: unknown): URL {
 
 export class Connection {
   readonly #url: URL
+  /** As it is said: without a password. */
+  readonly #place: string
   readonly #protocols: string[]
   readonly #events: ConnectionEvents
   readonly #times: ConnectionTimes
@@ -57,6 +59,7 @@ export class Connection {
 
   constructor(url: URL, protocols: string[], events: ConnectionEvents, times: Partial<ConnectionTimes> = {}) {
     this.#url = url
+    this.#place = placeOf(url)
     this.#protocols = protocols
     this.#events = events
     this.#times = { ...connectionTimes, ...times }
@@ -77,7 +80,7 @@ export class Connection {
     let failure = ''
     socket.on('open', () => {
       const protocol = socket.protocol === '' ? '' : ` (${visible(socket.protocol, 40)})`
-      this.#events.onStatus(`Connected to ${this.#url.href}${protocol}.`)
+      this.#events.onStatus(`Connected to ${this.#place}${protocol}.`)
       const send = (message: object) => socket.send(JSON.stringify(message), () => undefined)
       this.#guard(() => this.#events.onOpen(send, socket.protocol))
       this.#watchSilence(socket)
@@ -109,7 +112,7 @@ export class Connection {
   #again(why: string): void {
     const waitMs = this.#backOffMs
     this.#backOffMs = Math.min(2 * waitMs, this.#times.mostBackOffMs)
-    this.#events.onStatus(`Not connected to ${this.#url.href}: ${why}; next try in ${waitMs / 1000} s.`)
+    this.#events.onStatus(`Not connected to ${this.#place}: ${why}; next try in ${waitMs / 1000} s.`)
     this.#timer = setTimeout(() => void this.start(), waitMs)
   }
 
@@ -135,6 +138,13 @@ export class Connection {
       this.#events.onWarning(`A message of the server was left out: ${visible((error as Error).message)}.`)
     }
   }
+}
+
+function placeOf(url: URL): string {
+  const shown = new URL(url)
+  shown.username = ''
+  shown.password = ''
+  return shown.href
 }
 
 function adviceOf(error: NodeJS.ErrnoException): string {

@@ -98,6 +98,12 @@ export class RosbridgeInput implements LiveInput {
       }
     }
     for (const [camera, { key, channel }] of wanted) this.#subscribe(camera, channel.topic, key, cameras)
+    this.#lookLater()
+  }
+
+  /** One look at a time, however often a server answers. */
+  #lookLater(): void {
+    clearTimeout(this.#timer)
     this.#timer = setTimeout(() => this.#look(), lookAgainMs)
   }
 
@@ -105,7 +111,7 @@ export class RosbridgeInput implements LiveInput {
   #onNoTopics(cameras: LiveCameras): void {
     if (this.#map === undefined) {
       cameras.warn('The server cannot say what topics it has; start rosapi beside it, or give a topic for each camera.')
-      this.#timer = setTimeout(() => this.#look(), lookAgainMs)
+      this.#lookLater()
       return
     }
     for (const [camera, topic] of Object.entries(this.#map)) this.#subscribe(camera, topic, undefined, cameras)

@@ -55,7 +55,7 @@ export interface Moment {
   skew: bigint
   /** Cameras without a picture. */
   missing: readonly string[]
-  /** Reads the pictures: the bytes of files, or RGB. */
+  /** Reads the pictures: the bytes of files, or RGB. A signal that is aborted ends it with `ABORTED`. */
   views: (signal?: AbortSignal) => Promise<Record<string, PictureSource>>
   /** Reads one camera's message as it was published. */
   message: (camera: string) => Promise<PictureMessage>
@@ -270,8 +270,10 @@ function momentOf(
   const published = async (camera: string) => log.published(cameras[camera]!, entryOf(camera))
   const views = async (signal?: AbortSignal): Promise<Record<string, PictureSource>> => {
     const found: Record<string, PictureSource> = {}
-    for (const camera of entries.keys())
+    for (const camera of entries.keys()) {
+      throwIfAborted(signal)
       found[camera] = await log.source(await message(camera), `${camera} (${cameras[camera]})`, signal)
+    }
     return found
   }
   return { stamp, stamps, skew: skewOf(Object.values(stamps)), missing, views, message, published }

@@ -5,6 +5,7 @@
  */
 import { spawn } from 'node:child_process'
 import { ModelError } from '../errors.ts'
+import { throwIfAborted } from '../options.ts'
 import { maxPixels, type RawPicture } from '../views/decode.ts'
 import { badLog, visible } from './files.ts'
 import type { PictureMessage } from './picture.ts'
@@ -167,13 +168,14 @@ export async function decodeKeyFrame(
   name: string,
   { signal, timeoutMs = 30_000 }: { signal?: AbortSignal | undefined; timeoutMs?: number } = {},
 ): Promise<RawPicture> {
+  throwIfAborted(signal)
   const input = codec === 'vp9' || codec === 'av1' ? ivf(codec, data) : data
   const form = { h264: 'h264', h265: 'hevc', vp9: 'ivf', av1: 'ivf' }[codec]
   const from = ['-protocol_whitelist', 'pipe', '-f', form, '-i', 'pipe:0']
   const to = ['-frames:v', '1', '-pix_fmt', 'rgb24', '-c:v', 'ppm', '-f', 'image2pipe', 'pipe:1']
   const args = ['-hide_banner', '-loglevel', 'error', '-nostdin', ...from, ...to]
   const { output, problem } = await run(program, args, input, { most: 3 * maxPixels + 64, timeoutMs, signal })
-  signal?.throwIfAborted()
+  throwIfAborted(signal)
   const picture = problem === undefined ? ppmOf(output) : undefined
   if (picture !== undefined) return picture
   throw badLog(

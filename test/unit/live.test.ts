@@ -153,6 +153,20 @@ describe("Foxglove's protocol", () => {
     expect(statuses.some((text) => /going away; next try in 0.001 s/.test(text))).toBe(true)
   })
 
+  test('a password in the address is not said', async () => {
+    const statuses: string[] = []
+    const robot = new FoxgloveRobot()
+    ends.push(() => robot.close())
+    const url = (await robot.url()).replace('ws://', 'ws://me:secret@')
+    const source = live.fromFoxglove(url, { onStatus: (text) => statuses.push(text) })
+    ends.push(() => source.return())
+    void source.next()
+    await robot.until(() => robot.sockets.clients.size === 1)
+    while (statuses.length === 0) await new Promise(setImmediate)
+    expect(statuses[0]).toMatch(/^Connected to ws:\/\/127\.0\.0\.1:\d+\/ /)
+    await source.return()
+  })
+
   test('a robot that is out of reach is given up', async () => {
     const robot = new FoxgloveRobot()
     ends.push(() => robot.close())

@@ -1,6 +1,6 @@
 /** Compressed video of logs: which frames are key frames, and an ffmpeg of the caller's, by programs that stand in for it. */
 import { spawnSync } from 'node:child_process'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
@@ -98,7 +98,13 @@ describe('a log of video', () => {
       signal: controller.signal,
     })
     controller.abort()
-    await expect(decoding).rejects.toThrow(/abort/i)
+    await expect(decoding).rejects.toMatchObject({ code: 'ABORTED' })
+    const started = path.join(dir, 'started')
+    const late = decodeKeyFrame(program('late', `touch ${started}`), 'h264', Buffer.alloc(9), 'front', {
+      signal: controller.signal,
+    })
+    await expect(late).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(existsSync(started)).toBe(false)
   })
 
   it('needs a program that is there and runs', async () => {
