@@ -27,15 +27,18 @@ struct ColumnCopies<std::integer_sequence<int, kLess...>> {
   static constexpr void (*for_rows[])(uint32_t*, const float*, int64_t, int64_t) = {copy_columns<kLess + 1>...};
 };
 
-// As pack_x, of x by columns.
+// As pack_x, of x by columns: its values [from, to) along k, `from` a multiple of 2.
 template <class Dot>
-void pack_x_columns(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows) {
+void pack_x_columns(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows, int64_t from, int64_t to) {
   const float* in = static_cast<const float*>(job.x) + row;
   if constexpr (!Dot::kPairs) {
-    ColumnCopies<std::make_integer_sequence<int, kTileRows>>::for_rows[rows - 1](out, in, job.x_stride, job.k);
+    ColumnCopies<std::make_integer_sequence<int, kTileRows>>::for_rows[rows - 1](
+        out + from * rows, in + from * job.x_stride, job.x_stride, to - from);
+    if (to < job.k) return;
     for (int64_t i = job.k * rows; i % (Dot::kWords * rows) != 0; ++i) out[i] = 0;
   } else {
-    for (int64_t p = 0; p < job.k; p += 2, out += rows) {
+    out += from / 2 * rows;
+    for (int64_t p = from; p < to; p += 2, out += rows) {
       const float* low = in + p * job.x_stride;
       const U words = paired(low, p + 1 < job.k ? low + job.x_stride : nullptr, rows);
       store_first(reinterpret_cast<float*>(out), reinterpret_cast<F>(words), rows);
@@ -46,7 +49,6 @@ void pack_x_columns(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows
 // Rows [row, row + rows) of x as [word][rows], for weights in bf16 (also those expanded to it) or f32.
 template <class Dot>
 void pack_x(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows) {
-  if (job.x_by_columns) return pack_x_columns<Dot>(out, job, row, rows);
   const int64_t element = job.x_f32 ? 4 : 2;
   const char* in = row_of_x(job, row);
   const int64_t stride = job.x_stride * element, bytes = job.k * element;
@@ -64,6 +66,27 @@ void pack_x(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows) {
   // An odd k leaves half of the last unit's words unwritten where words are single values.
   for (int64_t i = job.k; !Dot::kPairs && i % Dot::kWords != 0; ++i) {
     for (int64_t r = 0; r < rows; ++r) out[i * rows + r] = 0;
+  }
+}
+
+// Every tile of rows [row0, row0 + rows), `words` along k. By columns a value of k is a line or two for a tile, far from the next, and the tile beside it reads on in
+// the same lines: all tiles take a few values of k, whose lines stay in L1, before any takes more, and the lines of those are fetched.
+template <class Dot>
+void pack_share(uint32_t* x, const GemmJob& job, int64_t row0, int64_t rows, int64_t tiles, int64_t words) {
+  constexpr int64_t kTogether = 8;  // lines a page apart are of one set of L1, which has 8 ways or more
+  const int64_t each = job.x_by_columns ? kTogether : job.k;
+  for (int64_t from = 0; from < job.k; from += each) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+      uint32_t* out = x + first * words;
+      if (!job.x_by_columns) {
+        pack_x<Dot>(out, job, row0 + first, height);
+        continue;
+      }
+      const float* ahead = static_cast<const float*>(job.x) + (from + each) * job.x_stride + row0 + first;
+      for (int64_t i = 0; i < each; ++i) __builtin_prefetch(ahead + i * job.x_stride);
+      pack_x_columns<Dot>(out, job, row0 + first, height, from, min_of(from + each, job.k));
+    }
   }
 }
 
@@ -113,10 +136,7 @@ template <class Dot>
 void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, uint32_t* x) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(job.kind, job.k), words = units * Dot::kWords;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
-    pack_x<Dot>(x + first * words, job, row0 + first, last - first);
-  }
+  pack_share<Dot>(x, job, row0, rows, tiles, words);
   // Whole panels of training's products go where they belong from the registers.
   if constexpr (!std::is_void_v<Near<Dot>>) {
     if (stores_sums(job)) {
@@ -163,10 +183,7 @@ void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
   const int64_t units = cpu::unit_count(kExpanded, job.k), words = units * Expanded::kWords;
   uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
   char* expanded = scratch + packed_x_bytes(rows, job.k);
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
-    pack_x<Expanded>(x + first * words, job, row0 + first, last - first);
-  }
+  pack_share<Expanded>(x, job, row0, rows, tiles, words);
   over_panels(
       job, row0, rows, tiles, panel0, panel1, units,
       [&](const char* w) {
