@@ -1,10 +1,11 @@
 /** `drivlm annotate`: questions about the moments of a robot's log, and a log of answers to be opened beside it. */
 import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
 import { bundledModel, loadModel } from '../load-model.ts'
-import { type AnsweredMoment, AnswerLog, jsonTimeOf, type MomentAnswer } from '../logs/answers.ts'
+import { type AnsweredMoment, AnswerLog, jsonTimeOf, type MomentAnswer, readAnswers } from '../logs/answers.ts'
 import { visible } from '../logs/files.ts'
 import {
   type Log,
@@ -83,7 +84,7 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
   for (const file of [`${flags.out}.journal`, flags.jsonl ?? '-']) if (file !== '-') await checkWritable(file)
   const name = flags.model === undefined ? 'street-tiny' : path.basename(path.resolve(flags.model))
   const folder = path.resolve((await modelFolder(flags.model, flags.yes)) ?? bundledModel)
-  const { maxNewTokens, precision, weights, activations, kvCache, maxContext } = flags
+  const { maxNewTokens, precision = 'bf16', weights = 'bf16', activations, kvCache = 'bf16', maxContext } = flags
   // All that answers depend on; the pictures are told apart by their times.
   const settings = {
     files: log.files.map((file) => path.basename(file)),
@@ -94,33 +95,43 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
     ffmpeg: flags.ffmpeg !== undefined,
     withImages: flags.withImages,
     questions,
-    model: await modelIdentity(await readCheckpoint(folder)),
+    // Its folder may be called otherwise on another machine.
+    model: (await modelIdentity(await readCheckpoint(folder))).replace(/^.*@/s, ''),
     generation: { maxNewTokens, precision, weights, activations, kvCache, maxContext },
-    shard: flags.shard,
   }
   const digest = createHash('sha256').update(JSON.stringify(settings, textOfStamps))
   for (const { stamps } of moments) digest.update(`${Object.values(stamps).join()}\n`)
-  const out = await AnswerLog.create(flags.out, { settings: digest.digest('hex') }, { resume: flags.resume === true })
+  const id = digest.digest('hex')
   const mine = shareOf(moments, flags.shard)
-  let complete = false
+  const complete = flags.resume ? await completeLines(flags.out, id, mine) : undefined
+  if (complete !== undefined) {
+    // Whoever starts it again, a job's controller for instance, has what was wanted.
+    await tell(log, complete, flags)
+    return
+  }
+  const out = await AnswerLog.create(flags.out, { settings: id, shard: flags.shard }, { resume: flags.resume === true })
+  let done = false
   let failure: unknown
   try {
     if (mine.some(({ index }) => !out.has(index))) {
       const model = await withProgress(`Loading ${name}`, () => loadModel(folder, optionsFrom(loadOptions, flags)))
       try {
         noteCache(model)
-        await answerAll(model, name, mine, moments.length, questions, cameras, out, flags, signal)
+        await answerAll(model, { name, run: id, count: moments.length }, mine, questions, cameras, out, flags, signal)
       } finally {
         await model.dispose()
       }
     }
-    complete = true
+    done = true
   } catch (error) {
     if (!signal.aborted) failure = error
   }
   const { lines } = out
   try {
-    await out.close({ complete, images: flags.withImages ? ({ moment }) => imagesOf(moments[moment]) : undefined })
+    await out.close({
+      complete: done,
+      images: flags.withImages ? ({ moment }) => imagesOf(moments[moment]) : undefined,
+    })
   } catch (error) {
     failure ??= error // what went wrong first says more
   }
@@ -131,21 +142,38 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
       )
     throw failure
   }
+  await tell(log, lines, flags)
+  if (!done) process.exitCode = 130
+}
+
+/** The lines of a file that has all moments of this very run; undefined if there is none, or if it is of another. */
+async function completeLines(
+  file: string,
+  run: string,
+  mine: readonly Moment[],
+): Promise<readonly AnsweredMoment[] | undefined> {
+  if (existsSync(`${file}.journal`) || !existsSync(file)) return undefined
+  const lines = await readAnswers(file).catch(() => [])
+  const whole =
+    lines.length === mine.length && lines.every((line, i) => line.run === run && line.moment === mine[i]!.index)
+  return whole && lines.length > 0 ? lines : undefined
+}
+
+/** What was answered, as JSON where that is wanted, and in words. */
+async function tell(log: Log, lines: readonly AnsweredMoment[], flags: AnnotateFlags): Promise<void> {
   if (flags.jsonl !== undefined) {
     const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('')
     if (flags.jsonl === '-') process.stdout.write(text)
     else await writeWhole(flags.jsonl, text)
   }
   summarise(log, lines, flags)
-  if (!complete) process.exitCode = 130
-  else if (mine.length > 0 && lines.every(({ answers }) => answers.length === 0)) process.exitCode = 1
+  if (lines.length > 0 && lines.every(({ answers }) => answers.length === 0)) process.exitCode = 1
 }
 
 async function answerAll(
   model: Model,
-  name: string,
+  { name, run, count }: { name: string; run: string; count: number },
   mine: readonly Moment[],
-  count: number,
   questions: readonly Wanted[],
   cameras: Readonly<Record<string, string>>,
   out: AnswerLog,
@@ -174,6 +202,7 @@ async function answerAll(
         moment: moment.index,
         moments: count,
         model: name,
+        run,
         timestamp: jsonTimeOf(moment.stamp),
         cameras: Object.fromEntries(
           Object.entries(moment.stamps).map(([camera, stamp]) => [

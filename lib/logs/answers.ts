@@ -41,6 +41,8 @@ export interface AnsweredMoment {
   moments: number
   /** What the run tells its model apart by. */
   model: string
+  /** Digest of all that the answers depend on: the same in all parts of a run. Files of a caller's own may lack it. */
+  run?: string
   /** Time of the reference camera's picture. */
   timestamp: JsonTime
   /** Topic and time of each camera's picture. */
@@ -433,6 +435,7 @@ export async function mergeAnswers(
           const found = `${line.moments} moments by ${visible(line.model)}`
           throw otherRun(name, `${found}, not ${first.moments} by ${visible(first.model)}`)
         }
+        if (line.run !== first.run) throw otherRun(name, 'its log, model, questions or settings are not the same')
         if (line.skipped === undefined) {
           asked ??= line
           if (questionsOf(line) !== questionsOf(asked)) throw otherRun(name, 'it was asked other questions')
@@ -521,6 +524,7 @@ export const answerSchemas: Readonly<Record<string, object>> = {
     moment: integer,
     moments: integer,
     model: text,
+    run: text,
     timestamp: time,
     cameras: camerasSeen,
     answers: list(object(answerFields)),

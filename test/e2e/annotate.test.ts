@@ -236,10 +236,17 @@ describe('a run that is stopped', () => {
       code: 1,
       stderr: expect.stringMatching(/another log, model/),
     })
-    expect(await annotate('whole.mcap', ['--resume'])).toMatchObject({
+    expect(await annotate('whole.mcap', ['--resume', '--max-new-tokens', '3'])).toMatchObject({
       code: 1,
       stderr: expect.stringMatching(/is complete/),
     })
+  })
+
+  it('is there already where it is complete: a job that is started again has what it wants', async () => {
+    const again = await annotate('whole.mcap', ['--resume', '--jsonl', '-'])
+    expect(again).toMatchObject({ code: 0, stderr: expect.stringMatching(/27 answers about 9 moments are in/) })
+    expect(again.stdout.trim().split('\n')).toHaveLength(count)
+    expect(readFileSync(at('whole.mcap')).equals(whole)).toBe(true)
   })
 
   it('goes on with no other log of the same name, and no other precision', async () => {

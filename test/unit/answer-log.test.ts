@@ -151,5 +151,10 @@ it('merges shards that had no moment, and refuses those of other questions', asy
     code: 'BAD_DATA',
     message: expect.stringMatching(/other\.mcap is of another run: it was asked other questions/),
   })
+  const elsewhere = await finished('elsewhere', [moment(2, { ...asked('A?'), run: 'another log' })])
+  await expect(mergeAnswers([first, elsewhere], out)).rejects.toMatchObject({
+    code: 'BAD_DATA',
+    message: expect.stringMatching(/elsewhere\.mcap is of another run: its log, model, questions or settings/),
+  })
   await expect(mergeAnswers([none], out)).rejects.toMatchObject({ code: 'BAD_DATA' })
 })
