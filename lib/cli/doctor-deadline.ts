@@ -1,6 +1,5 @@
 /** `drivlm doctor --deadline`: what to choose so that an answer about six cameras is there in time on this machine, from measured runs. */
 import path from 'node:path'
-import sharp from 'sharp'
 import { loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
 import { packageRoot } from '../native.ts'
@@ -137,6 +136,7 @@ export function propose(measured: readonly Measured[], deadline: number): Propos
 
 /** Three moments of six JPEG files of nuScenes' size. */
 async function pictures(): Promise<NamedViews[]> {
+  const { default: sharp } = await import('sharp')
   const moment = async (name: string): Promise<NamedViews> => {
     const files = cameras.map(async (camera) => {
       const file = path.join(packageRoot, 'models', 'street-tiny', 'moments', name, `${camera}.png`)

@@ -1,6 +1,5 @@
 /** A robot's log: its topics, what is damaged, and its pictures. */
 import { rm } from 'node:fs/promises'
-import sharp from 'sharp'
 import { ModelError } from '../errors.ts'
 import { untilAborted } from '../job.ts'
 import { describeValue } from '../messages.ts'
@@ -375,6 +374,7 @@ export class Log {
     // image_transport of noetic and foxy leaves the second part without an encoding.
     if (/^bayer_\w+; jpeg compressed ?$/.test(format))
       state.note = 'its files have the mosaic of the sensor, seen in grey'
+    const { default: sharp } = await import('sharp')
     try {
       const size = await sharp(data, { limitInputPixels: false }).metadata()
       state.width = size.width

@@ -1,5 +1,4 @@
 /** Augmentation as the published training has it: tiles lose what JPEG loses (spec/adaptation.md, section 2). */
-import sharp from 'sharp'
 import type { Random } from './random.ts'
 
 const [lowest, highest] = [75, 100]
@@ -11,6 +10,7 @@ const [lowest, highest] = [75, 100]
  * @param random - Gives a quality a tile.
  */
 export async function recompressTiles(tiles: Uint8Array, size: number, random: Random): Promise<void> {
+  const { default: sharp } = await import('sharp')
   const bytes = size * size * 3
   const raw = { width: size, height: size, channels: 3 as const }
   for (let at = 0; at < tiles.length; at += bytes) {

@@ -1,6 +1,5 @@
 /** Pictures of training data, looked at once: whether they are there, are pictures, and are large enough to show something. */
 import { stat } from 'node:fs/promises'
-import sharp from 'sharp'
 import { decodePicture, maxEdge, maxPixels } from '../views/decode.ts'
 import { stampOf } from './sample-lists.ts'
 
@@ -64,6 +63,7 @@ async function look(file: string, check: PictureCheck): Promise<PictureSize | Pi
 }
 
 async function headerOf(file: string): Promise<{ width: number; height: number }> {
+  const { default: sharp } = await import('sharp')
   const header = await sharp(file, { limitInputPixels: false }).metadata()
   // The orientation of a TIFF file turns it.
   return header.format === 'tiff' ? decodePicture(file, 'picture') : header
