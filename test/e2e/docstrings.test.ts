@@ -45,16 +45,18 @@ const exported = Object.entries(
 const prelude = `
 ${exported.map((name, i) => `import * as entry${i} from '${name}'`).join('\n')}
 Object.assign(globalThis, ${exported.map((_, i) => `entry${i}`).join(', ')})
+const text = (await import('node:fs')).readFileSync(process.argv[1], 'utf8')
+const names = (name) => new RegExp('\\\\b' + name + '\\\\b').test(text)
 const views = Object.fromEntries(${JSON.stringify(cameras)}.map((camera) => [camera, 'moment/' + camera + '.png']))
-const model = await entry0.loadModel()
-const scene = await model.see(views)
+const model = names('model') || names('scene') ? await entry0.loadModel() : undefined
+const scene = names('scene') ? await model.see(views) : undefined
 const judge = async (question, answer, reference) => (answer === reference ? 100 : 0)
 const questions = ['How many cars are in CAM_BACK?', 'What is the weather like?']
 const moments = []
 for await (const moment of readMoments('val.json')) moments.push(moment)
 const predictions = new Map([[moments[0].questions[0].id, 'Two.']])
 const { buildReport } = await import('${packageRoot}/dist/evaluate/report/build.js')
-const report = buildReport({ model: 'tiny', data: 'val.json', moments, answers: predictions })
+const report = names('report') ? buildReport({ model: 'tiny', data: 'val.json', moments, answers: predictions }) : undefined
 Object.assign(globalThis, {
   views, model, scene, judge, questions, predictions, report, frame: 'front.jpg', lines: ['', ''], images: '.', data: 'val.json',
 })
