@@ -24,13 +24,13 @@ const outputs = [
 
 let dir: string
 let runs = 0
-/** One whole run over the first 240 questions, to compare others with. */
+/** One whole run over the first 120 questions, to compare others with. */
 let whole: string
 
 beforeAll(async () => {
   dir = mkdtempSync(path.join(os.tmpdir(), 'drivlm-eval-'))
   whole = path.join(dir, 'whole')
-  const { code, stderr } = await ask(whole, '--limit', '240')
+  const { code, stderr } = await ask(whole, '--limit', '120')
   expect({ code, stderr: stderr.replace(/^(Asking|Writing) .*\n/gm, '') }).toEqual({ code: 0, stderr: '' })
 }, 120_000)
 
@@ -82,7 +82,7 @@ describe('drivlm eval with a model', () => {
   it('writes answers in the form of the challenge, and a report', async () => {
     const reference = JSON.parse(text(fixture, 'golden.json')).answers as { question: string; answer: string }[]
     const found = answers(whole)
-    expect(found).toHaveLength(240)
+    expect(found).toHaveLength(120)
     expect(Object.keys(found[0]!)).toEqual(['id', 'question', 'answer'])
     expect(found[0]!.id).toBe('scene-00_frame-00_0')
     expect(found[0]!.question).toMatch(/^<image>\nWhat are objects/)
@@ -93,12 +93,12 @@ describe('drivlm eval with a model', () => {
     for (const { question, answer } of reference) known.set(question, (known.get(question) ?? new Set()).add(answer))
     // The reference answers in f32; in bf16 a few near-ties fall the other way.
     const other = found.filter(({ question, answer }) => !known.get(question.slice('<image>\n'.length))?.has(answer))
-    expect(other.length).toBeLessThan(8)
+    expect(other.length).toBeLessThan(4)
     for (const name of outputs) expect(statSync(path.join(whole, name)).size).toBeGreaterThan(2)
     expect(existsSync(path.join(whole, 'run.lock'))).toBe(false)
     const report = JSON.parse(text(whole, 'report.json'))
     expect(report.notes).toMatchObject({ device: 'cpu', precision: 'bf16', 'coordinate conversion': 'none' })
-    expect(report.totals).toMatchObject({ frames: 20, questions: 240, answered: 240, problems: 0 })
+    expect(report.totals).toMatchObject({ frames: 10, questions: 120, answered: 120, problems: 0 })
     expect(report.latency.map(({ stage }: { stage: string }) => stage)).toContain('vision')
     const located = report.frames[0].questions.find(({ kind }: { kind: string }) => kind === 'locate')
     expect(located.boxes.reference[0]).toEqual({ camera: 'CAM_BACK_RIGHT', box: [592, 390.6, 769.6, 675] })
@@ -106,19 +106,19 @@ describe('drivlm eval with a model', () => {
 
   it('prints accuracy by kind, and the same as JSON without asking again', async () => {
     const before = text(whole, 'output.json')
-    const { stdout, code } = await ask(whole, '--limit', '240', '--json')
+    const { stdout, code } = await ask(whole, '--limit', '120', '--json')
     const sheet = JSON.parse(stdout)
     expect(code).toBe(0)
-    expect(sheet.notes['asked in this call']).toBe('0 of 240')
+    expect(sheet.notes['asked in this call']).toBe('0 of 120')
     expect(sheet.notes.device).toBeUndefined() // nothing was loaded
     expect(text(whole, 'output.json')).toBe(before)
-    const table = (await ask(whole, '--limit', '240')).stdout
+    const table = (await ask(whole, '--limit', '120')).stdout
     expect(table).toMatch(
-      /^street-tiny on val\.json \(first questions 240\): 240 of 240 questions answered, 20 moments$/m,
+      /^street-tiny on val\.json \(first questions 120\): 120 of 120 questions answered, 10 moments$/m,
     )
     const { exact } = sheet.overall
-    expect(exact.count).toBe(240)
-    expect(table).toMatch(new RegExp(`^ {2}all +${(100 * exact.value).toFixed(1)} % .* 240$`, 'm'))
+    expect(exact.count).toBe(120)
+    expect(table).toMatch(new RegExp(`^ {2}all +${(100 * exact.value).toFixed(1)} % .* 120$`, 'm'))
     const locate = sheet.byKind.find(({ name }: { name: string }) => name === 'locate')
     expect(locate.lenient.right).toBeGreaterThan(locate.exact.right) // boxes by overlap
   })
@@ -126,13 +126,13 @@ describe('drivlm eval with a model', () => {
   it('killed at random moments and resumed, it writes the same bytes', { timeout: 180_000 }, async () => {
     const out = fresh()
     for (let kill = 0; kill < 5; kill++) {
-      const at = kill * 30 + Math.floor(Math.random() * 30)
-      const { code } = await stopped(out, 'SIGKILL', at, '--limit', '240')
+      const at = kill * 20 + Math.floor(Math.random() * 20)
+      const { code } = await stopped(out, 'SIGKILL', at, '--limit', '120')
       expect(code).toBe(null)
       expect(existsSync(path.join(out, 'output.json'))).toBe(false)
     }
     expect(existsSync(path.join(out, 'run.lock'))).toBe(true) // nobody unlocked it; it is taken over
-    const { code } = await ask(out, '--limit', '240')
+    const { code } = await ask(out, '--limit', '120')
     expect(code).toBe(0)
     for (const name of ['output.json', 'submission.json']) expect(text(out, name)).toBe(text(whole, name))
     const ids = text(out, 'journal.jsonl')
@@ -140,8 +140,8 @@ describe('drivlm eval with a model', () => {
       .split('\n')
       .slice(1)
       .map((line) => JSON.parse(line).id)
-    expect(new Set(ids).size).toBe(240)
-    expect(ids).toHaveLength(240)
+    expect(new Set(ids).size).toBe(120)
+    expect(ids).toHaveLength(120)
   })
 
   it.each([
@@ -149,15 +149,15 @@ describe('drivlm eval with a model', () => {
     ['SIGTERM', 143],
   ] as const)('%s ends it cleanly and says how to go on', async (signal, status) => {
     const out = fresh()
-    const { code, stderr, stdout } = await stopped(out, signal, 10, '--limit', '240')
+    const { code, stderr, stdout } = await stopped(out, signal, 10, '--limit', '120')
     expect({ code, stdout }).toEqual({ code: status, stdout: '' })
-    expect(stderr).toMatch(/^Stopped\.\n\d+ of 240 answers are kept in .*; the same command goes on from there\.\n$/m)
-    const kept = Number(/^(\d+) of 240/m.exec(stderr)![1])
+    expect(stderr).toMatch(/^Stopped\.\n\d+ of 120 answers are kept in .*; the same command goes on from there\.\n$/m)
+    const kept = Number(/^(\d+) of 120/m.exec(stderr)![1])
     const lines = text(out, 'journal.jsonl').split('\n')
     expect(lines).toHaveLength(kept + 2)
     expect(lines.at(-1)).toBe('')
     expect(existsSync(path.join(out, 'run.lock'))).toBe(false)
-    expect((await ask(out, '--limit', '240')).code).toBe(0)
+    expect((await ask(out, '--limit', '120')).code).toBe(0)
     expect(text(out, 'output.json')).toBe(text(whole, 'output.json'))
   })
 
@@ -176,7 +176,7 @@ describe('drivlm eval with a model', () => {
   })
 
   it('says what differs when a folder holds another run', async () => {
-    const { code, stderr } = await ask(whole, '--limit', '240', '--max-new-tokens', '5')
+    const { code, stderr } = await ask(whole, '--limit', '120', '--max-new-tokens', '5')
     expect(code).toBe(1)
     expect(stderr).toMatch(/ModelError \[BAD_DATA\] .*the journal is of another run: settings .*"maxNewTokens": ?200/)
   })
@@ -184,20 +184,20 @@ describe('drivlm eval with a model', () => {
   it('merged shards are one run', { timeout: 120_000 }, async () => {
     const shards = [fresh(), fresh(), fresh()]
     for (const [i, out] of shards.entries()) {
-      const { code, stdout } = await ask(out, '--limit', '240', '--shard', `${i + 1}/3`)
+      const { code, stdout } = await ask(out, '--limit', '120', '--shard', `${i + 1}/3`)
       expect(code).toBe(0)
-      expect(stdout).toContain(`(shard ${i + 1}/3, first questions 240)`)
+      expect(stdout).toContain(`(shard ${i + 1}/3, first questions 120)`)
     }
     const out = fresh()
     const early = await drivlm(['merge', shards[0]!, shards[2]!, '--out', out])
     expect(early.stderr).toMatch(/ModelError \[BAD_DATA\] .*shards are missing: 2\/3/)
     const { code, stdout } = await drivlm(['merge', ...shards, '--out', out])
-    expect({ code, stdout }).toMatchObject({ code: 0, stdout: expect.stringMatching(/^240 answers of 3 runs are in/) })
+    expect({ code, stdout }).toMatchObject({ code: 0, stdout: expect.stringMatching(/^120 answers of 3 runs are in/) })
     for (const name of ['output.json', 'submission.json']) expect(text(out, name)).toBe(text(whole, name))
     // The merged folder is a run: with the model nothing is left to ask, and as predictions it keeps its times.
-    const sheet = JSON.parse((await ask(out, '--limit', '240', '--json')).stdout)
-    expect(sheet.notes['asked in this call']).toBe('0 of 240')
-    const given = ['eval', '--data', val, '--limit', '240', '--predictions', out, '--json']
+    const sheet = JSON.parse((await ask(out, '--limit', '120', '--json')).stdout)
+    expect(sheet.notes['asked in this call']).toBe('0 of 120')
+    const given = ['eval', '--data', val, '--limit', '120', '--predictions', out, '--json']
     const scored = JSON.parse((await drivlm(given)).stdout)
     expect(scored.model).toBe('street-tiny')
     expect(scored.overall).toEqual(sheet.overall)
