@@ -127,11 +127,10 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
     if (!signal.aborted) failure = error
   }
   const { lines } = out
+  const images = flags.withImages ? ({ moment }: AnsweredMoment) => imagesOf(moments[moment]) : undefined
   try {
-    await out.close({
-      complete: done,
-      images: flags.withImages ? ({ moment }) => imagesOf(moments[moment]) : undefined,
-    })
+    if (failure !== undefined && lines.length === 0) await out.discard()
+    else await out.close({ complete: done, images })
   } catch (error) {
     failure ??= error // what went wrong first says more
   }

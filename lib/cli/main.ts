@@ -43,12 +43,25 @@ function cameraFlag(camera: string): string {
   return camera.replace('CAM_', '').replace('_', '-').toLowerCase()
 }
 
+/** An unset variable (`--out "$OUT"`) is no folder: taken as one it would be the present one, or beside it. */
+function refuseEmpty(command: Command): void {
+  for (const option of command.options) {
+    const value: unknown = command.getOptionValue(option.attributeName())
+    if (mayBeEmpty.has(option.long ?? '') || ![value].flat().includes('')) continue
+    command.error(`error: option '${option.flags}' argument '' is invalid. Expected something; leave the option out.`)
+  }
+}
+
+/** An empty system message is one; a token of an unset variable is none. */
+const mayBeEmpty = new Set(['--system', '--token'])
+
 function program(): Command {
   const root = new Command('drivlm')
     .description('Asks vision-language models about what the cameras of a vehicle see.')
     .version(version(), '-V, --version')
     .exitOverride()
     .showHelpAfterError('(drivlm --help lists the commands)')
+    .hook('preAction', (_, command) => refuseEmpty(command))
 
   addLoadFlags(root.command('demo'))
     .description('ask the bundled model about its bundled moments')

@@ -178,6 +178,12 @@ export class AnswerLog {
     }
   }
 
+  /** Takes away what was begun, unless something was answered: that stays, to go on with. */
+  async discard(): Promise<void> {
+    await this.#journal.close()
+    if (this.#lines.size === 0) await rm(`${this.file}.journal`, { force: true })
+  }
+
   /**
    * Writes the file. Unless the run is complete its lines stay beside it, to go on with.
    *

@@ -99,6 +99,19 @@ function ivf(codec: 'vp9' | 'av1', frame: Uint8Array): Buffer {
   return Buffer.concat([head, frame])
 }
 
+function started(program: string, args: readonly string[]) {
+  try {
+    return spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+  } catch (error) {
+    throw notStarted(program, error as Error) // an empty name, for instance
+  }
+}
+
+function notStarted(program: string, error: NodeJS.ErrnoException): ModelError {
+  const what = `'${visible(String(program))}' cannot be started (${error.code ?? error.message})`
+  return new ModelError('BAD_ARGUMENT', `${what}; install ffmpeg, or give its path.`, { cause: error })
+}
+
 /** Runs a program of the caller's with bytes as its input. What it writes is bounded, and so is its time. */
 async function run(
   program: string,
@@ -106,7 +119,7 @@ async function run(
   input: Uint8Array,
   { most, timeoutMs, signal }: { most: number; timeoutMs: number; signal: AbortSignal | undefined },
 ): Promise<{ output: Buffer; problem: string | undefined }> {
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+  const child = started(program, args)
   const end = () => child.kill('SIGKILL')
   // Not spawn's own timeout: Node 20 and 22 keep its timer, and so the process, for a program that never started.
   const timer = setTimeout(end, timeoutMs)
@@ -127,10 +140,7 @@ async function run(
   child.stdin.end(input)
   try {
     return await new Promise((resolve, reject) => {
-      child.on('error', (error: NodeJS.ErrnoException) => {
-        const what = `${visible(program)} cannot be started (${error.code ?? error.message})`
-        reject(new ModelError('BAD_ARGUMENT', `${what}; install ffmpeg, or give its path.`, { cause: error }))
-      })
+      child.on('error', (error) => reject(notStarted(program, error)))
       child.on('close', (code, killed) => {
         const last = visible(said.trim().split('\n').at(-1) ?? '')
         const why =

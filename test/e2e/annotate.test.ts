@@ -376,6 +376,12 @@ describe('choices', () => {
     })
   })
 
+  it('leaves nothing of a run that failed before its first answer', async () => {
+    const ran = await drivlm(['annotate', at('drive.mcap'), '--ask', ' ', '--out', at('empty.mcap')])
+    expect(ran).toMatchObject({ code: 1, stderr: expect.stringMatching(/The question is empty/) })
+    expect(readdirSync(dir).filter((name) => name.startsWith('empty.'))).toEqual([])
+  })
+
   it('asks for something to ask', async () => {
     const ran = await drivlm(['annotate', at('drive.mcap'), '--out', at('nothing.mcap')])
     expect(ran).toMatchObject({ code: 1, stderr: expect.stringMatching(/nothing to ask/) })

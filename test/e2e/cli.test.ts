@@ -378,6 +378,14 @@ describe('drivlm doctor', () => {
 })
 
 describe('drivlm', () => {
+  it('takes no empty value for a folder, as of a variable that is not set', async () => {
+    const { code, stderr } = await drivlm(['street', '--out', ''])
+    expect({ code, stderr }).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/'--out <dir>' argument '' is invalid/),
+    })
+  })
+
   it('prints its version and its help without loading the addon', async () => {
     const env = { DRIVLM_ADDON: path.join(dir, 'none.node') }
     expect(await drivlm(['--version'], { env })).toEqual({ code: 0, stdout: '0.1.0\n', stderr: '' })

@@ -115,6 +115,7 @@ describe('a log of video', () => {
       message: expect.stringMatching(/cannot be started \(ENOENT\); install ffmpeg/),
     })
     expect(timers(), 'nothing is waited for').toBeLessThanOrEqual(before)
+    await expect(openLog(file, { ffmpeg: '' })).rejects.toMatchObject({ code: 'BAD_ARGUMENT' })
     const failing = path.join(dir, 'failing')
     writeFileSync(failing, '#!/bin/sh\necho broken >&2\nexit 3\n', { mode: 0o755 })
     await expect(openLog(file, { ffmpeg: failing })).rejects.toMatchObject({
