@@ -15,7 +15,17 @@
 // otherwise (CMAKE_CUDA_ARCHITECTURES). CMAKE_TOOLCHAIN_FILE and CXXFLAGS are CMake's own.
 
 import { spawnSync } from 'node:child_process'
-import { closeSync, existsSync, openSync, readFileSync, readSync, rmSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
@@ -48,11 +58,28 @@ function run(command, args, options = {}) {
   process.exit(status ?? 1)
 }
 
-/** Include folders of Node-API: development dependencies in a checkout; where `drivlm build` put them, in DRIVLM_HEADERS. */
+/**
+ * Include folders of Node-API: development dependencies in a checkout; where `drivlm build` put them, in DRIVLM_HEADERS. Copies in the build
+ * folder, so that a compiler cache knows them wherever they come from.
+ */
 function headers() {
   const require = createRequire(path.join(process.env.DRIVLM_HEADERS ?? root, 'package.json'))
   const folder = (name) => path.dirname(require.resolve(`${name}/package.json`))
-  return [path.join(folder('node-api-headers'), 'include'), folder('node-addon-api')]
+  const found = {
+    'node-api-headers': path.join(folder('node-api-headers'), 'include'),
+    'node-addon-api': folder('node-addon-api'),
+  }
+  return Object.entries(found).map(([name, from]) => {
+    const to = path.join(out, 'headers', name)
+    mkdirSync(to, { recursive: true })
+    for (const file of readdirSync(from).filter((one) => one.endsWith('.h'))) {
+      const text = readFileSync(path.join(from, file))
+      // What did not change keeps its time, and nothing is compiled again.
+      if (!existsSync(path.join(to, file)) || !text.equals(readFileSync(path.join(to, file))))
+        writeFileSync(path.join(to, file), text)
+    }
+    return to
+  })
 }
 
 /** CMAKE_CUDA_ARCHITECTURES for this machine. */
@@ -75,6 +102,7 @@ function machineOf(file) {
   return { 62: 'x64', 183: 'arm64' }[head.readUInt16LE(18)]
 }
 
+if (process.argv.includes('--clean')) rmSync(out, { recursive: true, force: true })
 // Options are passed every time, so that none goes stale in the cache.
 const addonFolder = process.env.DRIVLM_ADDON_DIR ?? path.join(root, 'build', 'Release')
 const defaults = {
@@ -96,7 +124,6 @@ env.CCACHE_BASEDIR ??= root // CMAKE_CXX_COMPILER_LAUNCHER=ccache then knows the
 const ninja = spawnSync('ninja', ['--version'], { stdio: 'ignore' }).status === 0
 const jobs = process.env.JOBS ?? String(os.availableParallelism())
 
-if (process.argv.includes('--clean')) rmSync(out, { recursive: true, force: true })
 const generator = ninja && !existsSync(path.join(out, 'CMakeCache.txt')) ? ['-G', 'Ninja'] : []
 run(cmake, ['-S', root, '-B', out, '--log-level=NOTICE', ...generator, ...options], { env })
 run(cmake, ['--build', out, '--parallel', jobs], { env })
