@@ -6,7 +6,7 @@ import { bundledAdvice, isBundled } from './addon-file.ts'
 import { type Checkpoint, readCheckpoint } from './checkpoint/load-checkpoint.ts'
 import { ModelError } from './errors.ts'
 import { hubSettings } from './hub/environment.ts'
-import { resolveModel } from './hub/resolve-model.ts'
+import { asModelName, resolveModel } from './hub/resolve-model.ts'
 import { anySignal, runJob, untilAborted } from './job.ts'
 import { Listener } from './listener.ts'
 import { describeValue, isRecord } from './messages.ts'
@@ -57,7 +57,9 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
       `This code of drivlm was bundled into another file, and the model of the package does not lie beside that. ${bundledAdvice}, or name a model's folder.`,
     )
   }
-  const dir = await resolveModel(hubSettings(), given, { download, onDownload, signal })
+  // A folder has nothing to do with the hub, whatever its variables say.
+  const named = (await asModelName(given)) !== undefined
+  const dir = named ? await resolveModel(hubSettings(), given, { download, onDownload, signal }) : given
   const begun = performance.now()
   const checkpoint = await readCheckpoint(dir, {
     ...(tileSize === undefined ? {} : { tileSize }),

@@ -49,23 +49,33 @@ export function logTimes(text: string): (number | bigint)[] {
 
 /**
  * The shard of a Kubernetes indexed job (`JOB_COMPLETION_INDEX`, from 0) or of a Slurm array (`SLURM_ARRAY_TASK_ID`, from
- * `SLURM_ARRAY_TASK_MIN`), where `DRIVLM_SHARDS` or `SLURM_ARRAY_TASK_COUNT` says how many there are; undefined outside of both.
+ * `SLURM_ARRAY_TASK_MIN` by `SLURM_ARRAY_TASK_STEP`), where `DRIVLM_SHARDS` or `SLURM_ARRAY_TASK_COUNT` says how many there are; undefined outside
+ * of both.
  *
- * @throws {@link ModelError} `BAD_ARGUMENT` if the number is there and the count is not, or they do not fit.
+ * @throws {@link ModelError} `BAD_ARGUMENT` if the number is there and the count is not, or they do not fit: an array that was submitted again for
+ *   some of its tasks does not say which shards these are.
  */
 export function shardOfEnvironment(env: NodeJS.ProcessEnv = process.env): { index: number; count: number } | undefined {
-  const slurm = env.SLURM_ARRAY_TASK_ID
-  const index = env.JOB_COMPLETION_INDEX ?? slurm
-  if (index === undefined) return undefined
-  const first = env.JOB_COMPLETION_INDEX === undefined ? (env.SLURM_ARRAY_TASK_MIN ?? '0') : '0'
-  const count = env.DRIVLM_SHARDS ?? (slurm === undefined ? undefined : env.SLURM_ARRAY_TASK_COUNT)
-  if (count === undefined) {
-    throw new ModelError(
-      'BAD_ARGUMENT',
-      `This is task ${index} of an array; set DRIVLM_SHARDS to how many there are, or give --shard i/n.`,
-    )
+  const { DRIVLM_SHARDS: wanted, JOB_COMPLETION_INDEX: completion, SLURM_ARRAY_TASK_ID: task } = env
+  const bad = (why: string) => new ModelError('BAD_ARGUMENT', why)
+  if (completion !== undefined) {
+    if (wanted === undefined) throw bad(unknownCount(completion))
+    return parseShard(`${Number(completion) + 1}/${wanted}`)
   }
-  return parseShard(`${Number(index) - Number(first) + 1}/${count}`)
+  if (task === undefined) return undefined
+  const { SLURM_ARRAY_TASK_COUNT: tasks, SLURM_ARRAY_TASK_MIN: first = '0', SLURM_ARRAY_TASK_STEP: step = '1' } = env
+  const count = wanted ?? tasks
+  if (count === undefined) throw bad(unknownCount(task))
+  const index = (Number(task) - Number(first)) / Number(step) + 1
+  const whole = Number.isInteger(index) && index <= Number(count) && Number(count) === Number(tasks ?? count)
+  if (whole && (Number(count) > 1 || Number(task) <= 1)) return parseShard(`${index}/${count}`)
+  throw bad(
+    `Task ${task} of this array of ${tasks ?? count} may be one of a larger array; say which part it is: --shard i/n.`,
+  )
+}
+
+function unknownCount(task: string): string {
+  return `This is task ${task} of an array; set DRIVLM_SHARDS to how many there are, or give --shard i/n.`
 }
 
 /** `2/4` */

@@ -289,6 +289,17 @@ describe('shards', () => {
     expect(shardOfEnvironment({ JOB_COMPLETION_INDEX: '0', DRIVLM_SHARDS: '4' })).toEqual({ index: 1, count: 4 })
     const slurm = { SLURM_ARRAY_TASK_ID: '7', SLURM_ARRAY_TASK_MIN: '5', SLURM_ARRAY_TASK_COUNT: '4' }
     expect(shardOfEnvironment(slurm)).toEqual({ index: 3, count: 4 })
+    expect(shardOfEnvironment({ ...slurm, DRIVLM_SHARDS: '4' })).toEqual({ index: 3, count: 4 })
+    const stepped = { SLURM_ARRAY_TASK_MIN: '0', SLURM_ARRAY_TASK_STEP: '2', SLURM_ARRAY_TASK_COUNT: '5' }
+    expect(shardOfEnvironment({ ...stepped, SLURM_ARRAY_TASK_ID: '8' })).toEqual({ index: 5, count: 5 })
+    // Submitted again for some of its tasks: 3 of 1-8, 3 and 7, 4-7 of 0-7.
+    const again = { SLURM_ARRAY_TASK_ID: '3', SLURM_ARRAY_TASK_MIN: '3', SLURM_ARRAY_TASK_COUNT: '1' }
+    expect(() => shardOfEnvironment(again)).toThrow(/Task 3 of this array of 1 .*--shard i\/n/)
+    expect(() => shardOfEnvironment({ ...again, DRIVLM_SHARDS: '8' })).toThrow(/--shard i\/n/)
+    expect(() => shardOfEnvironment({ ...again, SLURM_ARRAY_TASK_ID: '7', SLURM_ARRAY_TASK_COUNT: '2' })).toThrow(
+      /--shard/,
+    )
+    expect(() => shardOfEnvironment({ ...slurm, DRIVLM_SHARDS: '8' })).toThrow(/--shard i\/n/)
     expect(() => shardOfEnvironment({ JOB_COMPLETION_INDEX: '2' })).toThrow(/set DRIVLM_SHARDS/)
     expect(() => shardOfEnvironment({ JOB_COMPLETION_INDEX: '4', DRIVLM_SHARDS: '4' })).toThrow(/shard/)
   })

@@ -643,6 +643,16 @@ describe('loadModel', () => {
     await again.dispose()
   })
 
+  test('a folder loads whatever the variables of the hub say', async () => {
+    vi.stubEnv('HF_ENDPOINT', 'hub.example')
+    try {
+      await expect(loadModel('org/model')).rejects.toMatchObject({ code: 'DOWNLOAD_FAILED' })
+      await (await loadModel(tiny, { maxContext: 512 })).dispose()
+    } finally {
+      vi.unstubAllEnvs()
+    }
+  })
+
   test('a path that exists wins', async () => {
     expect(await resolveModel(settings, 'models/street-tiny', { download: true })).toBe('models/street-tiny')
     expect(server.seen).toEqual([])
