@@ -258,10 +258,10 @@ async function score(flags: EvalFlags, answered: Answered, signal: AbortSignal):
   const { partial, problems } = answered
   const tagged = moments.some(({ questions }) => questions.some((question) => (question.tags?.length ?? 0) > 0))
   if (!partial && moments.length === 0) throw new ModelError('BAD_DATA', `${data} has no question to score.`)
-  if (!tagged) refuseForeign(foreign)
   if (hidden && answered.checkpoint === undefined && out === undefined) {
     throw new ModelError('BAD_DATA', `${data} hides its answers, so only the challenge server can score predictions.`)
   }
+  if (!tagged) refuseForeign(foreign)
   if (out !== undefined) {
     await mkdir(out, { recursive: true }).catch((error) => {
       throw cannotWrite(out, error)
