@@ -67,13 +67,13 @@ it('has the rows that are asked for, each with a value or a reason', () => {
 })
 
 it('compares with an older result, and fails only where it is told to', { timeout: 600_000 }, async () => {
-  const args = ['ask', '--modes', 'bf16', '--compare', file]
+  const args = ['scenes', '--modes', 'bf16', '--compare', file]
   const { code, stdout } = await bench(...args)
   expect(code).toBe(0)
-  expect(stdout).toMatch(/^vit_tile_bf16 +s +\d.* \d+\.\d+x /m)
+  expect(stdout).toMatch(/^scene_one_by_one +ms +\d.* \d+\.\d+x /m)
   const strict = await bench(...args, '--fail-below', '1e9')
   expect(strict.code).toBe(1)
-  expect(strict.stdout).toMatch(/vit_tile_bf16 is \d+\.\d+ times as good as before, less than 1000000000/)
+  expect(strict.stdout).toMatch(/scene_one_by_one is \d+\.\d+ times as good as before, less than 1000000000/)
 })
 
 it.each([
