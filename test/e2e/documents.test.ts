@@ -65,11 +65,12 @@ const cli = path.join(packageRoot, 'dist/cli/main.js')
 /** What scripts use without saying where it comes from. */
 const standIns = `
 import { loadModel } from 'drivlm'
-const model = await loadModel()
+const text = (await import('node:fs')).readFileSync(process.argv[1], 'utf8')
+const model = /\\b(model|scene)\\b/.test(text) ? await loadModel() : undefined
 const views = Object.fromEntries(${JSON.stringify(cameras)}.map((camera) => [camera, 'moment/' + camera + '.png']))
 const questions = ['How many cars are in CAM_BACK?', 'What is the weather like?']
 Object.assign(globalThis, {
-  model, views, questions, frame: 'front.jpg', scene: await model.see(views), data: 'questions.jsonl', images: '.', rate: () => 50,
+  model, views, questions, frame: 'front.jpg', scene: /\\bscene\\b/.test(text) ? await model.see(views) : undefined, data: 'questions.jsonl', images: '.', rate: () => 50,
 })
 `
 
@@ -185,6 +186,7 @@ describe('commands', () => {
     expect(program).toBe('drivlm')
     const args = words.map((word, i) => {
       if (words[i - 1] === '--images' && words[0] !== 'adapt' && word !== 'held-out') return '.'
+      if (words[i - 1] === '--scenes') return '3' // a reader waits for more
       if (words[i - 1] === '--out') return `run-${i}-${command!.length}`
       return values[word] ?? word
     })
