@@ -6,7 +6,7 @@
 //
 //   --seeds    of the op cases; "npm test" runs them with 0
 //   --quick    one seed, no planted bugs, a tenth of street-tiny
-//   --whole    both flavours run all of street-tiny; without it the fast one runs a quarter, the checked one a twelfth
+//   --whole    both flavours run all of street-tiny; without it the fast one runs a sixth, the checked one a fifteenth
 //   JOBS=2     phases at a time; the cores this process may use unless told otherwise
 //
 // Reference outputs are looked for in the folder DRIVLM_SHARED, or `shared` beside the repository; without them those phases say
@@ -71,7 +71,7 @@ function golden(name, flavour, folders, options = []) {
 // The longest first, so that the last ones even out.
 const models = [path.join(shared, 'golden', 'models')]
 const street = [path.join(shared, 'models', 'street-tiny')]
-const scenesOf = { fast: whole ? 1 : quick ? 10 : 4, checked: whole ? 1 : quick ? 60 : 12 }
+const scenesOf = { fast: whole ? 1 : quick ? 10 : 6, checked: whole ? 1 : quick ? 60 : 15 }
 for (const flavour of flavours) {
   const every = scenesOf[flavour]
   golden(every === 1 ? 'street-tiny' : `street-tiny, one scene in ${every}`, flavour, street, ['--every', `${every}`])
