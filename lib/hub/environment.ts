@@ -37,7 +37,7 @@ export function hubSettings(env: NodeJS.ProcessEnv = process.env): HubSettings {
     const value = env[name]
     return value === undefined || value === '' ? undefined : path.resolve(expand(value, env))
   }
-  const caches = folder('XDG_CACHE_HOME') ?? path.join(os.homedir(), '.cache')
+  const caches = folder('XDG_CACHE_HOME') ?? path.join(homeFolder(), '.cache')
   const home = folder('HF_HOME') ?? path.join(caches, 'huggingface')
   const on = (name: string): boolean => /^(1|on|yes|true)$/i.test(env[name] ?? '')
   const seconds = (name: string): number => {
@@ -58,9 +58,18 @@ export function hubSettings(env: NodeJS.ProcessEnv = process.env): HubSettings {
   }
 }
 
+/** That of the user; one that the system does not know, without HOME, has none: the root folder stands in. */
+function homeFolder(): string {
+  try {
+    return os.homedir()
+  } catch {
+    return '/'
+  }
+}
+
 /** `~` and `$NAME`, as Python expands them. */
 function expand(value: string, env: NodeJS.ProcessEnv): string {
-  const home = value.replace(/^~(?=$|[/\\])/, () => os.homedir())
+  const home = value.replace(/^~(?=$|[/\\])/, homeFolder)
   return home.replace(/\$(?:\{(\w+)\}|(\w+))/g, (whole, braced, bare) => env[braced ?? bare] ?? whole)
 }
 

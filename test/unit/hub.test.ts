@@ -142,6 +142,17 @@ describe('environment', () => {
     expect(cache({ HF_HUB_CACHE: '~/x' })).toBe(path.join(os.homedir(), 'x'))
   })
 
+  test('a user that the system does not know, without HOME, needs the variables alone', () => {
+    const home = vi.spyOn(os, 'homedir').mockImplementation(() => {
+      throw new Error('uv_os_homedir returned ENOENT')
+    })
+    try {
+      expect(hubSettings({ HF_HUB_CACHE: '/cache' }).cacheDir).toBe('/cache')
+    } finally {
+      home.mockRestore()
+    }
+  })
+
   test('the token: variables, then the file, trimmed, and none at all if that is asked for', () => {
     const file = path.join(cacheDir, 'token')
     writeFileSync(file, ' hf_file\n')
