@@ -149,7 +149,6 @@ void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, in
           const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
           const char* next = w + (tiles == 1 ? kStreamAhead : bytes + bytes * t / tiles);
           float* out = static_cast<float*>(job.out) + (row0 + first) * job.out_stride + panel * 32;
-          fetch_out(job, row0 + first, height, panel);
           final_tile_for<Near<Dot>>(height)(out, job.out_stride, w, reinterpret_cast<const float*>(x + first * words),
                                             units, next, step, how);
         }

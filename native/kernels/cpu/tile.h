@@ -313,7 +313,9 @@ DRIVLM_INLINE void store_near(float* c, int64_t c_stride, F (&sum)[kRows][2], in
   }
 }
 
-// As `tile` below of the same sums, bit for bit, straight to where the values go. A pass's columns stand side by side.
+// As `tile` below of the same sums, bit for bit, straight to where the values go. A pass's columns stand side by side. The rows of c, far apart and
+// often in memory, are fetched one after another between parts of the units: all at once they take every place in which misses of L1 wait, and w and
+// x wait behind them.
 template <class Dot, int kRows>
 void final_tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
                 int64_t units, const char* next, int64_t next_step, const Storing& how) {
@@ -322,7 +324,19 @@ void final_tile(float* __restrict__ c, int64_t c_stride, const char* __restrict_
     F sum[kPasses][kRows][2];
     DRIVLM_UNROLL
     for (int p = 0; p < kPasses; ++p) clear_sums(sum[p]);
-    add_units<Dot, 1, kRows, 2 * kWidth * 4>(sum, w + 2 * first * 4, x, units, next, next_step);
+    const int fetched = first == 0 ? kRows : 0;
+    const int64_t each = units / (kRows + 2);  // the last row arrives before it is wanted
+    int64_t done = 0;
+    for (int r = 0; r <= fetched; ++r) {
+      const int64_t count = r < fetched ? each : units - done;
+      if (r < fetched) {
+        __builtin_prefetch(c + r * c_stride, 1);
+        __builtin_prefetch(c + r * c_stride + 16, 1);
+      }
+      add_units<Dot, 1, kRows, 2 * kWidth * 4>(sum, w + done * 128 + 2 * first * 4, x + done * Dot::kWords * kRows,
+                                               count, next + done * next_step, next_step);
+      done += count;
+    }
     DRIVLM_UNROLL
     for (int p = 0; p < kPasses; ++p) store_near(c, c_stride, sum[p], 2 * (first + p * kWidth), how);
   }
