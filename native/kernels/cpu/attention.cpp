@@ -346,7 +346,7 @@ void TrainingOps::attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer,
 //   dv += P^T d_out    dP = d_out v^T    dS = P (dP - rowsum(P dP))    dq = scale dS k    dk += scale dS^T q
 //
 // A task is one query head of one family of spans. Queries go in blocks of kQueries, so that S and dP are small; keys and values of a span are
-// its prefix's and its own. Each query head has its own dk and dv; those of a group are added up at the end, in order. What several blocks of
+// its prefix's and its own. Where several query heads share a key head each has its own dk and dv, which are added up at the end, in order. What several blocks of
 // queries or several spans meet is packed once.
 
 namespace {
@@ -387,8 +387,9 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
   }
   const T scale = T(1) / std::sqrt(static_cast<T>(head_dim));
   const T* in = qkv.as<T>();
-  T* dk_of = memory<T>(0, heads * rows * head_dim);
-  T* dv_of = memory<T>(1, heads * rows * head_dim);
+  const bool shares = group > 1;
+  T* dk_of = memory<T>(0, shares ? heads * rows * head_dim : 0);
+  T* dv_of = memory<T>(1, shares ? heads * rows * head_dim : 0);
   T* scores = memory<T>(2, threads_ * 2 * most_queries * most_keys);
   float* packed_runs = nullptr;
   int64_t run_floats = 0;
@@ -407,7 +408,10 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
     const auto [first_span, last_span] = groups[task / heads];
     T* p = scores + slot * 2 * most_queries * most_keys;
     T* dp = p + most_queries * most_keys;
-    T *dk = dk_of + head * rows * head_dim, *dv = dv_of + head * rows * head_dim;
+    T* out = d_qkv.as<T>();
+    T* dk = shares ? dk_of + head * rows * head_dim : out + (heads + head) * head_dim;
+    T* dv = shares ? dv_of + head * rows * head_dim : out + (2 * heads + head) * head_dim;
+    const int64_t d_stride = shares ? head_dim : width;
     auto times = [&](T* c, int64_t stride, cpu::Factor<T> a, const cpu::PackedFactor& packed, cpu::Factor<T> b,
                      int64_t m, int64_t n, int64_t k,
                      bool add) { multiply<T>(kernels_, alone_, slots_[slot], c, stride, a, packed, b, m, n, k, add); };
@@ -426,8 +430,10 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
           packed[1].columns = memory.pack({k, width, false}, head_dim, span.rows);
         }
       }
-      std::fill(dk + span.row * head_dim, dk + (span.row + span.rows) * head_dim, T{0});
-      std::fill(dv + span.row * head_dim, dv + (span.row + span.rows) * head_dim, T{0});
+      if (shares) {
+        std::fill(dk + span.row * head_dim, dk + (span.row + span.rows) * head_dim, T{0});
+        std::fill(dv + span.row * head_dim, dv + (span.row + span.rows) * head_dim, T{0});
+      }
       for (int64_t at = 0; at < span.rows; at += kQueries) {
         const int64_t queries = std::min(kQueries, span.rows - at), own = causal ? at + queries : span.rows;
         const int64_t keys = span.prefix_rows + own;
@@ -450,8 +456,7 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
           std::fill(weights + seen, weights + keys, T{0});
           std::fill(slopes + seen, slopes + keys, T{0});
           if constexpr (std::is_same_v<T, float>) {
-            kernels_.softmax(weights, seen, scale);
-            kernels_.softmax_gradient(slopes, weights, seen, scale);
+            kernels_.softmax_gradient(weights, slopes, seen, scale);
             continue;
           }
           T top = weights[0];
@@ -461,12 +466,12 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
           for (int64_t j = 0; j < seen; ++j) mean += (weights[j] /= total) * slopes[j];
           for (int64_t j = 0; j < seen; ++j) slopes[j] = weights[j] * (slopes[j] - mean) * scale;
         }
-        T* dq = d_qkv.as<T>() + (span.row + at) * width + head * head_dim;
+        T* dq = out + (span.row + at) * width + head * head_dim;
         for (int run = 0; run < 2; ++run) {
           const T* k = in + run_row[run] * width + (heads + kv_head) * head_dim;
-          times(dv + run_row[run] * head_dim, head_dim, {p + run_at[run], keys, false}, {}, {d, out_width, false},
+          times(dv + run_row[run] * d_stride, d_stride, {p + run_at[run], keys, false}, {}, {d, out_width, false},
                 run_rows[run], head_dim, queries, true);
-          times(dk + run_row[run] * head_dim, head_dim, {dp + run_at[run], keys, false}, {}, {q, width, false},
+          times(dk + run_row[run] * d_stride, d_stride, {dp + run_at[run], keys, false}, {}, {q, width, false},
                 run_rows[run], head_dim, queries, true);
           times(dq, width, {dp + run_at[run], keys}, packed[run].columns, {k, width, false}, queries, head_dim,
                 run_rows[run], true);
@@ -474,6 +479,7 @@ void CpuGradients::attention_of(Tensor d_qkv, Tensor d_out, Tensor qkv, int64_t 
       }
     }
   });
+  if (!shares) return;
   for (const AttentionSpan& span : spans) {
     parallel(span.rows, 16, [&](int64_t first, int64_t last) {
       for (int64_t row = span.row + first; row < span.row + last; ++row) {

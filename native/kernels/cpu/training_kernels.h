@@ -2,7 +2,7 @@
 //
 //   gelu      out = u Phi(u)              du = dy (Phi(u) + u phi(u))
 //   gated     out = silu(g) up            dg = dy up sigma(g) (1 + g (1 - sigma(g)))     dup = dy silu(g)
-//   softmax   w = exp(scale (s - max s)) / sum           ds = scale w (dw - sum(w dw))
+//   softmax   w = exp(scale (s - max s)) / sum           ds = scale w (dw - sum(w dw)), with w made on the way
 //   adamw     m = b1 m + (1 - b1) g    v = b2 v + (1 - b2) g^2    p = keep p - rate m / (sqrt(v) root + eps)
 //
 // Powers are exact to 2e-7 (simd.h). Sums run over kWidth lanes, so that targets differ in the last places and threads do not.
@@ -27,7 +27,7 @@ struct TrainingKernels {
   void (*gated_gradient)(float* d_gate, float* d_up, const float* dy, const float* gate, const float* up,
                          int64_t count);
   void (*softmax)(float* scores, int64_t count, float scale);
-  void (*softmax_gradient)(float* slopes, const float* weights, int64_t count, float scale);
+  void (*softmax_gradient)(float* scores, float* slopes, int64_t count, float scale);  // to weights, and dw to ds
   void (*adamw)(float* p, float* m, float* v, const float* g, int64_t count, const AdamStep& step);
 };
 
@@ -73,12 +73,16 @@ void gated_gradient(float* d_gate, float* d_up, const float* dy, const float* ga
   });
 }
 
-void softmax(float* scores, int64_t count, float scale) {
+DRIVLM_INLINE float top_of(const float* scores, int64_t count) {
   F tops = splat(-__builtin_inff());
   over_vectors(count, [&](int64_t i, int64_t left) {
     tops = max(tops, first_lanes(load_first(scores + i, left), left, -__builtin_inff()));
   });
-  const float top = max_of(tops), by = scale * 1.44269504f;
+  return max_of(tops);
+}
+
+void softmax(float* scores, int64_t count, float scale) {
+  const float top = top_of(scores, count), by = scale * 1.44269504f;
   F totals = F{};
   over_vectors(count, [&](int64_t i, int64_t left) {
     const F weight = exp2((load_first(scores + i, left) - top) * by);
@@ -90,13 +94,22 @@ void softmax(float* scores, int64_t count, float scale) {
                [&](int64_t i, int64_t left) { store_first(scores + i, load_first(scores + i, left) * share, left); });
 }
 
-void softmax_gradient(float* slopes, const float* weights, int64_t count, float scale) {
-  F sums = F{};
-  over_vectors(count,
-               [&](int64_t i, int64_t left) { sums += load_first(slopes + i, left) * load_first(weights + i, left); });
-  const F mean = splat(sum_of(sums)), by = splat(scale);
+// One pass less than softmax and its gradient one after the other: the mean of the slopes is summed up with the weights.
+void softmax_gradient(float* scores, float* slopes, int64_t count, float scale) {
+  const float top = top_of(scores, count), by = scale * 1.44269504f;
+  F totals = F{}, sums = F{};
   over_vectors(count, [&](int64_t i, int64_t left) {
-    store_first(slopes + i, load_first(weights + i, left) * (load_first(slopes + i, left) - mean) * by, left);
+    const F weight = first_lanes(exp2((load_first(scores + i, left) - top) * by), left, 0.0f);
+    store_first(scores + i, weight, left);
+    totals += weight;
+    sums += weight * load_first(slopes + i, left);
+  });
+  const float total = sum_of(totals);
+  const F share = splat(1.0f / total), mean = splat(sum_of(sums) / total), factor = splat(scale);
+  over_vectors(count, [&](int64_t i, int64_t left) {
+    const F weight = load_first(scores + i, left) * share;
+    store_first(scores + i, weight, left);
+    store_first(slopes + i, weight * (load_first(slopes + i, left) - mean) * factor, left);
   });
 }
 
