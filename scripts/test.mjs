@@ -9,7 +9,8 @@
 // addon hard. DRIVLM_SANITIZE=thread (`npm run test:threads`) runs random operations on scenes in their place, without vitest, whose
 // own threads would be most of the work; any report that names the addon fails.
 
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -25,28 +26,31 @@ process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 const totals = { passed: 0, failed: 0, skipped: 0 }
 const times = []
 
-function run(command, args, env = {}, capture = false) {
-  const result = spawnSync(command, args, {
+// With `capture` what it says is shown when it has ended, since another may run beside it.
+async function run(command, args, env = {}, capture = false) {
+  const child = spawn(command, args, {
     cwd: root,
     env: { ...process.env, ...env },
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
     stdio: ['ignore', capture ? 'pipe' : 'inherit', 'inherit'],
   })
-  if (result.error) throw result.error
-  if (capture) process.stdout.write(result.stdout)
-  return result
+  let stdout = ''
+  child.stdout?.setEncoding('utf8').on('data', (text) => {
+    stdout += text
+  })
+  const [status] = await once(child, 'close')
+  if (capture) process.stdout.write(stdout)
+  return { status, stdout }
 }
 
 // A phase that fails without counting anything counts as one failure.
-function phase(name, body) {
+async function phase(name, body) {
   if (wanted.length > 0 && !wanted.includes(name) && name !== 'build') return
   console.log(`\n== ${name}`)
   const started = performance.now()
   const before = totals.failed
   let sound = false
   try {
-    sound = body()
+    sound = await body()
   } catch (error) {
     console.error(error)
   }
@@ -61,8 +65,8 @@ const nativeSanitizers = {
 }
 
 // Counts of a C++ test program, from its last line.
-function program(file, env = {}, args = []) {
-  const { status, stdout } = run(file, args, env, true)
+async function program(file, env = {}, args = []) {
+  const { status, stdout } = await run(file, args, env, true)
   const counts = stdout.match(/(\d+) passed, (\d+) failed\s*$/)
   if (!counts) return false
   totals.passed += Number(counts[1])
@@ -83,11 +87,11 @@ function sanitizerRuntime() {
   }
 }
 
-function vitest(files, env) {
+async function vitest(files, env) {
   const report = path.join(scratch, `${files.join('-').replace(/\W/g, '-')}.json`)
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
   const bin = path.join(root, 'node_modules', 'vitest', 'vitest.mjs')
-  const { status } = run(process.execPath, [bin, 'run', ...reporters, ...files], env)
+  const { status } = await run(process.execPath, [bin, 'run', ...reporters, ...files], env)
   if (!existsSync(report)) return false
   const { numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults } = JSON.parse(
     readFileSync(report, 'utf8'),
@@ -101,11 +105,11 @@ function vitest(files, env) {
 }
 
 // Node is not compiled for the sanitizer: what it finds there alone is told, and is not ours.
-function threads() {
+async function threads() {
   const log = path.join(scratch, 'tsan')
   const suppressions = path.join(root, 'test', 'native', 'thread-sanitizer.supp')
   const env = { ...sanitizerRuntime(), TSAN_OPTIONS: `log_path=${log} exitcode=0 suppressions=${suppressions}` }
-  const { status, stdout } = run(process.execPath, [path.join(root, 'test', 'threads.mjs')], env, true)
+  const { status, stdout } = await run(process.execPath, [path.join(root, 'test', 'threads.mjs')], env, true)
   const reports = readdirSync(scratch)
     .filter((name) => name.startsWith('tsan.'))
     .flatMap((name) => readFileSync(path.join(scratch, name), 'utf8').split(/^(?==+\n)/m))
@@ -119,47 +123,54 @@ function threads() {
 }
 
 // Without the CUDA headers CMake leaves the emulator out, and says so.
-phase('build', () => {
+await phase('build', async () => {
   const build = [path.join(root, 'scripts', 'build-native.mjs'), `--out=${out}`]
   const options = { DRIVLM_TESTS: 'ON', DRIVLM_EMULATOR: sanitizer === '' ? 'ON' : 'OFF' }
   if (sanitizer !== '') options.DRIVLM_CUDA = 'OFF'
-  return run(process.execPath, build, options).status === 0
+  return (await run(process.execPath, build, options)).status === 0
 })
 
 if (totals.failed === 0) {
-  phase('native', () => program(path.join(out, 'drivlm_tests'), nativeSanitizers))
-  phase('emulator', () => {
+  const native = phase('native', () => program(path.join(out, 'drivlm_tests'), nativeSanitizers))
+  const emulator = phase('emulator', async () => {
     const programs = ['fast', 'checked'].map((flavour) => path.join(out, 'test', 'emulator', `cuda_test_${flavour}`))
     const built = programs.filter((file) => existsSync(file))
     if (built.length === 0) {
       console.log('not built: no CUDA headers here')
       return true
     }
-    return built.map((file) => program(file)).every(Boolean)
+    return (await Promise.all(built.map((file) => program(file)))).every(Boolean)
   })
-  phase('typescript', () => {
+  // Under a sanitizer the C++ tests are most of the work, and of one core: the others run beside them.
+  await (sanitizer === '' ? Promise.all([native, emulator]) : emulator)
+  await phase('typescript', async () => {
     const bin = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-    return [root, path.join(root, 'test')].every((project) => run(process.execPath, [bin, '-p', project]).status === 0)
+    const compiled = async (project) => (await run(process.execPath, [bin, '-p', project])).status === 0
+    return (await compiled(root)) && (await compiled(path.join(root, 'test')))
   })
   // The network without engine, addon and Node, and its gradients, over the fixtures that have goldens. Its threads are those of the C++ tests.
-  const network = () => {
+  const network = async () => {
     const goldens = path.join(root, 'test', 'fixtures', 'golden')
     const folders = readdirSync(goldens).map((name) => path.join(goldens, name))
     const training = path.join(root, 'test', 'fixtures', 'training')
-    const dumps = [
+    const files = []
+    for (const [script, ...args] of [
       ['dump-network.mjs', ...folders, scratch],
       ['dump-training.mjs', training, goldens, scratch],
-    ].map(([script, ...args]) => run(process.execPath, [path.join(root, 'scripts', script), ...args], {}, true))
-    if (dumps.some(({ status }) => status !== 0)) return false
-    const files = dumps.flatMap(({ stdout }) => stdout.trim().split('\n'))
+    ]) {
+      const { status, stdout } = await run(process.execPath, [path.join(root, 'scripts', script), ...args], {}, true)
+      if (status !== 0) return false
+      files.push(...stdout.trim().split('\n'))
+    }
     return program(path.join(out, 'drivlm_network_test'), { ASAN_OPTIONS: 'detect_leaks=1' }, files)
   }
-  if (sanitizer !== 'thread') phase('network', network)
+  if (sanitizer !== 'thread') await phase('network', network)
   const files =
     sanitizer === '' ? ['--exclude=test/package.test.ts'] : ['test/unit/addon', 'test/unit/model', 'test/unit/worker']
-  if (sanitizer === 'thread') phase('threads', threads)
-  else phase('unit', () => vitest(files, sanitizerRuntime()))
-  if (sanitizer === '') phase('package', () => vitest(['test/package.test.ts']))
+  if (sanitizer === 'thread') await phase('threads', threads)
+  else await phase('unit', () => vitest(files, sanitizerRuntime()))
+  if (sanitizer === '') await phase('package', () => vitest(['test/package.test.ts']))
+  await native
 }
 
 console.log(`\n${times.join(', ')}`)

@@ -28,11 +28,12 @@ void attend_exactly(const std::function<const float*(int64_t)>& key, const std::
   double top = -1e300, total = 0;
   float total32 = 0;
   for (int64_t t = 0; t < visible; ++t) {
+    const float* k = key(t);
     double s = 0;
     float s32 = 0;
     for (int64_t d = 0; d < dim; ++d) {
-      s += static_cast<double>(q[d]) * key(t)[d];
-      s32 += q[d] * key(t)[d];
+      s += static_cast<double>(q[d]) * k[d];
+      s32 += q[d] * k[d];
     }
     p[t] = s * scale;
     p32[t] = s32 * static_cast<float>(scale);
@@ -44,15 +45,18 @@ void attend_exactly(const std::function<const float*(int64_t)>& key, const std::
     p32[t] = to_float(from_float<bf16>(std::exp(p32[t] - static_cast<float>(top))));
     total32 += p32[t];
   }
-  for (int64_t d = 0; d < dim; ++d) {
-    double sum = 0;
-    float sum32 = 0;
-    for (int64_t t = 0; t < visible; ++t) {
-      sum += p[t] * value(t)[d];
-      sum32 += p32[t] * value(t)[d];
+  std::vector<double> sums(dim);
+  std::vector<float> sums32(dim);
+  for (int64_t t = 0; t < visible; ++t) {
+    const float* v = value(t);
+    for (int64_t d = 0; d < dim; ++d) {
+      sums[d] += p[t] * v[d];
+      sums32[d] += p32[t] * v[d];
     }
-    expected.push_back(sum / total);
-    plain.push_back(to_float(from_float<bf16>(sum32 / total32)));
+  }
+  for (int64_t d = 0; d < dim; ++d) {
+    expected.push_back(sums[d] / total);
+    plain.push_back(to_float(from_float<bf16>(sums32[d] / total32)));
   }
 }
 
