@@ -110,8 +110,14 @@ class Caller {
 };
 
 TEST(eviction_leaves_no_caller_waiting) {
+  // What is random is the order of steps, which the plain build tries; the sanitizer watches the memory of fewer.
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr unsigned kSeeds = 12;
+#else
+  constexpr unsigned kSeeds = 40;
+#endif
   int64_t evicted = 0, seen_again = 0;
-  for (unsigned seed = 1; seed <= 40; ++seed) {
+  for (unsigned seed = 1; seed <= kSeeds; ++seed) {
     Random random(seed);
     const auto below = [&](unsigned n) { return static_cast<int64_t>(random() % n); };
     const auto engine = tiny_engine((6 + below(12)) * kPage, 1 + below(5), false, 0, 1 + below(5), true);
@@ -139,7 +145,7 @@ TEST(eviction_leaves_no_caller_waiting) {
     CHECK_EQ(engine->stats().scenes, int64_t{0});
     CHECK_EQ(engine->stats().running + engine->stats().waiting, int64_t{0});
   }
-  CHECK(evicted > 100 && seen_again > 100);
+  CHECK(evicted > 2 * kSeeds && seen_again > 2 * kSeeds);
 }
 
 TEST(a_scene_that_waits_to_begin_holds_no_page_of_another) {
