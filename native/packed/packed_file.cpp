@@ -67,10 +67,18 @@ std::string random_hex() {
 // A file that is locked and has a name of its own; gone with this object unless it was renamed.
 class TemporaryFile {
  public:
-  explicit TemporaryFile(const std::string& beside) : path_(beside + "." + random_hex() + kEnding) {
-    fd_ = ::open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0666);
-    if (fd_ < 0) throw failed(path_, "created");
-    ::flock(fd_, LOCK_EX | LOCK_NB);  // where the file system has no locks, no writer removes files of others either
+  explicit TemporaryFile(const std::string& beside) {
+    // Between the two calls another writer may take the new file for one that was left behind, and remove it.
+    for (int tries = 0; tries < 100; ++tries) {
+      path_ = beside + "." + random_hex() + kEnding;
+      fd_ = ::open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0666);
+      if (fd_ < 0) throw failed(path_, "created");
+      ::flock(fd_, LOCK_EX);  // where the file system has no locks, no writer removes files of others either
+      struct stat info;
+      if (::fstat(fd_, &info) != 0 || info.st_nlink > 0) return;
+      ::close(fd_);
+    }
+    throw Error(Code::bad_weights, path_ + ": was removed again and again while it was made.");
   }
   ~TemporaryFile() {
     if (!renamed_) ::unlink(path_.c_str());
@@ -129,7 +137,7 @@ class TemporaryFile {
     return slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
   }
 
-  const std::string path_;
+  std::string path_;
   int fd_ = -1;
   bool renamed_ = false;
 };

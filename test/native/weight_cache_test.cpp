@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "check.h"
 #include "kernels/cpu/packed_device.h"
@@ -245,6 +246,25 @@ TEST(weight_cache_leaves_nothing_half_written) {
   CHECK(fs::exists(busy));
   CHECK(fs::exists(other));
   ::close(fd);
+}
+
+// Each looks for files that were left behind while the others make theirs.
+TEST(weight_cache_of_writers_at_once_is_written_by_each) {
+  const Folder folder;
+  std::atomic<int64_t> others{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      for (int k = 0; k < 60; ++k) {
+        if (load(folder.file(), std::string(WeightCache::kKeyBytes, static_cast<char>('a' + (i + k) % 7))).report.state ==
+            State::none)
+          ++others;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK_EQ(others.load(), int64_t{0});
+  CHECK_EQ(folder.count(), int64_t{1});
 }
 
 TEST(weight_cache_that_cannot_be_written) {
