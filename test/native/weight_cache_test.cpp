@@ -256,8 +256,8 @@ TEST(weight_cache_of_writers_at_once_is_written_by_each) {
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&, i] {
       for (int k = 0; k < 60; ++k) {
-        if (load(folder.file(), std::string(WeightCache::kKeyBytes, static_cast<char>('a' + (i + k) % 7))).report.state ==
-            State::none)
+        if (load(folder.file(), std::string(WeightCache::kKeyBytes, static_cast<char>('a' + (i + k) % 7)))
+                .report.state == State::none)
           ++others;
       }
     });
