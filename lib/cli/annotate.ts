@@ -96,7 +96,7 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
     withImages: flags.withImages,
     questions,
     // Its folder may be called otherwise on another machine.
-    model: (await modelIdentity(await readCheckpoint(folder))).replace(/^.*@/s, ''),
+    model: await modelIdentity({ ...(await readCheckpoint(folder)), name: 'weights' }),
     generation: { maxNewTokens, precision, weights, activations, kvCache, maxContext },
   }
   const digest = createHash('sha256').update(JSON.stringify(settings, textOfStamps))
