@@ -33,20 +33,30 @@ MappedFile::MappedFile(const std::string& path, int64_t expected_bytes) : path_(
   }
   void* address = ::mmap(nullptr, expected_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
   const int why = errno;
-  ::close(fd);
   if (address == MAP_FAILED) {
+    ::close(fd);
     throw Error(Code::out_of_memory, path + ": cannot be mapped (" + std::strerror(why) + ").");
   }
+  fd_ = fd;
   data_ = static_cast<const char*>(address);
   bytes_ = expected_bytes;
 }
 
-MappedFile::~MappedFile() { ::munmap(const_cast<char*>(data_), bytes_); }
+MappedFile::~MappedFile() {
+  ::munmap(const_cast<char*>(data_), bytes_);
+  ::close(fd_);
+}
 
-void MappedFile::expect(int64_t offset, int64_t bytes) const {
-  constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ of Linux 5.14; older ones refuse it
-  const int64_t page = ::sysconf(_SC_PAGESIZE), first = offset / page * page;
-  ::madvise(const_cast<char*>(data_) + first, offset + bytes - first, kPopulateRead);
+void MappedFile::read(int64_t offset, void* to, int64_t bytes) const {
+  for (char* out = static_cast<char*>(to); bytes > 0;) {
+    const ssize_t got = ::pread(fd_, out, bytes, offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw Error(Code::bad_weights, path_ + ": cannot be read (" + std::strerror(errno) + ").");
+    if (got == 0) throw Error(Code::bad_weights, path_ + ": became shorter while it was read.");
+    out += got;
+    offset += got;
+    bytes -= got;
+  }
 }
 
 void MappedFile::drop(int64_t offset, int64_t bytes) const {

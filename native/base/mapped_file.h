@@ -18,14 +18,16 @@ class MappedFile {
   int64_t bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
 
-  // The whole range is about to be read: maps its pages in one go, which costs less than a fault for every few of them. May do nothing.
-  void expect(int64_t offset, int64_t bytes) const;
+  // Copies the range, by reads of the file: for what is looked at once, where mapping its pages would cost more than the copy. Throws
+  // BAD_WEIGHTS if the file has become shorter or cannot be read.
+  void read(int64_t offset, void* to, int64_t bytes) const;
 
   // Gives the pages wholly inside the range back; a later read maps them again.
   void drop(int64_t offset, int64_t bytes) const;
 
  private:
   std::string path_;
+  int fd_ = -1;
   const char* data_ = nullptr;
   int64_t bytes_ = 0;
 };

@@ -78,7 +78,7 @@ class WeightCache final : public PackedStore {
     std::optional<bool> right;  // once compared: whether the bytes are what was written
   };
 
-  bool right(const Place& place) const;
+  bool right(const Place& place, std::vector<char>& piece) const;
 
   std::string parse(const MappedFile& file);
   void write(const std::atomic<bool>& cancel) const;

@@ -202,6 +202,54 @@ TEST(weight_cache_checked_by_threads) {
   CHECK_ERROR(Code::aborted, cache.check(2, cancelled));
 }
 
+// Larger than what is read at a time, and of no even number of bytes.
+TEST(weight_cache_compares_in_pieces) {
+  const Folder folder;
+  const std::string file = folder.file();
+  std::vector<char> bytes((1 << 20) + 77);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 2654435761u >> 13);
+  const PackedForm form{1, 2, 0, 32, 4};
+  {
+    WeightCache cache({file, kKey});
+    cache.add("vision.fc1", form, bytes.data(), bytes.size());
+    CHECK(cache.finish(kGoOn).state == State::written);
+  }
+  Checksum sum;
+  sum.add(bytes.data(), 640), sum.add(bytes.data() + 640, bytes.size() - 640);
+  CHECK(sum.value() == checksum_of(bytes.data(), bytes.size()));
+  const std::vector<char> whole = read_file(file);
+  const size_t first = whole.size() - bytes.size();
+  const auto taken = [&] {
+    WeightCache cache({file, kKey});
+    const auto memory = cache.find("vision.fc1", form, bytes.size());
+    CHECK(!memory || std::memcmp(memory->data, bytes.data(), bytes.size()) == 0);
+    return memory != nullptr;
+  };
+  CHECK(taken());
+  for (const size_t at : {size_t{0}, size_t{(256 << 10) - 1}, size_t{256 << 10}, bytes.size() - 78, bytes.size() - 1}) {
+    std::vector<char> damaged = whole;
+    damaged[first + at] ^= 4;
+    write_file(file, damaged);
+    CHECK(!taken());
+  }
+}
+
+// By another process, behind the mapping: found before anything is read where nothing is any more.
+TEST(weight_cache_cut_while_it_is_mapped_is_rebuilt) {
+  const Folder folder;
+  const std::string file = folder.file();
+  load(file);
+  for (const int threads : {0, 2}) {
+    {
+      WeightCache cache({file, kKey});
+      fs::resize_file(file, kDirectoryBytes + 100);
+      if (threads > 0) cache.check(threads, kGoOn);
+      for (const Kept& one : matrices()) CHECK(!cache.find(one.name, one.form, one.bytes.size()));
+    }
+    CHECK(load(file).report.state == State::written);
+  }
+}
+
 TEST(weight_cache_forged_directory_is_rebuilt) {
   const Folder folder;
   const std::string file = folder.file();
