@@ -115,6 +115,7 @@ class Loader final : public ParameterSource {
   }
 
   Tensor positions(const std::string& role, int64_t from, int64_t to) override {
+    if (from == to) return vector(role);
     const std::vector<float> stored = values(role);
     const std::vector<float> resized =
         resize_positions(stored, from, to, static_cast<int64_t>(stored.size()) / (1 + from * from));
@@ -126,8 +127,8 @@ class Loader final : public ParameterSource {
     const Row row = take(role);
     report(row);
     std::vector<float> out(row.parameter.count());
-    gather(*row.tensor, out.data());
     expect_finite(row);
+    gather(*row.tensor, out.data());
     return out;
   }
 
@@ -213,26 +214,43 @@ class Loader final : public ParameterSource {
                        [&](const TensorSpan& span) { return span.dtype == tensor.dtype; });
   }
 
-  // out = the tensor's rows as f32, in order.
-  void gather(const TensorSource& tensor, float* out) const {
+  // take(values, count) of the tensor's rows as f32, in order, piece by piece.
+  template <class Take>
+  void each_piece(const TensorSource& tensor, const Take& take) const {
+    constexpr int64_t kPiece = 16 << 10;
+    std::vector<char> stored;
+    std::vector<float> values;
     for (const TensorSpan& span : tensor.spans) {
-      const int64_t count = span.rows * cols_of(tensor);
-      widen(out, files_[span.file]->data() + span.offset, span.dtype, count);
-      out += count;
+      const int64_t bytes = dtype_bytes(span.dtype), all = span.rows * cols_of(tensor);
+      for (int64_t at = 0; at < all; at += kPiece) {
+        const int64_t count = std::min(kPiece, all - at);
+        stored.resize(count * bytes);
+        values.resize(count);
+        files_[span.file]->read(span.offset + at * bytes, stored.data(), count * bytes);
+        widen(values.data(), stored.data(), span.dtype, count);
+        take(values.data(), count);
+      }
     }
   }
 
-  // A NaN or infinity in a vector would make every logit NaN. Vectors are small enough to be read as a whole.
+  // out = the tensor's rows as f32, in order.
+  void gather(const TensorSource& tensor, float* out) const {
+    each_piece(tensor, [&](const float* values, int64_t count) { out = std::copy_n(values, count, out); });
+  }
+
+  // A NaN or infinity in a vector would make every logit NaN.
   void expect_finite(const Row& row) const {
-    std::vector<float> values(row.parameter.count());
-    gather(*row.tensor, values.data());
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (std::isfinite(values[i])) continue;
-      throw Error(
-          Code::bad_weights,
-          text("%s: expected finite numbers, found %g at %zu. The weights are damaged; download or save them again.",
-               row.parameter.role.c_str(), values[i], i));
-    }
+    int64_t before = 0;
+    each_piece(*row.tensor, [&](const float* values, int64_t count) {
+      for (int64_t i = 0; i < count; ++i) {
+        if (std::isfinite(values[i])) continue;
+        throw Error(
+            Code::bad_weights,
+            text("%s: expected finite numbers, found %g at %lld. The weights are damaged; download or save them again.",
+                 row.parameter.role.c_str(), values[i], static_cast<long long>(before + i)));
+      }
+      before += count;
+    });
   }
 
   // Bytes that the device reads in place stay; of what it copied, the mapped pages can go.

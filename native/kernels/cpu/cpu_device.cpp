@@ -15,6 +15,7 @@ namespace drivlm {
 namespace {
 
 constexpr size_t kLargePage = size_t{2} << 20;
+constexpr int64_t kPieceValues = 16 << 10;  // of a vector, read at a time
 
 template <class T>
 DRIVLM_INNERMOST void widen_bytes(float* out, const char* bytes, int64_t count) {
@@ -59,15 +60,32 @@ const char* MappedMatrix::stored_row(int64_t index) const {
   return static_cast<const char*>(runs_[run].data) + (index - first_[run]) * cols * dtype_bytes(dtype_);
 }
 
-void MappedMatrix::row(int64_t index, float* out) const {
-  const char* bytes = stored_row(index);
+void MappedMatrix::read(int64_t first, int64_t count, char* out) const {
+  const int64_t row_bytes = cols * static_cast<int64_t>(dtype_bytes(dtype_));
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    const HostRows& run = runs_[i];
+    const int64_t from = std::max(first, first_[i]), to = std::min(first + count, first_[i] + run.rows);
+    if (to <= from) continue;
+    const char* stored = static_cast<const char*>(run.data) + (from - first_[i]) * row_bytes;
+    char* at = out + (from - first) * row_bytes;
+    if (run.file) {
+      run.file->read(stored - run.file->data(), at, (to - from) * row_bytes);
+    } else {
+      std::memcpy(at, stored, (to - from) * row_bytes);
+    }
+  }
+}
+
+void MappedMatrix::widen(const char* stored, int64_t count, float* out) const {
   switch (dtype_) {
-    case DType::f32: std::memcpy(out, bytes, cols * sizeof(float)); return;
-    case DType::bf16: return widen_bytes<bf16>(out, bytes, cols);
-    case DType::f16: return widen_bytes<f16>(out, bytes, cols);
+    case DType::f32: std::memcpy(out, stored, count * cols * sizeof(float)); return;
+    case DType::bf16: return widen_bytes<bf16>(out, stored, count * cols);
+    case DType::f16: return widen_bytes<f16>(out, stored, count * cols);
     default: throw Error(Code::internal, "MappedMatrix: stored type");
   }
 }
+
+void MappedMatrix::row(int64_t index, float* out) const { widen(stored_row(index), 1, out); }
 
 void MappedMatrix::row(int64_t index, bf16* out) const {
   if (dtype_ == DType::bf16) {
@@ -126,9 +144,15 @@ std::unique_ptr<Matrix> CpuDevice::load_table(const HostTensor& source) {
 Tensor CpuDevice::load_vector(const HostTensor& source) {
   const MappedMatrix stored(source);
   const int64_t count = source.rows * source.cols;
-  vectors_.push_back(std::make_unique<float[]>(count));
+  vectors_.push_back(std::make_unique_for_overwrite<float[]>(count));
   float* out = vectors_.back().get();
-  for (int64_t row = 0; row < source.rows; ++row) stored.row(row, out + row * source.cols);
+  const int64_t piece = std::max<int64_t>(1, kPieceValues / source.cols);  // rows
+  std::vector<char> read(std::min(piece, source.rows) * source.cols * dtype_bytes(source.dtype));
+  for (int64_t first = 0; first < source.rows; first += piece) {
+    const int64_t rows = std::min(piece, source.rows - first);
+    stored.read(first, rows, read.data());
+    stored.widen(read.data(), rows, out + first * source.cols);
+  }
   return Tensor(out, DType::f32, {count});
 }
 

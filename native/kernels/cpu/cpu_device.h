@@ -30,14 +30,18 @@ class MappedMatrix : public Matrix {
   void row(int64_t index, float* out) const;
   void row(int64_t index, bf16* out) const;
 
-  // Row `index` as it is stored, dtype() [cols], at any address.
-  const char* stored_row(int64_t index) const;
+  // Rows [first, first + count) as they are stored, dtype() [count, cols], at any address; a file is read, none of it is mapped.
+  void read(int64_t first, int64_t count, char* out) const;
+  // Rows that were read as f32.
+  void widen(const char* stored, int64_t count, float* out) const;
   DType dtype() const { return dtype_; }
 
   // Gives back the memory of rows [first, first + count); who reads them again maps them again.
   void drop(int64_t first, int64_t count) const;
 
  private:
+  const char* stored_row(int64_t index) const;
+
   DType dtype_;
   std::vector<HostRows> runs_;
   std::vector<int64_t> first_;  // first row of each run

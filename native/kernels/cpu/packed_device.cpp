@@ -1,6 +1,7 @@
 #include "kernels/cpu/packed_device.h"
 
 #include "kernels/cpu/packed_kv.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
 #include "packed/formats.h"
 
@@ -16,12 +17,15 @@ struct SourceRow {
   int64_t index;
 };
 
-// Packs panels whose row i is `row_of(panel, i)`. `done(first, last)`: the rows of panels [first, last) were read.
-template <class RowOf, class Done>
-void pack(PackedMatrix& matrix, const cpu::KernelTable& kernels, int threads, const RowOf& row_of, const Done& done) {
+// Packs panels whose row i is `row_of(panel, i)`.
+template <class RowOf>
+void pack(PackedMatrix& matrix, const cpu::KernelTable& kernels, int threads, const RowOf& row_of) {
   const int64_t k = matrix.cols, panels = cpu::panel_count(matrix.rows);
   ThreadPool::instance().parallel_for(threads, panels, 4, [&](int64_t first, int64_t last) {
-    std::vector<float> widened;
+    const int64_t most_bytes = kPanelRows * k * static_cast<int64_t>(sizeof(float));
+    char* const stored =
+        static_cast<char*>(cpu::thread_scratch(2 * most_bytes));  // the rows, and those that are widened
+    float* const widened = reinterpret_cast<float*>(stored + most_bytes);
     for (int64_t panel = first; panel < last; ++panel) {
       SourceRow from[kPanelRows];
       cpu::StoredRows rows;
@@ -30,22 +34,26 @@ void pack(PackedMatrix& matrix, const cpu::KernelTable& kernels, int threads, co
         from[i] = row_of(panel, i);
         rows.f32 |= from[i].source && from[i].source->dtype() != DType::bf16;
       }
-      for (int64_t i = 0; i < kPanelRows; ++i) {
-        if (!from[i].source) continue;
-        if (from[i].source->dtype() == (rows.f32 ? DType::f32 : DType::bf16)) {
-          rows.row[i] = from[i].source->stored_row(from[i].index);
-          continue;
+      char* at = stored;
+      for (int64_t i = 0, count; i < kPanelRows; i += count) {
+        const MappedMatrix* source = from[i].source;
+        count = 1;
+        if (!source) continue;
+        while (i + count < kPanelRows && from[i + count].source == source &&
+               from[i + count].index == from[i].index + count)
+          ++count;
+        source->read(from[i].index, count, at);
+        const bool as_stored = source->dtype() == (rows.f32 ? DType::f32 : DType::bf16);
+        for (int64_t row = i; row < i + count; ++row, at += k * dtype_bytes(source->dtype())) {
+          rows.row[row] = as_stored ? at : reinterpret_cast<const char*>(widened + row * k);
+          if (!as_stored) source->widen(at, 1, widened + row * k);
         }
-        widened.resize(kPanelRows * k);
-        from[i].source->row(from[i].index, widened.data() + i * k);
-        rows.row[i] = reinterpret_cast<const char*>(widened.data() + i * k);
       }
       const bool s8 = matrix.kind == WeightKind::s8;
       kernels.pack_panel(matrix.panels() + panel * cpu::panel_bytes(matrix.kind, k),
                          s8 ? matrix.scales() + panel * kPanelRows : nullptr,
                          s8 ? matrix.sums() + panel * kPanelRows : nullptr, matrix.kind, rows);
     }
-    done(first, last);
   });
 }
 
@@ -80,9 +88,9 @@ WeightKind PackedCpuDevice::kind_of(Use use) const {
   return WeightKind::bf16;
 }
 
-template <class RowOf, class Done>
-std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of,
-                                                const Done& done) const {
+template <class RowOf>
+std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_t rows, bool gated,
+                                                const RowOf& row_of) const {
   const WeightKind kind = kind_of(source.use);
   const PackedForm form{cpu::kPackingVersion, static_cast<int64_t>(kind), gated, rows, source.cols};
   const size_t bytes = PackedMatrix::bytes(kind, rows, source.cols);
@@ -94,34 +102,25 @@ std::unique_ptr<Matrix> PackedCpuDevice::packed(const HostTensor& source, int64_
   auto memory = std::make_unique<HostMemory>(bytes, "The packed " + source.name, true);
   if (source.store) source.store->add(source.name, form, memory->data, bytes);
   auto matrix = std::make_unique<PackedMatrix>(kind, rows, source.cols, gated, std::move(memory));
-  pack(*matrix, kernels_, threads_, row_of, done);
+  pack(*matrix, kernels_, threads_, row_of);
   return matrix;
 }
 
 std::unique_ptr<Matrix> PackedCpuDevice::load_matrix(const HostTensor& source) {
   const MappedMatrix stored(source);
-  return packed(
-      source, source.rows, false,
-      [&](int64_t panel, int64_t i) {
-        const int64_t row = panel * kPanelRows + i;
-        return SourceRow{row < source.rows ? &stored : nullptr, row};
-      },
-      [&](int64_t first, int64_t last) { stored.drop(first * kPanelRows, (last - first) * kPanelRows); });
+  return packed(source, source.rows, false, [&](int64_t panel, int64_t i) {
+    const int64_t row = panel * kPanelRows + i;
+    return SourceRow{row < source.rows ? &stored : nullptr, row};
+  });
 }
 
 std::unique_ptr<Matrix> PackedCpuDevice::load_gated(const HostTensor& gate, const HostTensor& up) {
   const MappedMatrix gate_rows(gate), up_rows(up);
   constexpr int64_t kHalf = kPanelRows / 2;
-  return packed(
-      gate, gate.rows + up.rows, true,
-      [&](int64_t panel, int64_t i) {
-        const int64_t row = panel * kHalf + i % kHalf;
-        return SourceRow{row >= gate.rows ? nullptr : i < kHalf ? &gate_rows : &up_rows, row};
-      },
-      [&](int64_t first, int64_t last) {
-        gate_rows.drop(first * kHalf, (last - first) * kHalf);
-        up_rows.drop(first * kHalf, (last - first) * kHalf);
-      });
+  return packed(gate, gate.rows + up.rows, true, [&](int64_t panel, int64_t i) {
+    const int64_t row = panel * kHalf + i % kHalf;
+    return SourceRow{row >= gate.rows ? nullptr : i < kHalf ? &gate_rows : &up_rows, row};
+  });
 }
 
 bool PackedCpuDevice::keeps_mapping(const Matrix& matrix) const {

@@ -81,9 +81,8 @@ class PackedCpuDevice : public CpuDevice {
   cpu::WeightKind kind_of(Use use) const;
 
   // `source` from its cache if it is there, else from the rows that row_of(panel, i) names.
-  template <class RowOf, class Done>
-  std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of,
-                                 const Done& done) const;
+  template <class RowOf>
+  std::unique_ptr<Matrix> packed(const HostTensor& source, int64_t rows, bool gated, const RowOf& row_of) const;
 
   const cpu::KernelTable& kernels_;
   const CpuFormat format_;
