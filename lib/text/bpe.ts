@@ -3,12 +3,14 @@
  * equals. Works on ids; words that were seen lately are looked up.
  */
 import { PairQueue } from './pair-queue.ts'
-import type { Vocabulary } from './vocabulary.ts'
+import { placesFor, type Vocabulary } from './vocabulary.ts'
 
 export interface BpeRules {
   vocabulary: Vocabulary
   /** Three ids a merge, in order of rank: left, right, both together. */
   merges: Int32Array
+  /** As {@link pairTable} makes it of the merges. */
+  pairs: Int32Array
   /** A word's symbols are its UTF-8 bytes, these their ids; otherwise its characters. */
   byteIds: Int32Array | undefined
   /** Ids of `<0x00>` to `<0xFF>`, for characters that the vocabulary lacks. */
@@ -24,13 +26,11 @@ const maxCachedWords = 16_384
 const maxCachedLength = 64
 export class Bpe {
   readonly #rules: BpeRules
-  readonly #ranks: PairRanks
   readonly #cache = new Map<string, readonly number[]>()
   readonly #utf8 = new TextEncoder()
 
   constructor(rules: BpeRules) {
     this.#rules = rules
-    this.#ranks = new PairRanks(rules.merges)
   }
 
   encode(word: string): readonly number[] {
@@ -81,9 +81,10 @@ export class Bpe {
     /** Symbols that one has grown to, 0 when it was merged away. */
     const size = new Int32Array(count).fill(1)
     const queue = new PairQueue()
+    const { merges, pairs } = this.#rules
     const consider = (left: number, right: number): void => {
       if (left < 0 || right < 0) return
-      const rank = this.#ranks.get(symbols[left]!, symbols[right]!)
+      const rank = pairs[placeOf(pairs, merges, symbols[left]!, symbols[right]!)]! - 1
       if (rank >= 0) queue.push(-rank, left, right, size[left]! + size[right]!)
     }
     for (let i = 0; i < count; i++) {
@@ -95,7 +96,7 @@ export class Bpe {
       const { left, right } = queue
       // Both halves are as they were queued only if neither has grown or gone.
       if (size[left] === 0 || size[right] === 0 || size[left]! + size[right]! !== queue.size) continue
-      symbols[left] = this.#rules.merges[-queue.score * 3 + 2]!
+      symbols[left] = merges[-queue.score * 3 + 2]!
       size[left] = queue.size
       size[right] = 0
       const after = next[right]!
@@ -108,36 +109,27 @@ export class Bpe {
   }
 }
 
-/** Rank of a pair of ids. An open hash table; a Map of 150 000 entries took a quarter of the loading time. */
-class PairRanks {
-  readonly #merges: Int32Array
-  /** Rank + 1, 0 for an empty place. */
-  readonly #slots: Int32Array
-
-  constructor(merges: Int32Array) {
-    this.#merges = merges
-    let size = 16
-    while (size < (merges.length / 3) * 2) size *= 2
-    this.#slots = new Int32Array(size)
-    for (let rank = 0; rank * 3 < merges.length; rank++) {
-      const at = this.#find(merges[rank * 3]!, merges[rank * 3 + 1]!)
-      // A pair that is listed twice keeps its first rank.
-      if (this.#slots[at] === 0) this.#slots[at] = rank + 1
-    }
+/**
+ * Ranks of pairs of ids, as an open hash table: rank + 1, 0 for an empty place. A Map of 150,000 entries took a quarter of the loading time; this is made in
+ * 30 ms, or kept with the merges.
+ */
+export function pairTable(merges: Int32Array): Int32Array {
+  const pairs = new Int32Array(placesFor(merges.length / 3))
+  for (let rank = 0; rank * 3 < merges.length; rank++) {
+    const at = placeOf(pairs, merges, merges[rank * 3]!, merges[rank * 3 + 1]!)
+    // A pair that is listed twice keeps its first rank.
+    if (pairs[at] === 0) pairs[at] = rank + 1
   }
+  return pairs
+}
 
-  /** −1 for pairs that do not merge. */
-  get(left: number, right: number): number {
-    return this.#slots[this.#find(left, right)]! - 1
-  }
-
-  #find(left: number, right: number): number {
-    const mask = this.#slots.length - 1
-    let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
-    hash ^= hash >>> 15
-    for (let at = hash & mask; ; at = (at + 1) & mask) {
-      const rank = this.#slots[at]! - 1
-      if (rank < 0 || (this.#merges[rank * 3] === left && this.#merges[rank * 3 + 1] === right)) return at
-    }
+/** The place of a pair, or the empty one where it would stand. */
+function placeOf(pairs: Int32Array, merges: Int32Array, left: number, right: number): number {
+  const mask = pairs.length - 1
+  let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
+  hash ^= hash >>> 15
+  for (let at = hash & mask; ; at = (at + 1) & mask) {
+    const rank = pairs[at]! - 1
+    if (rank < 0 || (merges[rank * 3] === left && merges[rank * 3 + 1] === right)) return at
   }
 }

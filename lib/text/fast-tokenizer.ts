@@ -6,7 +6,7 @@
 import { ModelError } from '../errors.ts'
 import { type AddedTokenSearch, CompiledSearch, PythonSearch } from './added-token-search.ts'
 import { isControl, joinParts, type Ranges, type TextPart } from './added-tokens.ts'
-import { Bpe } from './bpe.ts'
+import { Bpe, pairTable } from './bpe.ts'
 import {
   ByteLevelDecoder,
   byteCharacters,
@@ -72,7 +72,8 @@ export function fastTokenizerJson(vocab: JsonObject, mergesFile: Uint8Array): Js
 function readTables(model: JsonObject, vocabFile: string, mergesFile: string): BpeTables {
   const vocab = objectOf(model.vocab, vocabFile) ?? refuse(`${vocabFile} is missing.`)
   const vocabulary = readVocabulary(vocab, vocabFile)
-  return { vocabulary, merges: readMerges(model.merges, mergesFile, vocabulary) }
+  const merges = readMerges(model.merges, mergesFile, vocabulary)
+  return { vocabulary, merges, pairs: pairTable(merges) }
 }
 
 export class FastTokenizer implements Tokenizer {
@@ -115,7 +116,7 @@ export class FastTokenizer implements Tokenizer {
     }
     this.#decoding = decoderRules(json.decoder)
     this.tables = kept ?? readTables(model, vocabFile, mergesFile)
-    const { vocabulary, merges } = this.tables
+    const { vocabulary } = this.tables
     this.#normalize = readNormalizer(json.normalizer) ?? ((text) => ({ text }))
     this.#words = readPreTokenizer(json.pre_tokenizer)
     this.#watched = hasUnknownPattern(json.normalizer) || hasUnknownPattern(json.pre_tokenizer)
@@ -136,8 +137,7 @@ export class FastTokenizer implements Tokenizer {
       refuse(`${vocabFile}: byte_fallback is set, but ${bytePieceName(fallback.indexOf(-1))} is missing.`)
     const unk = typeof model.unk_token === 'string' ? model.unk_token : ''
     this.#bpe = new Bpe({
-      vocabulary,
-      merges,
+      ...this.tables,
       byteIds: bytes ? byteIdsOf((byte) => byteCharacters[byte]!) : undefined,
       fallbackIds: fallback,
       unkId: vocabulary.idOf(unk) ?? files.added.find((token) => token.content === unk)?.id,

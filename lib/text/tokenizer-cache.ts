@@ -2,12 +2,13 @@
  * The tables of a `tokenizer.json`, or of `vocab.json` and `merges.txt`, kept in the model folder by `cache: true`: reading 150,000 tokens and as many merges from
  * JSON takes longer than all else that a load does once its weights are kept. The file is ours, but it is checked as if it came from elsewhere.
  *
- *     0   8 bytes   "DRIVLMT1"
+ *     0   8 bytes   "DRIVLMT2"
  *     8   u32       CRC-32 of all that follows
  *     12  u32       bytes of the header
  *     16  header    JSON: key, counts, the rest of the tokenizer's JSON; padded with blanks to a multiple of 4
  *     …   u32[]     where each text ends
  *     …   i32[]     three ids a merge
+ *     …   i32[]     the hash table of the texts, then that of the merges
  *     …   bytes     the texts, in UTF-8
  */
 import { createHash } from 'node:crypto'
@@ -18,13 +19,15 @@ import { crc32 } from 'node:zlib'
 import { isRecord } from '../messages.ts'
 import { writeWhole } from '../whole-file.ts'
 import { type JsonObject, maxId, readBounded } from './tokenizer-files.ts'
-import { PackedVocabulary, packTexts, type Vocabulary } from './vocabulary.ts'
+import { PackedVocabulary, packTexts, placesFor, type Vocabulary } from './vocabulary.ts'
 
 /** What a BPE tokenizer looks up. */
 export interface BpeTables {
   vocabulary: Vocabulary
   /** Three ids a merge, in order of rank: left, right, both together. */
   merges: Int32Array
+  /** The merges' hash table, see bpe.ts. */
+  pairs: Int32Array
 }
 
 /** A tokenizer's tables, and its JSON without vocabulary and merges. */
@@ -35,7 +38,7 @@ export interface KeptTokenizer {
 }
 
 const name = 'drivlm-tokenizer.cache'
-const magic = 'DRIVLMT1'
+const magic = 'DRIVLMT2'
 const maxFileBytes = 256 << 20
 /** A smaller vocabulary is read from JSON as soon. */
 const leastTokens = 16_384
@@ -79,20 +82,36 @@ function parse(bytes: Uint8Array, key: string): KeptTokenizer | undefined {
   if (rules !== 'tokenizer.json' && rules !== 'qwen2') return undefined
   if (!isCount(tokens, maxId + 1) || !isCount(count, maxFileBytes)) return undefined
   const mergesAt = tablesAt + 4 * tokens
-  const textsAt = mergesAt + 12 * count
+  const slotsAt = mergesAt + 12 * count
+  const pairsAt = slotsAt + 4 * placesFor(tokens)
+  const textsAt = pairsAt + 4 * placesFor(count)
   if (textsAt > file.length) return undefined
-  // A copy of their own is aligned, whatever the reader's buffer is.
-  const tables = file.buffer.slice(file.byteOffset + tablesAt, file.byteOffset + textsAt)
-  const ends = new Uint32Array(tables, 0, tokens)
-  const merges = new Int32Array(tables, 4 * tokens, 3 * count)
+  // All of them are aligned, since readBounded has read into a buffer of its own.
+  const ends = new Uint32Array(file.buffer, file.byteOffset + tablesAt, tokens)
+  const table = (at: number, next: number) => new Int32Array(file.buffer, file.byteOffset + at, (next - at) / 4)
+  const [merges, slots, pairs] = [table(mergesAt, slotsAt), table(slotsAt, pairsAt), table(pairsAt, textsAt)]
   const texts = file.subarray(textsAt)
+  if (!areInOrder(ends, texts.length) || !areIds(merges, tokens)) return undefined
+  // Whatever else a hash table has, a text or a pair that does not fit is not taken, and an empty place ends each search.
+  if (!slots.includes(0) || !pairs.includes(0)) return undefined
+  return { rules, json, tables: { vocabulary: new PackedVocabulary({ bytes: texts, ends, slots }), merges, pairs } }
+}
+
+// These run once, before they are compiled: loops without iterators, which would make 150,000 objects.
+
+function areInOrder(ends: Uint32Array, last: number): boolean {
   let before = 0
-  for (const end of ends) {
-    if (end < before) return undefined
+  for (let id = 0; id < ends.length; id++) {
+    const end = ends[id]!
+    if (end < before) return false
     before = end
   }
-  if (before !== texts.length || !merges.every((id) => id >= 0 && id < tokens)) return undefined
-  return { rules, json, tables: { vocabulary: new PackedVocabulary({ bytes: texts, ends }), merges } }
+  return before === last
+}
+
+function areIds(merges: Int32Array, tokens: number): boolean {
+  for (let i = 0; i < merges.length; i++) if (merges[i]! >>> 0 >= tokens) return false
+  return true
 }
 
 const isCount = (value: unknown, most: number): value is number =>
@@ -104,7 +123,7 @@ export async function writeTokenizerCache(
   key: string,
   { rules, json, tables }: KeptTokenizer,
 ): Promise<void> {
-  const { vocabulary, merges } = tables
+  const { vocabulary, merges, pairs } = tables
   if (endianness() !== 'LE' || vocabulary.size < leastTokens) return
   const packed = packTexts(vocabulary)
   if (packed === undefined) return
@@ -117,7 +136,7 @@ export async function writeTokenizerCache(
     new Uint8Array(buffer, byteOffset, byteLength)
   const size = Buffer.alloc(4)
   size.writeUInt32LE(header.length)
-  const body = Buffer.concat([size, header, raw(packed.ends), raw(merges), packed.bytes])
+  const body = Buffer.concat([size, header, raw(packed.ends), raw(merges), raw(packed.slots), raw(pairs), packed.bytes])
   const sum = Buffer.alloc(4)
   sum.writeUInt32LE(crc32(body))
   await writeWhole(join(dir, name), Buffer.concat([Buffer.from(magic), sum, body])).catch(() => {})

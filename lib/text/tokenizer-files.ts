@@ -52,7 +52,7 @@ const namedTokens = [
   'mask_token',
 ] as const
 
-/** A file's bytes, undefined when there is no such file. */
+/** A file's bytes in a buffer of their own, undefined when there is no such file. */
 export async function readBounded(path: string, name: string, maxBytes: number): Promise<Uint8Array | undefined> {
   let handle: Awaited<ReturnType<typeof open>>
   try {
@@ -74,7 +74,12 @@ export async function readBounded(path: string, name: string, maxBytes: number):
         `${name}: ${stat.size} bytes, at most ${maxBytes} are read; this is not the tokenizer of a supported model.`,
       )
     }
-    return await handle.readFile()
+    // In one go: `readFile` takes half a megabyte at a time, each in a turn of the event loop.
+    const bytes = Buffer.allocUnsafeSlow(stat.size)
+    let read = 0
+    for (let got = 1; got > 0 && read < bytes.length; read += got)
+      got = (await handle.read(bytes, read, bytes.length - read, read)).bytesRead
+    return bytes.subarray(0, read)
   } finally {
     await handle.close()
   }
@@ -190,9 +195,11 @@ export async function readTokenizerFiles(
   sentencePiece?: boolean,
 ): Promise<TokenizerFiles> {
   const configFile = 'tokenizer_config.json'
-  const config = objectOf(await readJson(dir, configFile), configFile) ?? {}
   const mapFile = 'special_tokens_map.json'
-  const specialMap = objectOf(await readJson(dir, mapFile), mapFile) ?? {}
+  const addedFile = 'added_tokens.json'
+  const read = await Promise.all([configFile, mapFile, addedFile].map((file) => readJson(dir, file)))
+  const config = objectOf(read[0], configFile) ?? {}
+  const specialMap = objectOf(read[1], mapFile) ?? {}
   const table = new AddedTokenTable()
 
   const fromJson = tokenizerJson?.added_tokens ?? []
@@ -214,8 +221,7 @@ export async function readTokenizerFiles(
     const flags = objectOf(entry, what)!
     table.add(configFile, idFrom(/^\d+$/.test(key) ? Number(key) : key, what), contentFrom(flags.content, what), flags)
   }
-  const addedFile = 'added_tokens.json'
-  for (const [content, id] of Object.entries(objectOf(await readJson(dir, addedFile), addedFile) ?? {})) {
+  for (const [content, id] of Object.entries(objectOf(read[2], addedFile) ?? {})) {
     const what = `${addedFile}: ${JSON.stringify(content)}`
     table.add(addedFile, idFrom(id, what), contentFrom(content, what), undefined)
   }

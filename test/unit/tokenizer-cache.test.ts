@@ -5,7 +5,7 @@ import { crc32 } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { loadTokenizer } from '../../lib/text/load-tokenizer.ts'
 import type { Tokenizer } from '../../lib/text/tokenizer.ts'
-import { ListedVocabulary, PackedVocabulary, packTexts } from '../../lib/text/vocabulary.ts'
+import { ListedVocabulary, PackedVocabulary, packTexts, placesFor } from '../../lib/text/vocabulary.ts'
 import { fixtures, folder, json } from './tokenizer-shared.ts'
 
 const name = 'drivlm-tokenizer.cache'
@@ -100,6 +100,14 @@ describe('a file that is not as it was written', async () => {
     return signed(Buffer.concat([whole.subarray(0, 12), size, padded, body]))
   }
   const mergesAt = ends(header.tokens)
+  const slotsAt = mergesAt + 12 * header.merges
+  const pairsAt = slotsAt + 4 * placesFor(header.tokens)
+  const textsAt = pairsAt + 4 * placesFor(header.merges)
+  const filled = (from: number, to: number, value: number) => {
+    const bytes = Buffer.from(whole)
+    for (let at = from; at < to; at += 4) bytes.writeInt32LE(value, at)
+    return signed(bytes)
+  }
 
   test.each<[string, Buffer]>([
     ['empty', Buffer.alloc(0)],
@@ -117,6 +125,8 @@ describe('a file that is not as it was written', async () => {
     ['with a text that ends behind the file', patched(ends(header.tokens - 1), 0x7fffffff)],
     ['with a merge of a token there is not', patched(mergesAt, header.tokens)],
     ['with a merge of a token below zero', patched(mergesAt + 4, 0x80000000)],
+    ['with a table of texts that has no end', filled(slotsAt, pairsAt, 1)],
+    ['with a table of merges that has no end', filled(pairsAt, textsAt, 1)],
     ['with more tokens than bytes', headed({ tokens: 4_000_000 })],
     ['with half a token', headed({ tokens: 0.5 })],
     ['with more merges than bytes', headed({ merges: 4_000_000 })],
@@ -127,11 +137,23 @@ describe('a file that is not as it was written', async () => {
   ])('%s', async (_, bytes) => {
     writeFileSync(file, bytes)
     expect(await load(dir)).toEqual(without)
-    expect(readFileSync(file)).toEqual(whole)
+    expect(readFileSync(file).equals(whole)).toBe(true)
+  })
+
+  test('with tables that name what there is not: found is what fits, and every search ends', async () => {
+    for (const value of [0x7fffffff, header.tokens + 1, -1, 0]) {
+      writeFileSync(file, filled(pairsAt, textsAt - 4, value))
+      const { ids, known } = await load(dir)
+      expect(known).toEqual(without.known)
+      expect(ids.flat().every((id) => id >= 0 && id < header.tokens)).toBe(true)
+      writeFileSync(file, filled(slotsAt, pairsAt - 4, value))
+      await expect(load(dir)).rejects.toMatchObject({ code: 'BAD_TOKENIZER' })
+    }
+    writeFileSync(file, whole)
   })
 
   test('the header made again by this test is the file', () => {
-    expect(headed({})).toEqual(whole)
+    expect(headed({}).equals(whole)).toBe(true)
   })
 })
 
