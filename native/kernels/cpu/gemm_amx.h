@@ -92,11 +92,13 @@ void pack_tiles(char* out, const GemmJob& job, int64_t row, int64_t rows, int64_
   }
 }
 
-// The same in bytes, each row with a scale and a zero point.
+// The same in bytes, each row with a scale and a shift.
 void pack_byte_tiles(char* out, const GemmJob& job, int64_t row, int64_t rows, int64_t steps, uint8_t* bytes,
-                     float* scales, int32_t* zeros) {
+                     float* scales, float* shifts) {
   for (int64_t r = 0; r < rows; ++r) {
-    scales[r] = round_to_8(bytes, job, row_of_x(job, row + r), zeros[r]);
+    const ByteRange range = round_to_8(bytes, job, row_of_x(job, row + r));
+    scales[r] = range.scale;
+    shifts[r] = range.shift();
     char* to = out + (r / 16 * steps * 16 + r % 16) * 64;
     for (int64_t step = 0; step < steps; ++step) store_bits(to + step * kTileBytes, load_bits(bytes + step * 64));
   }
@@ -127,7 +129,7 @@ const char* whole_panel(const GemmJob& job, const char* packed, bool bytes, int6
 
 template <class Dot>
 void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t panel0, int64_t panel1, const char* x,
-                    int64_t steps, char* space, const float* scales, const int32_t* zeros) {
+                    int64_t steps, char* space, const float* scales, const float* shifts) {
   alignas(64) float sums[cpu::kMatrixTileRows * 32];
   constexpr bool kBytes = std::is_same_v<Dot, AmxBytes>;
   const Finish finish = finish_for(job);
@@ -149,7 +151,7 @@ void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t pane
       fetch_out(job, row0 + first, height, panel);
       const auto tile = height > 16 ? amx_tile<Dot, 2> : amx_tile<Dot, 1>;
       tile(sums, w, x + first / 16 * steps * kTileBytes, steps, next, ahead);
-      const Rescale by = kBytes ? Rescale{true, scales + first, zeros + first, w_scale, w_sum}
+      const Rescale by = kBytes ? Rescale{true, scales + first, shifts + first, w_scale, w_sum}
                                 : Rescale{false, nullptr, nullptr, w_scale, nullptr};
       finish(job, by, sums, row0 + first, height, panel);
     }
@@ -257,9 +259,9 @@ void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
     const int64_t steps = (job.k + 63) / 64;
     uint8_t* bytes = reinterpret_cast<uint8_t*>(expanded + expanded_bytes(job.k));
     float* scales = reinterpret_cast<float*>(bytes + aligned_bytes(row_bytes));
-    int32_t* zeros = reinterpret_cast<int32_t*>(scales + rows);
-    pack_byte_tiles(scratch, job, row0, rows, steps, bytes, scales, zeros);
-    return multiply_tiles<AmxBytes>(job, row0, rows, panel0, panel1, scratch, steps, expanded, scales, zeros);
+    float* shifts = scales + rows;
+    pack_byte_tiles(scratch, job, row0, rows, steps, bytes, scales, shifts);
+    return multiply_tiles<AmxBytes>(job, row0, rows, panel0, panel1, scratch, steps, expanded, scales, shifts);
   }
   if (job.kind == WeightKind::bf16 && rows <= kFewRows && !job.x_by_columns)
     return multiply_few_rows(job, row0, rows, panel0, panel1, reinterpret_cast<float*>(scratch));

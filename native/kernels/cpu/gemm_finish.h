@@ -18,33 +18,33 @@ using drivlm::Epilogue;
 struct Rescale {
   bool integers = false;                // the sums are int32
   const float* row_scale = nullptr;     // [rows] of the tile
-  const int32_t* row_zero = nullptr;    // [rows], with integers
+  const float* row_shift = nullptr;     // [rows], with integers: x = row_scale * q + row_shift
   const float* column_scale = nullptr;  // [32] of the panel
   const int32_t* column_sum = nullptr;  // [32], with integers
 };
 
-// kWidth columns of a tile's sums as values, row by row.
+// kWidth columns of a tile's sums as values, row by row. Of integers what the zero point adds, a number of the row times one of the column, is taken off
+// in f32: sums are rounded to 2^-24 of themselves before, which is far below what rounding x to 8 bits costs.
 class Column {
  public:
-  DRIVLM_INLINE Column(const Rescale& by, const float* sums, int64_t j)
+  DRIVLM_INLINE Column(const Rescale& by, const float* sums, int64_t j, F bias = F{})
       : by_(by),
         sums_(sums + j),
+        bias_(bias),
         scale_(by.column_scale ? load(by.column_scale + j) : splat(1.0f)),
-        sum_(by.column_sum ? reinterpret_cast<I>(load_bits(by.column_sum + j)) : I{}) {}
+        sum_(by.column_sum ? __builtin_convertvector(reinterpret_cast<I>(load_bits(by.column_sum + j)), F) * scale_
+                           : F{}) {}
   DRIVLM_INLINE F at(int64_t r) const {
     F value = load(sums_ + r * 32);
-    if (by_.integers) {
-      const I zero = reinterpret_cast<I>(splat_bits(static_cast<uint32_t>(by_.row_zero[r])));
-      value = __builtin_convertvector(reinterpret_cast<I>(value) - zero * sum_, F);
-    }
-    return by_.row_scale ? value * (scale_ * by_.row_scale[r]) : value * scale_;
+    if (by_.integers) value = __builtin_convertvector(reinterpret_cast<I>(value), F);
+    const F base = by_.integers ? sum_ * by_.row_shift[r] + bias_ : bias_;
+    return value * (by_.row_scale ? scale_ * by_.row_scale[r] : scale_) + base;
   }
 
  private:
   const Rescale by_;
   const float* sums_;
-  const F scale_;
-  const I sum_;
+  const F bias_, scale_, sum_;
 };
 
 template <Epilogue kAfter, class Out>
@@ -53,8 +53,16 @@ DRIVLM_INLINE F activate(F v) {
   return kAfter == Epilogue::gelu ? gelu_coarse(v) : silu_coarse(v);
 }
 
-// sums: [rows, 32] of rows row0 + r and columns of `panel`.
-template <Epilogue kAfter, class Out>
+#if defined(__AVX512F__)
+using GeluForBytes = GeluInPieces;
+#else
+struct GeluForBytes {
+  DRIVLM_INLINE F operator()(F v) const { return gelu_coarse(v); }
+};
+#endif
+
+// sums: [rows, 32] of rows row0 + r and columns of `panel`. kForBytes: what the next product rounds to 8 bits.
+template <Epilogue kAfter, class Out, bool kForBytes = false>
 void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
   const int64_t column0 = panel * 32;
   if constexpr (kAfter == Epilogue::gated) {
@@ -66,16 +74,17 @@ void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t ro
         store_first(out, activate<Epilogue::gated, Out>(gate.at(r)) * up.at(r), columns - j);
     }
   } else {
+    static const GeluForBytes kept;
+    const GeluForBytes gelu_for_bytes = kept;
     const int64_t columns = min_of(32, job.n - column0);
     for (int64_t j = 0; j < columns; j += kWidth) {
       const int64_t left = columns - j;
-      const Column values(by, sums, j);
-      const F bias = job.bias ? load_first(job.bias + column0 + j, left) : F{};
+      const Column values(by, sums, j, job.bias ? load_first(job.bias + column0 + j, left) : F{});
       const F scale = kAfter == Epilogue::add && job.scale ? load_first(job.scale + column0 + j, left) : splat(1.0f);
       Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + column0 + j;
       for (int64_t r = 0; r < rows; ++r, out += job.out_stride) {
-        F v = values.at(r) + bias;
-        if constexpr (kAfter == Epilogue::gelu) v = activate<Epilogue::gelu, Out>(v);
+        F v = values.at(r);
+        if constexpr (kAfter == Epilogue::gelu) v = kForBytes ? gelu_for_bytes(v) : activate<Epilogue::gelu, Out>(v);
         if constexpr (kAfter == Epilogue::add) v = load_first(out, left) + scale * v;
         store_first(out, v, left);
       }
@@ -97,6 +106,7 @@ Finish finish_for(Epilogue after) {
 }
 
 DRIVLM_INLINE Finish finish_for(const GemmJob& job) {
+  if (job.x_int8 && job.after == Epilogue::gelu && !job.out_f32) return finish<Epilogue::gelu, uint16_t, true>;
   return job.out_f32 ? finish_for<float>(job.after) : finish_for<uint16_t>(job.after);
 }
 

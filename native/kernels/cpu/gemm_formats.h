@@ -33,25 +33,81 @@ DRIVLM_INLINE size_t packed_x_bytes(int64_t rows, int64_t k) {
 DRIVLM_INLINE size_t expanded_bytes(int64_t k) { return aligned_bytes(cpu::panel_bytes(kExpanded, k + 32)); }
 DRIVLM_INLINE int64_t rounded_row(int64_t k) { return (k + 63) / 64 * 64; }
 
-// One row of x in 8 bits: x = scale * (q - zero), 0 exact. Returns the scale. out has room for rounded_row(k).
-float round_to_8(uint8_t* out, const GemmJob& job, const char* row, int32_t& zero) {
+// What a byte stands for: x = scale * q + shift, of which 0 is one value.
+struct ByteRange {
+  ByteRange(float least, float most) : scale((most - least) / 255.0f), inverse(scale > 0 ? 1.0f / scale : 0.0f) {
+    zero = static_cast<float>(to_nearest(splat(-least * inverse))[0]);
+  }
+  float shift() const { return -(kSignedBytes ? zero - 128 : zero) * scale; }
+  float scale, inverse, zero;
+};
+
+#if defined(__AVX512F__)
+DRIVLM_INLINE __m512i load_halves(const uint16_t* p, int64_t n) {
+  return n >= 32 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16(n > 0 ? (1u << n) - 1 : 0, p);
+}
+
+// The least and the largest of a row of bf16 and 0. Bits of bf16 are in order as signed integers where they are positive, and the other way round, as
+// unsigned ones above all of those, where they are negative.
+DRIVLM_INLINE ByteRange range_of(const uint16_t* row, int64_t k) {
+  __m512i high = _mm512_setzero_si512(), low = high;
+  for (int64_t i = 0; i < k; i += 32) {
+    const __m512i v = load_halves(row + i, k - i);
+    high = _mm512_max_epi16(high, v);
+    low = _mm512_max_epu16(low, v);
+  }
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  const int top = _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_slli_epi32(high, 16), _mm512_and_si512(high, upper)));
+  const unsigned bottom =
+      _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_slli_epi32(low, 16), _mm512_and_si512(low, upper)));
+  float least, most;
+  memcpy(&most, &top, 4);
+  memcpy(&least, &bottom, 4);
+  return {bottom < 0x80000000u ? 0.0f : least, most};
+}
+
+// 32 values of bf16, q = v * inverse + zero, as 16-bit integers: adding 1.5 * 2^23 besides leaves the nearest integer in the low bits.
+DRIVLM_INLINE __m512i rounded_halves(const uint16_t* row, int64_t n, F inverse, F zero) {
+  const U v = reinterpret_cast<U>(load_halves(row, n));
+  const __m512i even = reinterpret_cast<__m512i>(_mm512_fmadd_ps(reinterpret_cast<F>(v << 16), inverse, zero));
+  const __m512i odd = reinterpret_cast<__m512i>(_mm512_fmadd_ps(reinterpret_cast<F>(v & 0xffff0000u), inverse, zero));
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
+}
+
+DRIVLM_INLINE void round_halves_to_8(uint8_t* out, const uint16_t* row, int64_t k, const ByteRange& range) {
+  const F by = splat(range.inverse), from = splat(range.zero + 12582912.0f);
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);  // packing takes eight of either in turn
+  for (int64_t i = 0; i < k; i += 64) {
+    const __m512i first = rounded_halves(row + i, k - i, by, from),
+                  second = rounded_halves(row + i + 32, k - i - 32, by, from);
+    _mm512_storeu_si512(out + i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(first, second)));
+  }
+}
+#endif
+
+// One row of x in 8 bits. out has room for rounded_row(k).
+ByteRange round_to_8(uint8_t* out, const GemmJob& job, const char* row) {
+#if defined(__AVX512F__)
+  if (!job.x_f32) {
+    const uint16_t* halves = reinterpret_cast<const uint16_t*>(row);
+    const ByteRange range = range_of(halves, job.k);
+    round_halves_to_8(out, halves, job.k, range);
+    return range;
+  }
+#endif
   F low = F{}, high = F{};
   for (int64_t i = 0; i < job.k; i += kWidth) {
     const F v = load_x(job, row, i);
     low = min(low, v);
     high = max(high, v);
   }
-  const float least = -max_of(-low), scale = (max_of(high) - least) / 255.0f;
-  const F inverse = splat(scale > 0 ? 1.0f / scale : 0.0f);
-  zero = to_nearest(-least * inverse)[0];
-  const F zeros = splat(static_cast<float>(zero));
+  const ByteRange range(-max_of(-low), max_of(high));
   for (int64_t i = 0; i < job.k; i += kWidth) {
-    const F q = load_x(job, row, i) * inverse + zeros;
+    const F q = load_x(job, row, i) * range.inverse + range.zero;
     const I bytes = to_nearest(min(max(q, F{}), splat(255.0f)));
     store_bytes(out + i, kSignedBytes ? bytes - 128 : bytes);
   }
-  if (kSignedBytes) zero -= 128;
-  return scale;
+  return range;
 }
 
 // Values of k = 2i (low) and 2i + 1 (high) of kWidth rows from `lane` on, to an expanded panel.

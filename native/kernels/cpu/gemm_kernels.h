@@ -90,7 +90,7 @@ void pack_share(uint32_t* x, const GemmJob& job, int64_t row0, int64_t rows, int
   }
 }
 
-// An expanded panel and, of x in 8 bits, the rows of a tile with a scale and a zero each, come after the packed x.
+// An expanded panel and, of x in 8 bits, the rows of a tile with a scale and a shift each, come after the packed x.
 size_t gemm_scratch(int64_t rows, int64_t k) {
   return packed_x_bytes(rows, k) + expanded_bytes(k) + aligned_bytes(kTileRows * rounded_row(k)) +
          aligned_bytes(rows * 8);
@@ -202,11 +202,13 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
   uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
   uint8_t* bytes = reinterpret_cast<uint8_t*>(scratch) + packed_x_bytes(rows, job.k) + expanded_bytes(job.k);
   float* scales = reinterpret_cast<float*>(bytes + aligned_bytes(kTileRows * row_bytes));
-  int32_t* zeros = reinterpret_cast<int32_t*>(scales + rows);
+  float* shifts = scales + rows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
     for (int64_t r = first; r < last; ++r) {
-      scales[r] = round_to_8(bytes + (r - first) * row_bytes, job, row_of_x(job, row0 + r), zeros[r]);
+      const ByteRange range = round_to_8(bytes + (r - first) * row_bytes, job, row_of_x(job, row0 + r));
+      scales[r] = range.scale;
+      shifts[r] = range.shift();
     }
     pack_rows<ByteWords>(x + first * units, reinterpret_cast<const char*>(bytes), row_bytes, last - first,
                          units * ByteWords::kBytes, last - first);
@@ -227,7 +229,7 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
         tile_for<ByteDots>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next, step);
         const float* scale = from_s4 ? as_bytes.scale : job.w_scale + panel * 32;
-        return Rescale{true, scales + first, zeros + first, scale, from_s4 ? as_bytes.sum : job.w_sum + panel * 32};
+        return Rescale{true, scales + first, shifts + first, scale, from_s4 ? as_bytes.sum : job.w_sum + panel * 32};
       });
 }
 

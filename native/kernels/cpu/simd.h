@@ -5,6 +5,7 @@
 // H         kWidth bf16
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -293,6 +294,43 @@ DRIVLM_INLINE F gelu_coarse(F x) {  // 5e-4
   const F tail = q * t * exp2_coarse(s * s * -0.72134752f);
   return x * (x < 0.0f ? tail : 1.0f - tail);
 }
+
+#if defined(__AVX512F__)
+// x Phi(x) = max(x, 0) - h(|x|), h(s) = s Phi(-s) as a parabola in each of 32 pieces up to 4.5, through its values at three points; beyond it is taken
+// for what it is there. For results that are rounded to 8 bits: wrong by 2e-5, of no size relative to x.
+class GeluInPieces {
+ public:
+  GeluInPieces() {
+    const auto h = [](double s) { return 0.5 * s * std::erfc(s * 0.70710678118654752); };
+    alignas(64) float c0[32], c1[32], c2[32];
+    for (int i = 0; i < 32; ++i) {
+      // Chebyshev's points, and Newton's form of what goes through them.
+      const double middle = i / kPieces, reach = 0.86602540378443865 * 0.5 / kPieces;
+      const double a = middle - reach, b = middle + reach, ha = h(a), hm = h(middle), hb = h(b);
+      const double slope = (hm - ha) / reach, bend = (hb - 2 * hm + ha) / (2 * reach * reach);
+      c2[i] = static_cast<float>(bend);
+      c1[i] = static_cast<float>(slope - bend * (a + middle));
+      c0[i] = static_cast<float>(ha - slope * a + bend * a * middle);
+    }
+    for (int i = 0; i < 2; ++i) {
+      c0_[i] = load(c0 + i * 16);
+      c1_[i] = load(c1 + i * 16);
+      c2_[i] = load(c2 + i * 16);
+    }
+  }
+  DRIVLM_INLINE F operator()(F x) const {
+    const F s = min(absolute(x), splat(4.499f));
+    // The nearest piece's number in the low bits, of which a permutation takes five.
+    const __m512i piece = reinterpret_cast<__m512i>(s * static_cast<float>(kPieces) + 12582912.0f);
+    const auto of = [&](const F(&c)[2]) -> F { return _mm512_permutex2var_ps(c[0], piece, c[1]); };
+    return max(x, F{}) - ((of(c2_) * s + of(c1_)) * s + of(c0_));
+  }
+
+ private:
+  static constexpr double kPieces = 7;  // a unit, each around its middle
+  F c0_[2], c1_[2], c2_[2];
+};
+#endif
 
 }  // namespace
 }  // namespace drivlm::DRIVLM_CPU_TARGET
