@@ -18,10 +18,31 @@ using namespace drivlm::cpu;
 
 namespace {
 
-// softmax(q . k * scale) v over tokens [0, visible) in double; `plain` the same in f32.
-void attend_exactly(const std::function<const float*(int64_t)>& key, const std::function<const float*(int64_t)>& value,
-                    const float* q, int64_t visible, int64_t dim, std::vector<double>& expected,
-                    std::vector<float>& plain) {
+// Weights of a query, as attention in bytes rounds them: in each block of 64 tokens in 255 steps of the largest weight times the largest value.
+void round_weights(std::vector<float>& p, const std::function<const float*(int64_t)>& value, int64_t dim) {
+  constexpr size_t kBlock = 64;
+  for (size_t first = 0; first < p.size(); first += kBlock) {
+    const size_t last = std::min(p.size(), first + kBlock);
+    std::vector<float> sizes;
+    float most = 0, top = 0;
+    for (size_t t = first; t < last; ++t) {
+      float size = 0;
+      for (int64_t d = 0; d < dim; ++d) size = std::max(size, std::fabs(value(static_cast<int64_t>(t))[d]));
+      sizes.push_back(size);
+      most = std::max(most, size);
+      top = std::max(top, p[t]);
+    }
+    for (size_t t = first; t < last && most > 0 && top > 0; ++t) {
+      const float size = sizes[t - first];
+      if (size > 0) p[t] = std::nearbyint(p[t] * size * (255 / (most * top))) * (most * top / 255) / size;
+    }
+  }
+}
+
+// softmax(q . k * scale) v over tokens [0, visible) in double; `plain` the same in f32, with weights as `form` has them.
+void attend_exactly(IntegerForm form, const std::function<const float*(int64_t)>& key,
+                    const std::function<const float*(int64_t)>& value, const float* q, int64_t visible, int64_t dim,
+                    std::vector<double>& expected, std::vector<float>& plain) {
   std::vector<double> p(visible);
   std::vector<float> p32(visible);
   const double scale = 1 / std::sqrt(static_cast<double>(dim));
@@ -41,10 +62,12 @@ void attend_exactly(const std::function<const float*(int64_t)>& key, const std::
   }
   for (int64_t t = 0; t < visible; ++t) {
     total += p[t] = std::exp(p[t] - top);
+    p32[t] = std::exp(p32[t] - static_cast<float>(top));
     // The reference keeps the weights in bf16, as vdpbf16ps needs them.
-    p32[t] = to_float(from_float<bf16>(std::exp(p32[t] - static_cast<float>(top))));
+    if (form != IntegerForm::bytes) p32[t] = to_float(from_float<bf16>(p32[t]));
     total32 += p32[t];
   }
+  if (form == IntegerForm::bytes) round_weights(p32, value, dim);
   std::vector<double> sums(dim);
   std::vector<float> sums32(dim);
   for (int64_t t = 0; t < visible; ++t) {
@@ -60,13 +83,37 @@ void attend_exactly(const std::function<const float*(int64_t)>& key, const std::
   }
 }
 
-// What attention in integers makes of a query, a key or a value: `top` steps to its largest part.
+// `top` steps to the largest part of a row.
 void round_to(float* row, int64_t dim, float top) {
   float largest = 0;
   for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(row[d]));
   for (int64_t d = 0; d < dim && largest > 0; ++d) row[d] = std::nearbyint(row[d] * (top / largest)) * (largest / top);
 }
-constexpr float kScoreTop = 4095, kSumTop = 2047;
+
+// The Hadamard transform of a row, in parts as long as the largest power of two in dim; twice is once more the row.
+void transform(float* row, int64_t dim) {
+  const int64_t length = dim & -dim;
+  for (int64_t step = 1; step < length; step *= 2) {
+    for (int64_t i = 0; i < dim; ++i) {
+      if (i & step) continue;
+      const float a = row[i], b = row[i + step];
+      row[i] = (a + b) * 0.70710678f;
+      row[i + step] = (a - b) * 0.70710678f;
+    }
+  }
+}
+
+// What attention in integers makes of a query or a key, and of a value.
+void round_key(IntegerForm form, float* row, int64_t dim) {
+  if (form == IntegerForm::shorts) round_to(row, dim, 4095);
+  if (form != IntegerForm::bytes) return;
+  transform(row, dim);
+  round_to(row, dim, 127);
+  transform(row, dim);
+}
+void round_value(IntegerForm form, float* row, int64_t dim) {
+  if (form != IntegerForm::none) round_to(row, dim, form == IntegerForm::shorts ? 2047 : 127);
+}
 
 std::vector<float> widened(const uint16_t* halves, int64_t count) {
   std::vector<float> out;
@@ -83,8 +130,9 @@ void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t
   const int64_t width = heads * dim;
   const auto qkv = exact(random.halves(groups * positions * 3 * width, size));
   auto wide = widened(qkv.get(), groups * positions * 3 * width);
-  for (int64_t i = 0; integers && target.kernels->attend_in_integers && i < groups * positions * 3 * heads; ++i) {
-    round_to(wide.data() + i * dim, dim, i / heads % 3 == 2 ? kSumTop : kScoreTop);
+  const IntegerForm form = integers ? target.kernels->integers : IntegerForm::none;
+  for (int64_t i = 0; i < groups * positions * 3 * heads; ++i) {
+    (i / heads % 3 == 2 ? round_value : round_key)(form, wide.data() + i * dim, dim);
   }
   auto out = std::make_unique<uint16_t[]>(groups * positions * width);
   TestWorkers workers(threads);
@@ -96,9 +144,10 @@ void run_vision(const Target& target, int64_t groups, int64_t positions, int64_t
       const int64_t first = g * positions * 3 * width + h * dim;
       const float* keys = wide.data() + first + width;
       for (int64_t i = 0; i < positions; i += positions > 100 ? 41 : 1) {
-        attend_exactly([&](int64_t t) { return keys + t * 3 * width; },
-                       [&](int64_t t) { return keys + width + t * 3 * width; }, wide.data() + first + i * 3 * width,
-                       positions, dim, expected, plain);
+        attend_exactly(
+            form, [&](int64_t t) { return keys + t * 3 * width; },
+            [&](int64_t t) { return keys + width + t * 3 * width; }, wide.data() + first + i * 3 * width, positions,
+            dim, expected, plain);
         for (int64_t d = 0; d < dim; ++d) found.push_back(widen(out[(g * positions + i) * width + h * dim + d]));
       }
     }
@@ -129,7 +178,7 @@ class Paged {
       : kernels_(*target.kernels),
         sequences_(sequences),
         shape_(shape),
-        integers_(shape.integers && target.kernels->attend_in_integers),
+        form_(shape.integers ? target.kernels->integers : IntegerForm::none),
         layout_{2, shape.kv_heads, shape.dim, shape.page_tokens, shape.int8},
         kv_(static_cast<size_t>(layout_.page_bytes() * page_count(sequences))) {
     Random random(static_cast<uint32_t>(shape.heads * 1000 + shape.dim));
@@ -137,8 +186,8 @@ class Paged {
     const int64_t tokens = page_count(sequences) * shape.page_tokens;
     keys_ = random.halves(tokens * shape.kv_heads * shape.dim, 2);
     values_ = random.halves(tokens * shape.kv_heads * shape.dim, 1);
-    kept_keys_ = kept(keys_, kScoreTop);
-    kept_values_ = kept(values_, kSumTop);
+    kept_keys_ = kept(keys_, true);
+    kept_values_ = kept(values_, false);
     for (const Sequence& s : sequences) {
       for (int64_t head = 0; head < shape.kv_heads; ++head) fill(s, head);
       queries_.push_back(random.halves(s.rows * width(), 2));
@@ -151,10 +200,11 @@ class Paged {
   const uint16_t* query(size_t sequence, int64_t row, int64_t head) const {
     return queries_[sequence].data() + row * width() + head * shape_.dim;
   }
+  IntegerForm form() const { return form_; }
   // What is multiplied of it, where a segment is long.
   std::vector<float> taken(size_t sequence, int64_t row, int64_t head) const {
     auto wide = widened(query(sequence, row, head), shape_.dim);
-    if (integers_) round_to(wide.data(), shape_.dim, kScoreTop);
+    round_key(form_, wide.data(), shape_.dim);
     return wide;
   }
 
@@ -187,16 +237,16 @@ class Paged {
     return last + 1;
   }
   int64_t width() const { return (shape_.heads + 2 * shape_.kv_heads) * shape_.dim; }
-  std::vector<float> kept(const std::vector<uint16_t>& halves, float top) const {
+  std::vector<float> kept(const std::vector<uint16_t>& halves, bool keys) const {
     auto wide = widened(halves.data(), static_cast<int64_t>(halves.size()));
     std::vector<int8_t> q(shape_.dim);
     for (size_t i = 0; i < wide.size(); i += q.size()) {
-      if (!shape_.int8) {
-        if (integers_) round_to(wide.data() + i, shape_.dim, top);
-        continue;
+      if (shape_.int8) {
+        const float scale = quantize_s8(q.data(), wide.data() + i, shape_.dim);
+        for (size_t d = 0; d < q.size(); ++d) wide[i + d] = scale * static_cast<float>(q[d]);
+        if (form_ != IntegerForm::bytes || !keys) continue;  // multiplied as they are
       }
-      const float scale = quantize_s8(q.data(), wide.data() + i, shape_.dim);
-      for (size_t d = 0; d < q.size(); ++d) wide[i + d] = scale * static_cast<float>(q[d]);
+      (keys ? round_key : round_value)(form_, wide.data() + i, shape_.dim);
     }
     return wide;
   }
@@ -229,7 +279,7 @@ class Paged {
   AttentionPlan plan_;  // kept, as by the ops: what is left in it must not matter
   std::vector<Sequence> sequences_;
   Shape shape_;
-  bool integers_;
+  IntegerForm form_;
   KvLayout layout_;
   Aligned kv_;  // every byte 0xff: a NaN wherever nothing was written
   std::vector<uint16_t> keys_, values_;
@@ -251,9 +301,10 @@ void run_paged(const Target& target, const std::string& what, const std::vector<
     for (int64_t r = 0; r < s.rows; r += s.rows > 60 ? 17 : 1) {
       for (int64_t h = 0; h < shape.heads; ++h) {
         const int64_t head = h / (shape.heads / shape.kv_heads);
-        attend_exactly([&](int64_t t) { return paged.key(s, t, head); },
-                       [&](int64_t t) { return paged.value(s, t, head); }, paged.taken(i, r, h).data(), s.past + r + 1,
-                       shape.dim, expected, plain);
+        attend_exactly(
+            paged.form(), [&](int64_t t) { return paged.key(s, t, head); },
+            [&](int64_t t) { return paged.value(s, t, head); }, paged.taken(i, r, h).data(), s.past + r + 1, shape.dim,
+            expected, plain);
         const uint16_t* row = of_sequence + (r * shape.heads + h) * shape.dim;
         for (int64_t d = 0; d < shape.dim; ++d) found.push_back(widen(row[d]));
       }
@@ -394,6 +445,46 @@ TEST(cpu_attention_integers) {
         {500, 121, numbers(0, 20)}, {350, 9, numbers(0, 12)}, {247, 12, numbers(0, 9)}};
     run_beside(target, sequences, {7, 1, 80, 32, false, true});
     run_beside(target, sequences, {14, 2, 64, 32, true, true});
+  });
+}
+
+// Keys as Qwen2's biases make them: the same few dimensions are many times larger than the others in every token. With a scale a token they must not take all
+// bits from the others, which decide where a query looks.
+TEST(cpu_attention_integers_keep_what_stands_beside_an_outlier) {
+  for_each_target([](const Target& target) {
+    constexpr int64_t kPositions = 300, kDim = 64;
+    Random random(7);
+    auto qkv = random.floats(kPositions * 3 * kDim, 2);
+    for (int64_t t = 0; t < kPositions; ++t) {
+      float* row = qkv.data() + t * 3 * kDim;
+      for (const int64_t d : {5, 40}) row[d] *= 0.02f, row[kDim + d] = 100 + row[kDim + d];
+    }
+    std::vector<uint16_t> halves;
+    for (const float v : qkv) halves.push_back(from_float<bf16>(v).bits);
+    const auto in = exact(halves);
+    const auto wide = widened(in.get(), kPositions * 3 * kDim);
+    auto out = std::make_unique<uint16_t[]>(kPositions * kDim);
+    TestWorkers workers(2);
+    attention(*target.kernels, out.get(), in.get(), 1, kPositions, 1, kDim, true, workers);
+    std::vector<double> expected;
+    std::vector<float> plain;
+    for (int64_t i = 0; i < kPositions; ++i) {
+      const float* keys = wide.data() + kDim;
+      attend_exactly(
+          IntegerForm::none, [&](int64_t t) { return keys + t * 3 * kDim; },
+          [&](int64_t t) { return keys + kDim + t * 3 * kDim; }, wide.data() + i * 3 * kDim, kPositions, kDim, expected,
+          plain);
+    }
+    double missed = 0, all = 0;
+    for (int64_t i = 0; i < kPositions * kDim; ++i) {
+      const double difference = widen(out[i]) - expected[i];
+      missed += difference * difference;
+      all += expected[i] * expected[i];
+    }
+    const double share = std::sqrt(missed / all);
+    std::ostringstream message;
+    message << target.name << ": off by " << 100 * share << " % of the values' rms";
+    if (!(share < 0.1)) test::fail(__FILE__, __LINE__, message.str());
   });
 }
 

@@ -437,17 +437,21 @@ void append(char* block, const KvLayout& layout, const uint16_t* keys, const uin
   }
 }
 
-// Both products in 16-bit integers (attention_integers.h), on x86's targets of 8 lanes; docs/decisions/0044 says why there.
-#if defined(__AVX2__) && !defined(__AVX512F__)
+// Both products in integers: of 16 bits on x86's targets of 8 lanes (attention_integers.h, docs/decisions/0044), in bytes on those of 16
+// (attention_bytes.h, docs/decisions/0049) but for the one that has AMX.
+#if defined(__AVX2__) && !defined(__AMX_BF16__)
 void attend_in_integers(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
 size_t integers_scratch();
+constexpr cpu::IntegerForm kIntegers = kWidth == 16 ? cpu::IntegerForm::bytes : cpu::IntegerForm::shorts;
 #else
 constexpr decltype(cpu::AttentionKernels::attend_in_integers) attend_in_integers = nullptr;
 constexpr decltype(cpu::AttentionKernels::integers_scratch) integers_scratch = nullptr;
+constexpr cpu::IntegerForm kIntegers = cpu::IntegerForm::none;
 #endif
 
 constexpr cpu::AttentionKernels kAttention = {.attend = attend,
                                               .attend_scratch = attend_scratch,
+                                              .integers = kIntegers,
                                               .attend_in_integers = attend_in_integers,
                                               .integers_scratch = integers_scratch,
                                               .merge = merge,

@@ -21,7 +21,7 @@ size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, int64_t groups, int64_t positions,
                int64_t heads, int64_t head_dim, bool integers, Workers& workers) {
-  integers = integers && kernels.attend_in_integers;
+  integers = integers && kernels.integers != IntegerForm::none;
   const size_t kernel_bytes = integers ? kernels.integers_scratch() : kernels.attend_scratch();
   if (groups == 0 || positions == 0) return;
   // One page for all keys of a head.
@@ -40,12 +40,16 @@ void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, i
     char* blocks = static_cast<char*>(thread_scratch(block_bytes + rows_bytes + kernel_bytes));
     AttendRow* rows = reinterpret_cast<AttendRow*>(blocks + block_bytes);
     const uint16_t* base = qkv + group * positions * 3 * dim + head * head_dim;
-    kernels.append(blocks, layout, base + dim, base + 2 * dim, 3 * dim, 0, positions);
     for (int64_t i = 0; i < count; ++i) {
       rows[i] = {base + (first + i) * 3 * dim, out + (group * positions + first + i) * dim + head * head_dim, nullptr,
                  positions};
     }
-    const AttendJob job{blocks, layout.page_bytes(), nullptr, layout, scale, chunk_tokens, 0};
+    AttendJob job{nullptr, layout.page_bytes(), nullptr,        layout, scale, chunk_tokens,
+                  0,       base + dim,          base + 2 * dim, 3 * dim};
+    if (!integers || kernels.integers != IntegerForm::bytes) {
+      kernels.append(blocks, layout, job.keys, job.values, job.stride, 0, positions);
+      job.blocks = blocks;
+    }
     void* scratch = blocks + block_bytes + rows_bytes;
     if (integers) return kernels.attend_in_integers(job, rows, count, positions, scratch);
     kernels.attend(job, rows, count, 0, positions, scratch);
@@ -153,7 +157,7 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
     const Span& span = spans_[task / layout.kv_heads];
     const int64_t kv_head = task % layout.kv_heads, count = span.count * group;
     const size_t rows_bytes = aligned(static_cast<size_t>(count) * sizeof(AttendRow));
-    const bool in_integers = integers && kernels.attend_in_integers && span.many;
+    const bool in_integers = integers && kernels.integers != IntegerForm::none && span.many;
     const size_t kernel_bytes = in_integers ? kernels.integers_scratch() : kernels.attend_scratch();
     char* scratch = static_cast<char*>(thread_scratch(rows_bytes + kernel_bytes));
     AttendRow* rows = reinterpret_cast<AttendRow*>(scratch);

@@ -61,13 +61,23 @@ constexpr int64_t kPartHead = 16;
 constexpr int64_t kMostChunkTokens = 352;
 
 struct AttendJob {
-  const char* blocks;    // of one layer and kv head, page 0
+  const char* blocks;    // of one layer and kv head, page 0; null where `keys` and `values` are given
   int64_t page_bytes;    // from page to page
   const int32_t* pages;  // null: page i is i
   KvLayout layout;
   float scale;
-  int64_t chunk_tokens;  // weights are relative to the largest score of so many tokens; a multiple of 32
-  int64_t partial_step;  // floats from a chunk's part to the next one's
+  int64_t chunk_tokens;            // weights are relative to the largest score of so many tokens; a multiple of 32
+  int64_t partial_step;            // floats from a chunk's part to the next one's
+  const uint16_t* keys = nullptr;  // bf16 rows of head_dim, `stride` elements apart
+  const uint16_t* values = nullptr;
+  int64_t stride = 0;
+};
+
+// What a target multiplies in its attention in integers.
+enum class IntegerForm {
+  none,    // the target gains nothing by it
+  shorts,  // 16 bits: attention_integers.h
+  bytes,   // attention_bytes.h
 };
 
 // A target's part of its table: attention_kernels.h.
@@ -76,8 +86,9 @@ struct AttentionKernels {
   void (*attend)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
                  void* scratch);
   size_t (*attend_scratch)();
-  // The same over tokens [0, tokens) of many queries without parts, with products in integers: keys and values are rounded once for all of them. Null
-  // on targets that gain nothing by it.
+  // The same over tokens [0, tokens) of many queries without parts, with products in integers: keys and values are rounded once for all of them. In
+  // bytes also from rows that no block holds.
+  IntegerForm integers;
   void (*attend_in_integers)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
   size_t (*integers_scratch)();
   // The parts of one query to its result.

@@ -3,6 +3,8 @@
 #include "kernels/cpu/attention_kernels.h"
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include "kernels/cpu/attention_integers.h"
+#elif defined(__AVX512VNNI__) && !defined(__AMX_BF16__)
+#include "kernels/cpu/attention_bytes.h"
 #endif
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/gemm_stream.h"
