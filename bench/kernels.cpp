@@ -125,7 +125,7 @@ void products(Bench& bench) {
 // All matrices of one decoder step, each read once: 24 layers and the head. The head stays in 8 bits with int4.
 void decode_weights(Bench& bench) {
   for (const WeightKind kind : {WeightKind::bf16, WeightKind::s8, WeightKind::s4}) {
-    for (const int64_t rows : {1, 8}) {
+    for (const int64_t rows : {1, 8, 20}) {
       const std::string name = text("decode_weights_%s_rows_%d", kind_name(kind), static_cast<int>(rows));
       if (!bench.wants(name)) continue;
       std::vector<std::unique_ptr<Product>> all;
@@ -174,7 +174,8 @@ void cached_attentions(Bench& bench, bool int8, bool integers) {
                         {"prefill_attention_3328", 1, 2816, 512},
                         {"decode_attention_512", 1, 512, 1},
                         {"decode_attention_3500", 1, 3500, 1},
-                        {"decode_attention_3500_shared_by_8", 8, 3500, 1}}) {
+                        {"decode_attention_3500_shared_by_8", 8, 3500, 1},
+                        {"decode_attention_3400_shared_by_20", 20, 3400, 1}}) {
     if (integers && c.rows == 1) continue;  // few rows have no form in integers
     Batch batch;
     for (int64_t s = 0; s < c.sequences; ++s) {

@@ -501,5 +501,12 @@ TEST(cpu_attention_beside_others) {
         {14, 2, 64, 64});
     // Of the last one's rows two end with a chunk, the others see a token or two of the next.
     run_beside(target, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}}, {7, 1, 80, 32});
+    // Forty questions about one scene: more queries than pass over a chunk together.
+    std::vector<Sequence> questions;
+    for (int32_t i = 0; i < 40; ++i) {
+      questions.push_back({9 * 64 + i, 1 + i % 4, numbers(0, 9)});
+      questions.back().pages.push_back(9 + i);
+    }
+    run_beside(target, questions, {14, 2, 64, 64});
   });
 }

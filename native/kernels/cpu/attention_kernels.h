@@ -6,6 +6,8 @@
 //           [rows, head_dim] beside them. K and V come in units of the register tile; with several queries a kv head
 //           (GQA) the queries of a tile share every load of them. The sums of a chunk stay in registers from page to
 //           page.
+//           Several tiles pass over a chunk one after another, the last of them fetching the next chunk: keys and values
+//           come from L2 for all but the first.
 // Softmax   Online: every chunk has its own largest score m, weight l and sums; they are added up in the order of their
 //           tokens, the older ones scaled by 2^(m_old - m). Base 2 throughout, the scale folds log2(e) in.
 // Order     Chunks begin at multiples of their length, so what a query gets depends on the tokens that it sees alone,
@@ -38,6 +40,7 @@ constexpr int64_t kRowLanes = (kTileRows + kWidth - 1) / kWidth * kWidth;
 constexpr float kLowest = -3.0e38f;
 constexpr int64_t kMaxHeadDim = 128;
 constexpr int64_t kMostPieces = cpu::kMostChunkTokens / 32 + 1;
+constexpr int64_t kTilesTogether = 16;  // their queries and totals leave room in L2 for two chunks
 
 // Floats from part to part in the scratch: room for whole panels of 32 dimensions.
 constexpr int64_t kPartStride = cpu::kPartHead + kMaxHeadDim;
@@ -67,16 +70,23 @@ struct ByteCache : InRegisters<S16S8> {
   static_assert(kMaxHeadDim <= 4 * S16S8::kExactUnits && cpu::kMostChunkTokens <= 4 * S16S8::kExactUnits);
 };
 
-struct AttendScratch {
+// What a tile keeps from chunk to chunk.
+struct AttendTile {
   alignas(64) float q[kTileRows * kMaxHeadDim + 16];
-  alignas(64) float scores[kTileRows * kScoreStride];
-  alignas(64) float parts[kTileRows * kPartStride];   // of a chunk
   alignas(64) float totals[kTileRows * kPartStride];  // of the chunks so far
+  float query_scales[kTileRows];                      // of a cache in 8 bits
+  const AttendRow* rows;
+  int64_t count, last;  // rows; the end of what any of them sees
+};
 
-  // Of a cache in 8 bits: of the queries, and of the tokens of a chunk.
-  float query_scales[kTileRows];
+struct AttendScratch {
+  alignas(64) float scores[kTileRows * kScoreStride];
+  alignas(64) float parts[kTileRows * kPartStride];  // of a chunk
+
+  // Of a cache in 8 bits, of the tokens of a chunk.
   alignas(64) float key_scales[cpu::kMostChunkTokens];
   alignas(64) float value_scales[cpu::kMostChunkTokens];
+  AttendTile tiles[kTilesTogether];
 };
 
 // A part or a total of parts (AttendRow).
@@ -201,161 +211,212 @@ DRIVLM_INLINE float round_weights(float* weights, const float* value_scales, int
   return top / 32767.0f;
 }
 
+// Fills `tile` with rows [0, count): their queries as the products take them, and totals of nothing.
 template <class Cache>
-void attend_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
-                 AttendScratch& s) {
-  const int64_t dim = job.layout.head_dim, dim_panels = cpu::panel_count(dim), page_tokens = job.layout.page_tokens;
+void begin_tile(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
+                AttendTile& tile, AttendScratch& s) {
+  const int64_t dim = job.layout.head_dim;
   constexpr bool kInt8 = std::is_same_v<Cache, ByteCache>;
-  constexpr int64_t kDepth = kInt8 ? 4 : 2;
-  const int64_t key_panel_bytes = job.layout.key_panel_bytes(), value_panel_bytes = job.layout.value_panel_bytes();
-  const float scale = job.scale * 1.44269504f;
+  tile.rows = rows;
+  tile.count = count;
 
   // q as [step][rows], or in rows as tiles load it
-  const typename Cache::Scope scope(count);
-  uint16_t* together = reinterpret_cast<uint16_t*>(Cache::kTiles ? s.q : s.scores);
+  uint16_t* together = reinterpret_cast<uint16_t*>(Cache::kTiles ? tile.q : s.scores);
   for (int64_t r = 0; r < count; ++r) {
     if constexpr (kInt8) {
-      s.query_scales[r] = round_to_16(reinterpret_cast<int16_t*>(together + r * dim), rows[r].q, dim);
+      tile.query_scales[r] = round_to_16(reinterpret_cast<int16_t*>(together + r * dim), rows[r].q, dim);
     } else {
       memcpy(together + r * dim, rows[r].q, static_cast<size_t>(dim) * 2);
     }
   }
   if constexpr (!Cache::kTiles) {
     using Words = std::conditional_t<kInt8 || Cache::kPairs, RawWords, WidenedWords>;
-    pack_rows<Words>(reinterpret_cast<uint32_t*>(s.q), reinterpret_cast<const char*>(together), dim * 2, count, dim * 2,
-                     count);
+    pack_rows<Words>(reinterpret_cast<uint32_t*>(tile.q), reinterpret_cast<const char*>(together), dim * 2, count,
+                     dim * 2, count);
   }
 
-  int64_t last = 0;
+  tile.last = 0;
   for (int64_t r = 0; r < count; ++r) {
-    last = max_of(last, rows[r].visible);
-    clear_total(s.totals + r * kPartStride, dim);
-    // Chunks that no row of this tile sees get empty parts here; the loop below ends before them.
+    tile.last = max_of(tile.last, rows[r].visible);
+    clear_total(tile.totals + r * kPartStride, dim);
+    if (job.folds) continue;
+    // Chunks that no row of this tile sees get empty parts here: attend_chunk never comes to them.
     float* part = rows[r].partial;
     for (int64_t chunk = token0; part && chunk < token1; chunk += job.chunk_tokens, part += job.partial_step) {
       clear_total(part, dim);
     }
   }
-  last = min_of(last, token1);
+  tile.last = min_of(tile.last, token1);
+}
+
+// A tile's rows against the tokens from `chunk` on, of a chunk that begins there. `end` is where the chunks end; with `fetch_chunk` the next one is
+// fetched, else what this tile comes to next.
+template <class Cache>
+void attend_chunk(const AttendJob& job, AttendTile& tile, int64_t token0, int64_t chunk, int64_t end, bool fetch_chunk,
+                  AttendScratch& s) {
+  const int64_t dim = job.layout.head_dim, dim_panels = cpu::panel_count(dim), page_tokens = job.layout.page_tokens;
+  constexpr bool kInt8 = std::is_same_v<Cache, ByteCache>;
+  constexpr int64_t kDepth = kInt8 ? 4 : 2;
+  const int64_t key_panel_bytes = job.layout.key_panel_bytes(), value_panel_bytes = job.layout.value_panel_bytes();
+  const float scale = job.scale * 1.44269504f;
+  const AttendRow* rows = tile.rows;
+  const int64_t count = tile.count, tokens = min_of(job.chunk_tokens, tile.last - chunk);
+  const int64_t width = (tokens + 31) / 32 * 32;
+  const typename Cache::Scope scope(count);
+  const ScoreTile multiply_keys = Cache::keys(count);
+  const PieceTile multiply_values = Cache::values(count);
   const auto block_of = [&](int64_t token) {
     const int64_t page = token / page_tokens;
     return job.blocks + (job.pages ? job.pages[page] : page) * job.page_bytes;
   };
-  const ScoreTile multiply_keys = Cache::keys(count);
-  const PieceTile multiply_values = Cache::values(count);
-  for (int64_t chunk = token0; chunk < last; chunk += job.chunk_tokens) {
-    const int64_t tokens = min_of(job.chunk_tokens, last - chunk);
 
-    // The chunk's keys and values, a run of tokens inside one page each.
-    Piece keys[kMostPieces], values[kMostPieces];
-    int64_t pieces = 0;
-    for (int64_t t = 0; t < tokens; ++pieces) {
-      const int64_t inside = (chunk + t) % page_tokens, run = min_of(tokens - t, page_tokens - inside);
-      const char* block = block_of(chunk + t);
-      keys[pieces] = {block + inside / 32 * key_panel_bytes, (run + 31) / 32};
-      values[pieces] = {block + job.layout.key_bytes() + inside / kDepth * 128, (run + kDepth - 1) / kDepth};
-      if constexpr (kInt8) {
-        const float* scales = reinterpret_cast<const float*>(block + job.layout.scales_offset());
-        memcpy(s.key_scales + t, scales + inside, static_cast<size_t>(run) * 4);
-        memcpy(s.value_scales + t, scales + page_tokens + inside, static_cast<size_t>(run) * 4);
-      }
-      t += run;
-    }
-    const int64_t width = (tokens + 31) / 32 * 32;
+  // The chunk's keys and values, a run of tokens inside one page each.
+  Piece keys[kMostPieces], values[kMostPieces];
+  int64_t pieces = 0;
+  for (int64_t t = 0; t < tokens; ++pieces) {
+    const int64_t inside = (chunk + t) % page_tokens, run = min_of(tokens - t, page_tokens - inside);
+    const char* block = block_of(chunk + t);
+    keys[pieces] = {block + inside / 32 * key_panel_bytes, (run + 31) / 32};
+    values[pieces] = {block + job.layout.key_bytes() + inside / kDepth * 128, (run + kDepth - 1) / kDepth};
     if constexpr (kInt8) {
-      // What was never written must not be read as a NaN.
-      for (int64_t t = tokens; t < width; ++t) s.key_scales[t] = s.value_scales[t] = 0;
+      const float* scales = reinterpret_cast<const float*>(block + job.layout.scales_offset());
+      memcpy(s.key_scales + t, scales + inside, static_cast<size_t>(run) * 4);
+      memcpy(s.value_scales + t, scales + page_tokens + inside, static_cast<size_t>(run) * 4);
     }
+    t += run;
+  }
+  if constexpr (kInt8) {
+    // What was never written must not be read as a NaN.
+    for (int64_t t = tokens; t < width; ++t) s.key_scales[t] = s.value_scales[t] = 0;
+  }
 
-    // scores = q * K^T. Of a single piece the next panel is fetched early, else the next piece, after the last one the
-    // values.
-    float* scores = s.scores;
-    for (int64_t i = 0; i < pieces; ++i) {
-      const char* next = pieces == 1 ? keys[0].w + key_panel_bytes : i + 1 < pieces ? keys[i + 1].w : values[0].w;
-      multiply_keys(scores, keys[i].w, keys[i].units, s.q, dim / kDepth, next - keys[i].w);
-      scores += keys[i].units * 32;
-    }
+  // scores = q * K^T. Of a single piece the next panel is fetched early, else the next piece, after the last one the
+  // values.
+  float* scores = s.scores;
+  for (int64_t i = 0, t = 0; i < pieces; ++i) {
+    const char* next = pieces == 1 ? keys[0].w + key_panel_bytes : i + 1 < pieces ? keys[i + 1].w : values[0].w;
+    const int64_t there = chunk + job.chunk_tokens + t;
+    if (fetch_chunk && there < end) next = block_of(there) + there % page_tokens / 32 * key_panel_bytes;
+    multiply_keys(scores, keys[i].w, keys[i].units, tile.q, dim / kDepth, next - keys[i].w);
+    scores += keys[i].units * 32;
+    t += keys[i].units * 32;
+  }
 
-    // p = softmax of the chunk
-    alignas(64) float weight_steps[kTileRows];
-    for (int64_t r = 0; r < count; ++r) {
-      const int64_t valid = max_of(0, min_of(rows[r].visible - chunk, tokens));
-      float* row = s.scores + r * kScoreStride;
-      float* part = s.parts + r * kPartStride;
-      if constexpr (kInt8) rescale(row, width, s.key_scales, s.query_scales[r]);
-      float top = largest_of(row, valid) * scale;
-      if (Cache::kPairs) top = __builtin_ceilf(top);
-      part[0] = top;
-#if defined(__AVX512BF16__)
-      if constexpr (Cache::kPairs) {
-        part[1] = sum_of(soften_to_bf16(row, valid, width, scale, top));
-        continue;
-      }
-#endif
-      part[1] = sum_of(soften(row, valid, width, scale, top));
-      if constexpr (kInt8) weight_steps[r] = round_weights(row, s.value_scales, width);
-    }
-
-    // sums = p * V. After the last piece the first of the next panel is fetched, after the last panel the next chunk's
-    // keys.
-    for (int64_t p = 0; p < dim_panels; ++p) {
-      const char* next = values[0].w + p * value_panel_bytes + (pieces == 1 ? 1024 : value_panel_bytes);
-      if (pieces > 1 && p + 1 == dim_panels && chunk + tokens < last) next = block_of(chunk + tokens);
-      multiply_values(sums_of(s.parts) + p * 32, kPartStride, values, pieces, p * value_panel_bytes, s.scores, next);
-    }
-    if constexpr (kInt8) {
-      for (int64_t r = 0; r < count; ++r) {
-        rescale(sums_of(s.parts + r * kPartStride), dim_panels * 32, nullptr, weight_steps[r]);
-      }
-    }
-
-    if (rows[0].partial) {
-      const int64_t index = (chunk - token0) / job.chunk_tokens;
-      for (int64_t r = 0; r < count; ++r) {
-        memcpy(rows[r].partial + index * job.partial_step, s.parts + r * kPartStride,
-               static_cast<size_t>(cpu::kPartHead + dim) * 4);
-      }
-      continue;
-    }
-    alignas(64) float by[kRowLanes] = {}, part_by[kRowLanes] = {};
-    for (int64_t r = 0; r < count; ++r) {
-      const float old = s.totals[r * kPartStride], top = s.parts[r * kPartStride], m = max_of(old, top);
-      by[r] = old - m;
-      part_by[r] = top - m;
-    }
-    for (int64_t r = 0; r < count; r += kWidth) {
-      store(by + r, exp2(load(by + r)));
-      store(part_by + r, exp2(load(part_by + r)));
-    }
-    for (int64_t r = 0; r < count; ++r) {
-      if (rows[r].visible > chunk) fold(s.totals + r * kPartStride, s.parts + r * kPartStride, by[r], part_by[r], dim);
-    }
+  // p = softmax of the chunk. All largest scores come first: a row's exponentials would wait for its own.
+  alignas(64) float weight_steps[kTileRows];
+  const auto valid_of = [&](int64_t r) { return max_of(0, min_of(rows[r].visible - chunk, tokens)); };
+  for (int64_t r = 0; r < count; ++r) {
+    float* row = s.scores + r * kScoreStride;
+    if constexpr (kInt8) rescale(row, width, s.key_scales, tile.query_scales[r]);
+    const float top = largest_of(row, valid_of(r)) * scale;
+    s.parts[r * kPartStride] = Cache::kPairs ? __builtin_ceilf(top) : top;
   }
   for (int64_t r = 0; r < count; ++r) {
-    if (!rows[r].partial) finish_total(rows[r].out, s.totals + r * kPartStride, dim);
+    const int64_t valid = valid_of(r);
+    float* row = s.scores + r * kScoreStride;
+    float* part = s.parts + r * kPartStride;
+    const float top = part[0];
+#if defined(__AVX512BF16__)
+    if constexpr (Cache::kPairs) {
+      part[1] = sum_of(soften_to_bf16(row, valid, width, scale, top));
+      continue;
+    }
+#endif
+    part[1] = sum_of(soften(row, valid, width, scale, top));
+    if constexpr (kInt8) weight_steps[r] = round_weights(row, s.value_scales, width);
+  }
+
+  // sums = p * V. After the last piece the first of the next panel is fetched, after the last panel the next chunk's
+  // keys.
+  for (int64_t p = 0; p < dim_panels; ++p) {
+    const char* next = values[0].w + p * value_panel_bytes + (pieces == 1 ? 1024 : value_panel_bytes);
+    if (pieces > 1 && p + 1 == dim_panels && chunk + tokens < tile.last) next = block_of(chunk + tokens);
+    multiply_values(sums_of(s.parts) + p * 32, kPartStride, values, pieces, p * value_panel_bytes, s.scores, next);
+  }
+  if constexpr (kInt8) {
+    for (int64_t r = 0; r < count; ++r) {
+      rescale(sums_of(s.parts + r * kPartStride), dim_panels * 32, nullptr, weight_steps[r]);
+    }
+  }
+
+  if (rows[0].partial && !job.folds) {
+    const int64_t index = (chunk - token0) / job.chunk_tokens;
+    for (int64_t r = 0; r < count; ++r) {
+      memcpy(rows[r].partial + index * job.partial_step, s.parts + r * kPartStride,
+             static_cast<size_t>(cpu::kPartHead + dim) * 4);
+    }
+    return;
+  }
+  alignas(64) float by[kRowLanes] = {}, part_by[kRowLanes] = {};
+  for (int64_t r = 0; r < count; ++r) {
+    const float old = tile.totals[r * kPartStride], top = s.parts[r * kPartStride], m = max_of(old, top);
+    by[r] = old - m;
+    part_by[r] = top - m;
+  }
+  for (int64_t r = 0; r < count; r += kWidth) {
+    store(by + r, exp2(load(by + r)));
+    store(part_by + r, exp2(load(part_by + r)));
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    if (rows[r].visible > chunk) fold(tile.totals + r * kPartStride, s.parts + r * kPartStride, by[r], part_by[r], dim);
+  }
+}
+
+template <class Cache>
+void attend_with(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1,
+                 AttendScratch& s) {
+  const int64_t dim = job.layout.head_dim, all = (count + kTileRows - 1) / kTileRows;
+  const int64_t groups = (all + kTilesTogether - 1) / kTilesTogether;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t tile0 = all * g / groups, tiles = all * (g + 1) / groups - tile0;
+    int64_t end = token0;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = count * (tile0 + t) / all, height = count * (tile0 + t + 1) / all - first;
+      begin_tile<Cache>(job, rows + first, height, token0, token1, s.tiles[t], s);
+      end = max_of(end, s.tiles[t].last);
+    }
+    for (int64_t chunk = token0; chunk < end; chunk += job.chunk_tokens) {
+      for (int64_t t = 0; t < tiles; ++t) {
+        if (s.tiles[t].last <= chunk) continue;
+        attend_chunk<Cache>(job, s.tiles[t], token0, chunk, end, tiles > 1 && t + 1 == tiles, s);
+      }
+    }
+    for (int64_t t = 0; t < tiles; ++t) {
+      const AttendTile& tile = s.tiles[t];
+      for (int64_t r = 0; r < tile.count; ++r) {
+        const float* total = tile.totals + r * kPartStride;
+        if (!tile.rows[r].partial) {
+          finish_total(tile.rows[r].out, total, dim);
+        } else if (job.folds) {
+          memcpy(tile.rows[r].partial, total, static_cast<size_t>(cpu::kPartHead + dim) * 4);
+        }
+      }
+    }
   }
 }
 
 void attend(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t token0, int64_t token1, void* scratch) {
-  const int64_t tiles = (count + kTileRows - 1) / kTileRows;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t first = count * t / tiles, last = count * (t + 1) / tiles;
-    auto attend_rows = job.layout.int8 ? attend_tile<ByteCache> : attend_tile<HalfCache>;
+  AttendScratch& s = *static_cast<AttendScratch*>(scratch);
+  if (job.layout.int8) return attend_with<ByteCache>(job, rows, count, token0, token1, s);
 #if defined(__AMX_BF16__)
-    if (!job.layout.int8 && job.layout.head_dim % 32 == 0) attend_rows = attend_tile<TileCache>;
+  if (job.layout.head_dim % 32 == 0) return attend_with<TileCache>(job, rows, count, token0, token1, s);
 #endif
-    attend_rows(job, rows + first, last - first, token0, token1, *static_cast<AttendScratch*>(scratch));
-  }
+  attend_with<HalfCache>(job, rows, count, token0, token1, s);
 }
 
 size_t attend_scratch() { return sizeof(AttendScratch); }
 
 // Parts of one query to its result: `count` of them, in the order of their tokens, `slots` their numbers, `stride`
-// floats apart at `parts`.
-void merge(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim) {
+// floats apart at `parts`. `folded`: the first is of several chunks, added up already.
+void merge(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim,
+           bool folded) {
   alignas(64) float total[kPartStride];
-  clear_total(total, dim);
-  for (int64_t i = 0; i < count; ++i) {
+  if (folded) {
+    memcpy(total, parts + slots[0] * stride, static_cast<size_t>(cpu::kPartHead + dim) * 4);
+  } else {
+    clear_total(total, dim);
+  }
+  for (int64_t i = folded ? 1 : 0; i < count; ++i) {
     const float* part = parts + slots[i] * stride;
     if (!(part[1] > 0)) continue;  // an empty part: the query sees none of its tokens
     const float m = max_of(total[0], part[0]);

@@ -80,13 +80,20 @@ void AttentionPlan::make(const Batch& batch, int64_t page_tokens, int64_t heads,
   const auto split = [&](int64_t first, int64_t count, int64_t page, int64_t chunk0, int64_t token1) {
     const int64_t chunks = ceil_div(token1, kChunkTokens) - chunk0;
     if (chunks == 0) return;
-    // Few and long: a task's first keys are waited for.
-    const int64_t tasks = std::clamp<int64_t>(ceil_div(2 * threads, kv_heads), 1, chunks);
-    for (int64_t i = 0; i < tasks; ++i) {
-      const int64_t from = chunk0 + chunks * i / tasks, to = chunk0 + chunks * (i + 1) / tasks;
-      spans_.push_back({first, count, page, from * kChunkTokens, std::min(token1, to * kChunkTokens), slots, false});
-      for (int64_t chunk = from; chunk < to; ++chunk, slots += count) {
-        for (int64_t q = 0; q < count; ++q) slots_of[queries_[first + q].row].push_back(slots + q);
+    // Few and long: a task's first keys are waited for, and of a span from token 0 on, chunks are added up in caches. Cut by rows, each task reads
+    // all keys and values: for several tiles.
+    const int64_t wanted = ceil_div(2 * threads, kv_heads);
+    const int64_t by_rows = chunk0 > 0 ? 1 : std::clamp<int64_t>(count * group / (2 * tile_rows), 1, wanted);
+    const int64_t by_tokens = std::min(chunks, ceil_div(wanted, by_rows));
+    for (int64_t part = 0; part < by_rows; ++part) {
+      const int64_t from_row = first + count * part / by_rows, rows = first + count * (part + 1) / by_rows - from_row;
+      for (int64_t i = 0; i < by_tokens; ++i) {
+        const int64_t from = chunk0 + chunks * i / by_tokens, to = chunk0 + chunks * (i + 1) / by_tokens;
+        spans_.push_back(
+            {from_row, rows, page, from * kChunkTokens, std::min(token1, to * kChunkTokens), slots, false});
+        for (int64_t left = from == 0 ? 1 : to - from; left > 0; --left, slots += rows) {
+          for (int64_t q = 0; q < rows; ++q) slots_of[queries_[from_row + q].row].push_back(slots + q);
+        }
       }
     }
   };
@@ -175,7 +182,11 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
                         layout,
                         scale,
                         kChunkTokens,
-                        span.count * heads * stride};
+                        span.count * heads * stride,
+                        nullptr,
+                        nullptr,
+                        0,
+                        span.slot >= 0 && span.token0 == 0};
     if (in_integers) return kernels.attend_in_integers(job, rows, count, span.token1, scratch + rows_bytes);
     kernels.attend(job, rows, count, span.token0, span.token1, scratch + rows_bytes);
   });
@@ -183,7 +194,7 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
     const Merge& merge = merges_[task];
     for (int64_t head = 0; head < heads; ++head) {
       kernels.merge(out + (merge.row * heads + head) * dim, parts_.data() + head * stride, heads * stride,
-                    merge_slots_.data() + merge.first, merge.count, dim);
+                    merge_slots_.data() + merge.first, merge.count, dim, true);
     }
   });
 }

@@ -50,7 +50,8 @@ struct KvLayout {
 struct AttendRow {
   const uint16_t* q;  // bf16 [head_dim]
   uint16_t* out;      // bf16 [head_dim], if partial is null
-  float* partial;     // the first chunk's part, to be merged; or null, as in every row of a job
+  float*
+      partial;  // the first chunk's part, or that of all of them (AttendJob::folds), to be merged; or null, as in every row of a job
   int64_t visible;
 };
 
@@ -71,6 +72,7 @@ struct AttendJob {
   const uint16_t* keys = nullptr;  // bf16 rows of head_dim, `stride` elements apart
   const uint16_t* values = nullptr;
   int64_t stride = 0;
+  bool folds = false;  // chunks from token 0 on, added up to one part
 };
 
 // What a target multiplies in its attention in integers.
@@ -92,7 +94,8 @@ struct AttentionKernels {
   void (*attend_in_integers)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
   size_t (*integers_scratch)();
   // The parts of one query to its result.
-  void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim);
+  void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim,
+                bool folded);
   // Rows to a block.
   void (*append)(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
                  int64_t first, int64_t tokens);
@@ -107,10 +110,10 @@ void attention(const KernelTable& kernels, uint16_t* out, const uint16_t* qkv, i
 
 // How one forward pass is cut into tasks; made once a pass, used by every layer.
 //
-// Long segments (prefill) are cut by rows. Short ones (decode) are cut by tokens too, after whole chunks: every chunk
-// leaves a part a row, merged at the end. Short segments whose page tables start with the same pages are one task over
-// those pages' chunks, so that a shared prefix is read once for all of them. None of this changes a result: chunks begin
-// at the same tokens and are added up in the same order.
+// Long segments (prefill) are cut by rows. Short ones (decode) are cut by tokens too, after whole chunks: what begins at
+// token 0 leaves one part a row, elsewhere every chunk leaves one, merged at the end. Short segments whose page tables
+// start with the same pages are together over those pages' chunks, cut by rows as far as that leaves each task several
+// tiles. None of this changes a result: chunks begin at the same tokens and are added up in the same order.
 class AttentionPlan {
  public:
   void make(const Batch& batch, int64_t page_tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int tile_rows,
@@ -126,7 +129,7 @@ class AttentionPlan {
     int64_t row, visible;
   };
   // Queries [first, first + count) over tokens [token0, token1) of a page table; the parts of its i-th chunk go to slots
-  // [slot + i * count, slot + (i + 1) * count), or slot is -1. `many`: of a segment whose products may be of integers.
+  // [slot + i * count, slot + (i + 1) * count), those of a span from token 0 on to the first `count`; or slot is -1. `many`: of a segment whose products may be of integers.
   struct Span {
     int64_t first, count, page, token0, token1, slot;
     bool many;
