@@ -13,12 +13,23 @@ bool may_choose(const SampleParams& params, int32_t id) {
   return std::find(params.banned, params.banned + params.banned_count, id) == params.banned + params.banned_count;
 }
 
+// Whether one of logits [0, kBlock) is above `least`; a NaN is not. In vectors, as the compiler makes them of a loop without a way out.
+constexpr int64_t kBlock = 64;
+bool any_above(const float* logits, float least) {
+  int32_t above = 0;
+  for (int64_t i = 0; i < kBlock; ++i) above |= logits[i] > least;
+  return above != 0;
+}
+
 int32_t greedy(const float* logits, int64_t limit, const SampleParams& params) {
   int32_t best = -1;
-  for (int64_t i = 0; i < limit; ++i) {
-    if (logits[i] != logits[i]) continue;
-    if ((best < 0 || logits[i] > logits[best]) && may_choose(params, static_cast<int32_t>(i)))
-      best = static_cast<int32_t>(i);
+  for (int64_t from = 0; from < limit; from += kBlock) {
+    if (best >= 0 && from + kBlock <= limit && !any_above(logits + from, logits[best])) continue;
+    for (int64_t i = from; i < std::min(from + kBlock, limit); ++i) {
+      if (logits[i] != logits[i]) continue;
+      if ((best < 0 || logits[i] > logits[best]) && may_choose(params, static_cast<int32_t>(i)))
+        best = static_cast<int32_t>(i);
+    }
   }
   return best;
 }

@@ -1,4 +1,5 @@
 // ln sum exp over logits, of every target that this CPU has, against sums in double.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -30,6 +31,35 @@ TEST(cpu_log_sum_exp) {
         logits[count / 2] = nan;
         same();
       }
+    }
+  }
+}
+
+// The lowest id among the largest logits that may be chosen, found in blocks, against the plain search.
+TEST(greedy_choice) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  test::Random random(3);
+  for (const int64_t count : {1, 2, 63, 64, 65, 128, 200, 1000}) {
+    for (int round = 0; round < 40; ++round) {
+      std::vector<float> logits = random.floats(count, 4);
+      for (float& v : logits) v = std::round(v);  // many are the largest
+      if (round % 4 == 1) logits[round % count] = nan, logits[count - 1] = nan;
+      if (round % 8 == 3) std::fill(logits.begin(), logits.end(), nan);
+      if (round % 4 == 2) std::fill(logits.begin(), logits.end(), -infinity), logits[round * 7 % count] = nan;
+      std::vector<uint32_t> allowed((count + 31) / 32);
+      for (uint32_t& word : allowed) word = static_cast<uint32_t>(std::lround(random.floats(1, 1e9f)[0]));
+      const int32_t banned[] = {0, 64, static_cast<int32_t>(count / 2)};
+      SampleParams params;
+      if (round % 3 == 1) params.banned = banned, params.banned_count = 3;
+      if (round % 3 == 2) params.allowed = allowed.data();
+      if (round % 5 == 4) params.vocab_limit = (count + 1) / 2;
+      int32_t best = -1;
+      for (int32_t i = 0; i < sampled_ids(count, params); ++i) {
+        const bool may = !(round % 3 == 1 && (i == banned[0] || i == banned[1] || i == banned[2])) &&
+                         !(round % 3 == 2 && !(allowed[i / 32] >> (i % 32) & 1));
+        if (may && logits[i] == logits[i] && (best < 0 || logits[i] > logits[best])) best = i;
+      }
+      CHECK(choose_row(logits.data(), count, params) == best);
     }
   }
 }
