@@ -11,6 +11,8 @@
 //           each pair's sum. u8 * s8 sums are exact in int32.
 #pragma once
 
+#include <utility>
+
 #include "kernels/cpu/simd.h"
 
 namespace drivlm::DRIVLM_CPU_TARGET {
@@ -38,30 +40,61 @@ DRIVLM_INLINE F odd_values(const char* w) { return reinterpret_cast<F>(_mm512_ma
 DRIVLM_INLINE F odd_values(const char* w) { return reinterpret_cast<F>(load_bits(w) & 0xffff0000u); }
 #endif
 
+#if defined(__ARM_NEON)
+// kRows words of x that stand side by side, four to a register: NEON multiplies by a lane of one, so that no word is copied to all lanes by a load of
+// its own (48 products of bytes took 128 instructions). Reads no word beyond them.
+template <int kRows>
+struct Lanes {
+  DRIVLM_INLINE explicit Lanes(const float* x) {
+    DRIVLM_UNROLL
+    for (int i = 0; i < kRows / 4; ++i) four[i] = load(x + 4 * i);
+    constexpr int kLeft = kRows % 4, kFirst = kRows - kLeft;
+    if constexpr (kLeft == 1) four[kRows / 4] = splat(x[kFirst]);
+    if constexpr (kLeft >= 2) four[kRows / 4] = vcombine_f32(vld1_f32(x + kFirst), vdup_n_f32(0));
+    if constexpr (kLeft == 3) four[kRows / 4] = vld1q_lane_f32(x + kFirst + 2, four[kRows / 4], 2);
+  }
+  F four[(kRows + 3) / 4];
+};
+
+// use(r, four, lane) for every row, r and lane as constants.
+template <class Use, int... kRow>
+DRIVLM_INLINE void each_lane(const F* four, const Use& use, std::integer_sequence<int, kRow...>) {
+  (use(kRow, four[kRow / 4], std::integral_constant<int, kRow % 4>{}), ...);
+}
+#endif
+
+// sum[r] += w * x[r] of kRows words of x, kRowStep apart.
+template <int kRows, int kRowStep>
+DRIVLM_INLINE void add_products(F (&sum)[kRows][2], F w0, F w1, const float* x) {
+#if defined(__ARM_NEON)
+  if constexpr (kRowStep == 1) {
+    const Lanes<kRows> words(x);
+    each_lane(
+        words.four,
+        [&](int r, F four, auto lane) __attribute__((always_inline)) {
+          sum[r][0] = vfmaq_laneq_f32(sum[r][0], w0, four, decltype(lane)::value);
+          sum[r][1] = vfmaq_laneq_f32(sum[r][1], w1, four, decltype(lane)::value);
+        },
+        std::make_integer_sequence<int, kRows>{});
+    return;
+  }
+#endif
+  DRIVLM_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    const F v = splat(x[r * kRowStep]);
+    sum[r][0] += w0 * v;
+    sum[r][1] += w1 * v;
+  }
+}
+
 // What one 128-byte unit of a panel does to the sums. kWords: 32-bit words of x it meets.
 struct Bf16Fma {
   static constexpr int kWords = 2;
   static constexpr bool kPairs = false;  // x words are f32, one a step
   template <int kRows, int kRowStep, int kDepthStep>
   DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
-    {
-      const F w0 = even_values(w), w1 = even_values(w + 64);
-      DRIVLM_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const F v = splat(x[r * kRowStep]);
-        sum[r][0] += w0 * v;
-        sum[r][1] += w1 * v;
-      }
-    }
-    {
-      const F w0 = odd_values(w), w1 = odd_values(w + 64);
-      DRIVLM_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const F v = splat(x[r * kRowStep + kDepthStep]);
-        sum[r][0] += w0 * v;
-        sum[r][1] += w1 * v;
-      }
-    }
+    add_products<kRows, kRowStep>(sum, even_values(w), even_values(w + 64), x);
+    add_products<kRows, kRowStep>(sum, odd_values(w), odd_values(w + 64), x + kDepthStep);
   }
 };
 
@@ -72,13 +105,8 @@ struct F32FmaApart {
   static constexpr bool kPairs = false;
   template <int kRows, int kRowStep, int kDepthStep>
   DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
-    const F w0 = reinterpret_cast<F>(load_bits(w)), w1 = reinterpret_cast<F>(load_bits(w + kApart));
-    DRIVLM_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const F v = splat(x[r * kRowStep]);
-      sum[r][0] += w0 * v;
-      sum[r][1] += w1 * v;
-    }
+    add_products<kRows, kRowStep>(sum, reinterpret_cast<F>(load_bits(w)), reinterpret_cast<F>(load_bits(w + kApart)),
+                                  x);
   }
 };
 using F32Fma = F32FmaApart<64>;
@@ -173,12 +201,34 @@ DRIVLM_INLINE F dot4(F sum, U x, U w) {
 #endif
 }
 
+#if defined(__ARM_FEATURE_DOTPROD)
+// The same with the kLane-th word of x.
+template <int kLane>
+DRIVLM_INLINE F dot4_lane(F sum, F x, U w) {
+  return reinterpret_cast<F>(vdotq_laneq_s32(reinterpret_cast<int32x4_t>(sum), reinterpret_cast<int8x16_t>(w),
+                                             reinterpret_cast<int8x16_t>(x), kLane));
+}
+#endif
+
 struct U8S8 {
   static constexpr int kWords = 1;
   static constexpr bool kPairs = false;
   template <int kRows, int kRowStep, int kDepthStep>
   DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
     const U w0 = load_bits(w), w1 = load_bits(w + 64);
+#if defined(__ARM_FEATURE_DOTPROD)
+    if constexpr (kRowStep == 1) {
+      const Lanes<kRows> words(x);
+      each_lane(
+          words.four,
+          [&](int r, F four, auto lane) __attribute__((always_inline)) {
+            sum[r][0] = dot4_lane<decltype(lane)::value>(sum[r][0], four, w0);
+            sum[r][1] = dot4_lane<decltype(lane)::value>(sum[r][1], four, w1);
+          },
+          std::make_integer_sequence<int, kRows>{});
+      return;
+    }
+#endif
     DRIVLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const U v = reinterpret_cast<U>(splat(x[r * kRowStep]));
@@ -223,6 +273,33 @@ struct S16S8 {
   DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
     const U w0 = load_bits(w), w1 = load_bits(w + 64);
     const U even0 = even(w0), even1 = even(w1), odd0 = odd(w0), odd1 = odd(w1);
+#if defined(__ARM_NEON)
+    // A byte of each of the eight columns to a register; a value of x is a lane of another.
+    const auto shorts = [](U v) { return reinterpret_cast<int16x8_t>(v); };
+    const int16x8_t of_byte[4] = {vuzp1q_s16(shorts(even0), shorts(even1)), vuzp2q_s16(shorts(even0), shorts(even1)),
+                                  vuzp1q_s16(shorts(odd0), shorts(odd1)), vuzp2q_s16(shorts(odd0), shorts(odd1))};
+    const auto add = [&](int r, const int16x8_t* bytes, F words, auto lane) __attribute__((always_inline)) {
+      constexpr int kFirst = 2 * decltype(lane)::value;
+      const int16x8_t x16 = reinterpret_cast<int16x8_t>(words);
+      int32x4_t low = reinterpret_cast<int32x4_t>(sum[r][0]), high = reinterpret_cast<int32x4_t>(sum[r][1]);
+      low = vmlal_laneq_s16(low, vget_low_s16(bytes[0]), x16, kFirst);
+      high = vmlal_high_laneq_s16(high, bytes[0], x16, kFirst);
+      low = vmlal_laneq_s16(low, vget_low_s16(bytes[1]), x16, kFirst + 1);
+      high = vmlal_high_laneq_s16(high, bytes[1], x16, kFirst + 1);
+      sum[r][0] = reinterpret_cast<F>(low);
+      sum[r][1] = reinterpret_cast<F>(high);
+    };
+    for (int i = 0; i < 2; ++i, x += kDepthStep) {
+      const auto add_row = [&](int r, F four, auto lane)
+                               __attribute__((always_inline)) { add(r, of_byte + 2 * i, four, lane); };
+      if constexpr (kRowStep == 1) {
+        each_lane(Lanes<kRows>(x).four, add_row, std::make_integer_sequence<int, kRows>{});
+      } else {
+        DRIVLM_UNROLL
+        for (int r = 0; r < kRows; ++r) add_row(r, splat(x[r * kRowStep]), std::integral_constant<int, 0>{});
+      }
+    }
+#else
     DRIVLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const U v0 = reinterpret_cast<U>(splat(x[r * kRowStep])),
@@ -230,6 +307,7 @@ struct S16S8 {
       sum[r][0] = dot2(dot2(sum[r][0], v0, even0), v1, odd0);
       sum[r][1] = dot2(dot2(sum[r][1], v0, even1), v1, odd1);
     }
+#endif
   }
 };
 
