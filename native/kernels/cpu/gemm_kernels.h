@@ -39,9 +39,11 @@ void pack_x_columns(uint32_t* out, const GemmJob& job, int64_t row, int64_t rows
   } else {
     out += from / 2 * rows;
     for (int64_t p = from; p < to; p += 2, out += rows) {
-      const float* low = in + p * job.x_stride;
-      const U words = paired(low, p + 1 < job.k ? low + job.x_stride : nullptr, rows);
-      store_first(reinterpret_cast<float*>(out), reinterpret_cast<F>(words), rows);
+      for (int64_t i = 0; i < rows; i += kWidth) {
+        const float* low = in + p * job.x_stride + i;
+        const U words = paired(low, p + 1 < job.k ? low + job.x_stride : nullptr, rows - i);
+        store_first(reinterpret_cast<float*>(out + i), reinterpret_cast<F>(words), rows - i);
+      }
     }
   }
 }
