@@ -407,16 +407,11 @@ void attend(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t 
 size_t attend_scratch() { return sizeof(AttendScratch); }
 
 // Parts of one query to its result: `count` of them, in the order of their tokens, `slots` their numbers, `stride`
-// floats apart at `parts`. `folded`: the first is of several chunks, added up already.
-void merge(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim,
-           bool folded) {
+// floats apart at `parts`. The first may be of several chunks, added up already.
+void merge(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim) {
   alignas(64) float total[kPartStride];
-  if (folded) {
-    memcpy(total, parts + slots[0] * stride, static_cast<size_t>(cpu::kPartHead + dim) * 4);
-  } else {
-    clear_total(total, dim);
-  }
-  for (int64_t i = folded ? 1 : 0; i < count; ++i) {
+  memcpy(total, parts + slots[0] * stride, static_cast<size_t>(cpu::kPartHead + dim) * 4);
+  for (int64_t i = 1; i < count; ++i) {
     const float* part = parts + slots[i] * stride;
     if (!(part[1] > 0)) continue;  // an empty part: the query sees none of its tokens
     const float m = max_of(total[0], part[0]);

@@ -53,12 +53,13 @@ DRIVLM_INLINE F activate(F v) {
   return kAfter == Epilogue::gelu ? gelu_coarse(v) : silu_coarse(v);
 }
 
+struct CoarseGelu {
+  DRIVLM_INLINE F operator()(F v) const { return gelu_coarse(v); }
+};
 #if defined(__AVX512F__)
 using GeluForBytes = GeluInPieces;
 #else
-struct GeluForBytes {
-  DRIVLM_INLINE F operator()(F v) const { return gelu_coarse(v); }
-};
+using GeluForBytes = CoarseGelu;
 #endif
 
 // sums: [rows, 32] of rows row0 + r and columns of `panel`. kForBytes: what the next product rounds to 8 bits.
@@ -74,8 +75,8 @@ void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t ro
         store_first(out, activate<Epilogue::gated, Out>(gate.at(r)) * up.at(r), columns - j);
     }
   } else {
-    static const GeluForBytes kept;
-    const GeluForBytes gelu_for_bytes = kept;
+    static const std::conditional_t<kForBytes, GeluForBytes, CoarseGelu> kept;  // no table for what needs none
+    const auto gelu_for_bytes = kept;
     const int64_t columns = min_of(32, job.n - column0);
     for (int64_t j = 0; j < columns; j += kWidth) {
       const int64_t left = columns - j;

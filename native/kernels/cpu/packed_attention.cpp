@@ -194,7 +194,7 @@ void AttentionPlan::run(const KernelTable& kernels, uint16_t* out, const uint16_
     const Merge& merge = merges_[task];
     for (int64_t head = 0; head < heads; ++head) {
       kernels.merge(out + (merge.row * heads + head) * dim, parts_.data() + head * stride, heads * stride,
-                    merge_slots_.data() + merge.first, merge.count, dim, true);
+                    merge_slots_.data() + merge.first, merge.count, dim);
     }
   });
 }

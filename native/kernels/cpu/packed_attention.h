@@ -50,8 +50,7 @@ struct KvLayout {
 struct AttendRow {
   const uint16_t* q;  // bf16 [head_dim]
   uint16_t* out;      // bf16 [head_dim], if partial is null
-  float*
-      partial;  // the first chunk's part, or that of all of them (AttendJob::folds), to be merged; or null, as in every row of a job
+  float* partial;  // the first chunk's part, or all of them (AttendJob::folds); null in every row of a job or in none
   int64_t visible;
 };
 
@@ -94,8 +93,7 @@ struct AttentionKernels {
   void (*attend_in_integers)(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
   size_t (*integers_scratch)();
   // The parts of one query to its result.
-  void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim,
-                bool folded);
+  void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim);
   // Rows to a block.
   void (*append)(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
                  int64_t first, int64_t tokens);
