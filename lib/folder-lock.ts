@@ -1,4 +1,4 @@
-// One writer a folder. The lock is a file that only one process can make; a killed process leaves it behind, so it says who made
+// One writer a folder, or a file. The lock is a file that only one process can make; a killed process leaves it behind, so it says who made
 // it, and whoever comes next takes it over if that one is gone. It is written beside its place and then linked there: at whatever
 // moment its maker is killed, nobody finds it empty. Its maker keeps it open for writing: a worker thread that is terminated closes its
 // files, so its lock is seen to be left behind although its process lives.
@@ -11,6 +11,8 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { threadId } from 'node:worker_threads'
 import { ModelError } from './errors.ts'
+import { abortError } from './options.ts'
+import { cannotWrite } from './whole-file.ts'
 
 interface Owner {
   pid: number
@@ -35,7 +37,55 @@ const silentMs = 60_000
  * @throws {@link ModelError} `BAD_ARGUMENT` if another run writes there, or if it cannot be a folder.
  */
 export async function lockFolder(folder: string): Promise<() => Promise<void>> {
-  const file = path.join(folder, 'run.lock')
+  const lock = {
+    file: path.join(folder, 'run.lock'),
+    of: folder,
+    advice: 'choose another output folder',
+    place: ' there',
+  }
+  try {
+    await mkdir(folder, { recursive: true })
+    return await held(lock)
+  } catch (error) {
+    if (error instanceof ModelError) throw error
+    const { message } = error as Error
+    throw new ModelError('BAD_ARGUMENT', `${folder} cannot be written as an output folder: ${message}.`, {
+      cause: error,
+    })
+  }
+}
+
+/**
+ * Locks an output file, by `FILE.lock` beside it. What another machine or container left there is waited for, a minute at most, while its time
+ * stamp stands still: whoever is started again elsewhere is not refused for what was killed.
+ *
+ * @param onWait - Told whose lock it is, before waiting.
+ * @returns What unlocks it.
+ * @throws {@link ModelError} `BAD_ARGUMENT` if another run writes it; `BAD_DATA` if nothing can be written there; `ABORTED`.
+ */
+export async function lockFile(
+  file: string,
+  { signal, onWait }: { signal?: AbortSignal | undefined; onWait?: (who: string) => void } = {},
+): Promise<() => Promise<void>> {
+  const lock = { file: `${file}.lock`, of: file, advice: 'give another --out', place: '' }
+  try {
+    await silence(lock.file, signal, onWait)
+    return await held(lock)
+  } catch (error) {
+    throw signal?.aborted ? abortError(signal) : cannotWrite(lock.of, error)
+  }
+}
+
+interface Lock {
+  file: string
+  /** What is locked, and what else to do, for sentences. */
+  of: string
+  advice: string
+  place: string
+}
+
+async function held(lock: Lock): Promise<() => Promise<void>> {
+  const { file, of, advice } = lock
   const mine: Owner = {
     pid: process.pid,
     started: startOf(process.pid)?.started ?? '',
@@ -46,28 +96,40 @@ export async function lockFolder(folder: string): Promise<() => Promise<void>> {
   }
   const opened: FileHandle[] = [] // all claims until the end: somebody else may have renamed an early one into place
   try {
-    await mkdir(folder, { recursive: true })
     const text = `${JSON.stringify(mine)}\n`
     for (let tries = 0; tries < 20; tries++) {
-      if (
-        (await created(file, mine.token, text, opened)) ||
-        (await takenOver(file, mine.token, text, folder, opened))
-      ) {
+      if ((await created(file, mine.token, text, opened)) || (await takenOver(lock, mine.token, text, opened))) {
         await removeDrafts(file)
         return holding(file, mine.token, opened)
       }
       await sleep(20)
     }
-    throw new ModelError('BAD_ARGUMENT', `${folder}: other runs keep locking it; choose another output folder.`)
+    throw new ModelError('BAD_ARGUMENT', `${of}: other runs keep locking it; ${advice}.`)
   } catch (error) {
     await close(opened)
-    if (error instanceof ModelError) throw error
-    const { message } = error as Error
-    throw new ModelError('BAD_ARGUMENT', `${folder} cannot be written as an output folder: ${message}.`, {
-      cause: error,
-    })
+    throw error
   }
 }
+
+/** Until a lock made elsewhere is gone, has stood still for long enough, or moves: then its maker lives. */
+async function silence(
+  file: string,
+  signal: AbortSignal | undefined,
+  onWait: ((who: string) => void) | undefined,
+): Promise<void> {
+  const first = await read(file)
+  const owner = first && ownerOf(first.text)
+  if (first === undefined || owner === undefined || owner.place === thisPlace()) return
+  for (let found: Found | undefined = first, told = false; ; found = await read(file)) {
+    if (found?.text !== first.text || found.changed !== first.changed || !isHeld(owner, found)) return
+    if (!told) onWait?.(nameOf(owner))
+    told = true
+    await sleep(500, undefined, { signal })
+  }
+}
+
+const nameOf = (owner: Owner | undefined): string =>
+  owner === undefined ? 'another run' : `process ${owner.pid} on ${owner.host}`
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code
 
@@ -83,7 +145,8 @@ async function created(file: string, token: string, text: string, opened: FileHa
     await link(draft, file)
     return true
   } catch (error) {
-    if (codeOf(error) === 'EEXIST' || codeOf(error) === 'ENOENT') return false // ENOENT: somebody removed the draft
+    if (codeOf(error) === 'EEXIST') return false
+    if (codeOf(error) === 'ENOENT' && (error as NodeJS.ErrnoException).syscall === 'link') return false // somebody removed the draft
     if (codeOf(error) !== 'EPERM' && codeOf(error) !== 'ENOTSUP') throw error
     return await createdHere(file, text, opened)
   } finally {
@@ -111,18 +174,18 @@ async function written(file: string, flag: string, text: string, opened: FileHan
 /** What those left who were killed before they could link it. Who is about to link one of these tries again. */
 async function removeDrafts(file: string): Promise<void> {
   const folder = path.dirname(file)
-  const name = new RegExp(`^${path.basename(file)}(\\.claim)?\\.[0-9a-f-]{36}$`)
+  const name = path.basename(file)
   for (const entry of await readdir(folder)) {
-    if (name.test(entry)) await rm(path.join(folder, entry), { force: true })
+    if (entry.startsWith(name) && /^(\.claim)?\.[0-9a-f-]{36}$/.test(entry.slice(name.length)))
+      await rm(path.join(folder, entry), { force: true })
   }
 }
 
 /** Replaces a lock that nobody holds any more, unless somebody else is at it. */
 async function takenOver(
-  file: string,
+  { file, of, advice, place }: Lock,
   token: string,
   text: string,
-  folder: string,
   opened: FileHandle[],
 ): Promise<boolean> {
   const found = await read(file)
@@ -130,10 +193,9 @@ async function takenOver(
   if (found.text === text) return true // somebody else renamed our claim
   const owner = ownerOf(found.text)
   if (isHeld(owner, found)) {
-    const who = owner === undefined ? 'another run' : `process ${owner.pid} on ${owner.host}`
     throw new ModelError(
       'BAD_ARGUMENT',
-      `${folder} is being written by ${who}. Wait for it, or choose another output folder; remove ${path.basename(file)} there if that run is gone.`,
+      `${of} is being written by ${nameOf(owner)}. Wait for it, or ${advice}; remove ${path.basename(file)}${place} if that run is gone.`,
     )
   }
   // Many may find the same stale lock. Only who made this file may replace it, and only while it is still the one that was found.
@@ -159,6 +221,8 @@ async function takenOver(
 
 interface Found {
   text: string
+  /** Its time stamp, ns. */
+  changed: bigint
   ageMs: number
   /** Device and number of the file. */
   inode: string
@@ -169,7 +233,8 @@ const inodeOf = ({ dev, ino }: { dev: bigint; ino: bigint }): string => `${dev}:
 async function read(file: string): Promise<Found | undefined> {
   try {
     const found = await stat(file, { bigint: true })
-    return { text: await readFile(file, 'utf8'), ageMs: Date.now() - Number(found.mtimeMs), inode: inodeOf(found) }
+    const text = await readFile(file, 'utf8')
+    return { text, changed: found.mtimeNs, ageMs: Date.now() - Number(found.mtimeMs), inode: inodeOf(found) }
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error

@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
+import { lockFile } from '../folder-lock.ts'
 import { bundledModel, loadModel } from '../load-model.ts'
 import { type AnsweredMoment, AnswerLog, jsonTimeOf, type MomentAnswer, readAnswers } from '../logs/answers.ts'
 import { visible } from '../logs/files.ts'
@@ -62,6 +63,10 @@ export async function annotate(sources: readonly string[], flags: AnnotateFlags)
   process.once('SIGINT', onInterrupt)
   try {
     await run(log, questions, flags, interrupt.signal)
+  } catch (error) {
+    if (!interrupt.signal.aborted) throw error
+    note('Stopped.')
+    process.exitCode = 130
   } finally {
     process.off('SIGINT', onInterrupt)
     await log.close()
@@ -81,6 +86,23 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
   )
   const { report, moments } = plan
   sayPlan(log, report, moments.length)
+  const onWait = (who: string) => note(`Waiting up to a minute whether ${printable(who)} still writes there.`)
+  const unlock = await lockFile(flags.out, { signal, onWait })
+  try {
+    await answer(log, questions, cameras, { choice, moments }, flags, signal)
+  } finally {
+    await unlock()
+  }
+}
+
+async function answer(
+  log: Log,
+  questions: readonly Wanted[],
+  cameras: Readonly<Record<string, string>>,
+  { choice, moments }: { choice: object; moments: readonly Moment[] },
+  flags: AnnotateFlags,
+  signal: AbortSignal,
+): Promise<void> {
   for (const file of [`${flags.out}.journal`, flags.jsonl ?? '-']) if (file !== '-') await checkWritable(file)
   const name = flags.model === undefined ? 'street-tiny' : path.basename(path.resolve(flags.model))
   const folder = path.resolve((await modelFolder(flags.model, flags.yes)) ?? bundledModel)
@@ -90,7 +112,7 @@ async function run(log: Log, questions: readonly Wanted[], flags: AnnotateFlags,
     files: log.files.map((file) => path.basename(file)),
     cameras,
     choice,
-    missing,
+    missing: flags.missing,
     time: flags.time,
     ffmpeg: flags.ffmpeg !== undefined,
     withImages: flags.withImages,

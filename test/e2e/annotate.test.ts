@@ -1,11 +1,13 @@
 // drivlm annotate: answers written beside a log, whatever is stopped in between, and read by the readers of @mcap/core.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { McapIndexedReader, McapStreamReader, type McapTypes } from '@mcap/core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { logTimes, seconds, shardOfEnvironment } from '../../lib/cli/flags.ts'
@@ -30,6 +32,15 @@ const questions = [
   'What is the weather like?',
   '--locate',
   'Where is the cyclist in CAM_FRONT_LEFT?',
+]
+const commandOf = (out: string, args: readonly string[] = []): string[] => [
+  'dist/cli/main.js',
+  'annotate',
+  at('drive.mcap'),
+  ...questions,
+  '--out',
+  at(out),
+  ...args,
 ]
 const annotate = (out: string, args: readonly string[] = [], env: Record<string, string> = {}): Promise<Ran> =>
   drivlm(['annotate', at('drive.mcap'), ...questions, '--out', at(out), ...args], { env })
@@ -180,11 +191,7 @@ async function stopAt(
   out: string,
   args: readonly string[],
 ): Promise<number | null> {
-  const child = spawn(
-    process.execPath,
-    ['dist/cli/main.js', 'annotate', at('drive.mcap'), ...questions, '--out', at(out), ...args],
-    { stdio: 'ignore' },
-  )
+  const child = spawn(process.execPath, commandOf(out, args), { stdio: 'ignore' })
   const lines = () => {
     const journal = at(`${out}.journal`)
     return existsSync(journal) ? readFileSync(journal, 'utf8').split('\n').length - 2 : -1
@@ -228,6 +235,20 @@ describe('a run that is stopped', () => {
       expect(await annotate('interrupted.mcap', ['--resume'])).toMatchObject({ code: 0 })
     }
     expect(readFileSync(at('interrupted.mcap')).equals(whole)).toBe(true)
+  })
+
+  it('is not gone on with by two at once: the second is refused, and the first is whole', async () => {
+    const first = spawn(process.execPath, commandOf('twice.mcap'), { stdio: 'ignore' })
+    const ended = once(first, 'close')
+    while (!existsSync(at('twice.mcap.journal'))) await sleep(2)
+    first.kill('SIGSTOP') // else it may be done before the second has looked
+    const refused = /\[BAD_ARGUMENT\] .*twice\.mcap is being written by process \d+ on .*another --out/
+    const second = await annotate('twice.mcap', ['--resume'])
+    first.kill('SIGCONT')
+    expect(second).toMatchObject({ code: 1, stderr: expect.stringMatching(refused) })
+    expect(await ended).toEqual([0, null])
+    expect(readFileSync(at('twice.mcap')).equals(whole)).toBe(true)
+    expect(readdirSync(dir).filter((name) => name.startsWith('twice.'))).toEqual(['twice.mcap'])
   })
 
   it('goes on with nothing else: other questions, or a run that is complete', async () => {

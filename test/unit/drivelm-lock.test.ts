@@ -15,7 +15,7 @@ import path from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { lockFolder } from '../../lib/folder-lock.ts'
+import { lockFile, lockFolder } from '../../lib/folder-lock.ts'
 
 let dir: string
 let folders = 0
@@ -207,5 +207,49 @@ describe('the lock of an output folder', () => {
       code: 'BAD_ARGUMENT',
       message: expect.stringContaining(`${file} cannot be written as an output folder`),
     })
+  })
+})
+
+describe('the lock of an output file', () => {
+  const lockedElsewhere = async (seconds: number): Promise<string> => {
+    const folder = await locked({ place: 'elsewhere', host: 'other' })
+    age(folder, seconds)
+    return lockOf(folder).replace(/\.lock$/, '')
+  }
+
+  test('is held by one, and of a dead process taken over', async () => {
+    const folder = fresh()
+    mkdirSync(folder)
+    const file = path.join(folder, 'a[b.mcap')
+    const unlock = await lockFile(file)
+    expect(readdirSync(folder)).toEqual(['a[b.mcap.lock'])
+    await expect(lockFile(file)).rejects.toMatchObject(busy)
+    const text = readFileSync(`${file}.lock`, 'utf8')
+    await unlock()
+    const { pid } = spawnSync(process.execPath, ['-e', ''])
+    writeFileSync(`${file}.lock`, JSON.stringify({ ...JSON.parse(text), pid }))
+    await (await lockFile(file))()
+    expect(readdirSync(folder)).toEqual([])
+  })
+
+  test('of another machine is waited for: refused once its time stamp moves, taken over once it has stood still', async () => {
+    const told: string[] = []
+    const still = await lockedElsewhere(59)
+    await (await lockFile(still, { onWait: (who) => told.push(who) }))()
+    expect(told).toEqual([`process ${process.pid} on other`])
+    const moving = await lockedElsewhere(20)
+    const waits = lockFile(moving)
+    setTimeout(() => utimesSync(`${moving}.lock`, new Date(), new Date()), 100)
+    await expect(waits).rejects.toMatchObject(busy)
+  })
+
+  test('is not waited for any longer by who gives up', async () => {
+    const file = await lockedElsewhere(0)
+    await expect(lockFile(file, { signal: AbortSignal.timeout(50) })).rejects.toMatchObject({ code: 'ABORTED' })
+  })
+
+  test('where nothing can be written is refused at once', async () => {
+    const refused = { code: 'BAD_DATA', message: expect.stringMatching(/cannot be written: ENOENT/) }
+    await expect(lockFile(path.join(fresh(), 'a.mcap'))).rejects.toMatchObject(refused)
   })
 })
