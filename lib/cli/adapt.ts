@@ -7,10 +7,11 @@ import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
 import { parseJson } from '../evaluate/questions/json-stream.ts'
 import { pagePictures } from '../evaluate/report/index.ts'
+import { lockFolder } from '../folder-lock.ts'
 import type { Conversion } from '../grounding/conversion.ts'
+import { adaptLocked } from '../train/adapt.ts'
 import {
   type AdaptSettings,
-  adapt as adaptCheckpoint,
   openTrainingData,
   publishedSettings,
   settingsOf,
@@ -110,7 +111,17 @@ async function run(given: AdaptFlags, signal: AbortSignal): Promise<void> {
       refuseWhatCannotFit(plan.memory, network, settings, data.bounds)
       return
     }
-    await train(flags, settings, data, threads, signal)
+    const out = path.resolve(flags.out!)
+    await mkdir(`${out}.run`, { recursive: true }).catch((error) => {
+      throw cannotWrite(`${out}.run`, error)
+    })
+    // Before anything there is looked at or removed: another process may be at this very run.
+    const unlock = await lockFolder(`${out}.run`)
+    try {
+      await train(flags, settings, data, threads, out, signal)
+    } finally {
+      await unlock()
+    }
   } finally {
     await data.close()
   }
@@ -128,14 +139,11 @@ async function train(
   settings: AdaptSettings,
   data: TrainingData,
   threads: number,
+  out: string,
   signal: AbortSignal,
 ): Promise<void> {
   const { model, saveEvery, memory, towerCache, finish = false, json = false } = flags
-  const out = path.resolve(flags.out!)
   const runFolder = `${out}.run`
-  await mkdir(runFolder, { recursive: true }).catch((error) => {
-    throw cannotWrite(runFolder, error)
-  })
   const goesOn = existsSync(path.join(runFolder, 'run.json')) || existsSync(path.join(out, 'adapt.json'))
   const sets = validationSets(flags)
   const validations = await Validations.open(runFolder, goesOn, sets)
@@ -160,7 +168,7 @@ async function train(
   const shown = new Progress('Adapting')
   let losses = 0
   try {
-    const steps = adaptCheckpoint(model, {
+    const steps = adaptLocked(model, {
       ...settings,
       data,
       out,

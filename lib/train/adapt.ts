@@ -56,7 +56,12 @@ const namesShown = 6
  * const model = await loadModel(await run.folder)
  */
 export function adapt(dir: string, options: AdaptOptions): Adaptation {
-  return new Adaptation(run(dir, options))
+  return new Adaptation(run(dir, options, lockFolder))
+}
+
+/** {@link adapt} for who holds the lock of the run's folder. */
+export function adaptLocked(dir: string, options: AdaptOptions): Adaptation {
+  return new Adaptation(run(dir, options, async () => async () => undefined))
 }
 
 /**
@@ -135,7 +140,11 @@ interface Run {
   signal: AbortSignal | undefined
 }
 
-async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptStep, string, undefined> {
+async function* run(
+  dir: string,
+  options: AdaptOptions,
+  lock: typeof lockFolder,
+): AsyncGenerator<AdaptStep, string, undefined> {
   const settings = settingsOf(options)
   const { data, out, threads, saveEvery, memoryBytes, towerCacheBytes, checkpoints, finish, signal } =
     ownOptions(options)
@@ -143,7 +152,7 @@ async function* run(dir: string, options: AdaptOptions): AsyncGenerator<AdaptSte
   const checkpoint = await readCheckpoint(dir)
   partsOf(settings, checkpoint.network) // throws
   const folder = new RunFolder(out)
-  const unlock = await lockFolder(folder.dir)
+  const unlock = await lock(folder.dir)
   try {
     const hashes = await hashesOf(checkpoint)
     const start = createHash('sha256').update(JSON.stringify(hashes)).digest('hex')

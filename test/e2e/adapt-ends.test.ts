@@ -1,9 +1,10 @@
 /** Runs of `drivlm adapt` that are interrupted, or killed, wherever they are: the same command goes on to the same weights. */
 import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { lockFolder } from '../../lib/folder-lock.ts'
 import { loadDomain, writeStreet } from '../../lib/street/index.ts'
 import { drivlm } from './run.ts'
 
@@ -52,6 +53,18 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }))
 const log = (out: string) => join(dir, `${out}.run`, 'steps.jsonl')
 const updates = (out: string) => (existsSync(log(out)) ? readFileSync(log(out), 'utf8').split('\n').length - 1 : 0)
 const validates = (out: string, after: number) => existsSync(join(dir, `${out}.run`, 'validation', `domain-${after}`))
+
+it('a second command is refused before it touches anything of the first', async () => {
+  const run = join(dir, 'twice.run')
+  const unlock = await lockFolder(run)
+  mkdirSync(join(run, 'validation'))
+  writeFileSync(join(run, 'validations.jsonl'), '')
+  const { code, stderr } = await drivlm(flags('twice', validation))
+  await unlock()
+  expect(stderr).toMatch(/^ModelError \[BAD_ARGUMENT\] .*twice\.run is being written by process \d+ on /m)
+  expect(code).toBe(1)
+  expect(readdirSync(run).sort()).toEqual(['validation', 'validations.jsonl'])
+})
 
 describe('Ctrl-C', () => {
   it.each([
