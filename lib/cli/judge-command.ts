@@ -73,6 +73,9 @@ async function readKept(file: string): Promise<Map<string, Kept>> {
 
 const mostReply = 1 << 16
 
+/** How long what a judge wrote may be on its way when it has ended: a program that it left in the background may keep its outputs open for good. */
+const graceMs = 200
+
 function ask(command: string, input: string, id: string, signal: AbortSignal): Promise<string> {
   return new Promise((resolve, reject) => {
     const fail = (what: string): void => {
@@ -103,13 +106,24 @@ function ask(command: string, input: string, id: string, signal: AbortSignal): P
     })
     child.stdin.on('error', () => undefined) // it need not read
     child.on('error', (error) => fail(`could not be run (${error.message})`))
-    child.on('close', (code, killedBy) => {
+    let grace: NodeJS.Timeout | undefined
+    let told = false
+    const settle = (code: number | null, killedBy: NodeJS.Signals | null): void => {
+      if (told) return
+      told = true
+      clearTimeout(grace)
       signal.removeEventListener('abort', end)
+      for (const pipe of [child.stdin, child.stdout, child.stderr]) pipe.destroy()
       if (stdout.length > mostReply) fail(`wrote more than ${mostReply} characters`)
       else if (code !== 0) {
         const said = stderr.trim().split('\n').at(-1)
         fail(`ended with ${code === null ? killedBy : `status ${code}`}${said ? ` (${said})` : ''}`)
       } else resolve(stdout)
+    }
+    child.on('close', settle)
+    child.on('exit', (code, killedBy) => {
+      // Also where the timer fires late, what is there is read before an immediate.
+      grace = setTimeout(() => setImmediate(settle, code, killedBy), graceMs)
     })
     child.stdin.end(input)
   })

@@ -143,6 +143,13 @@ describe('drivlm eval with predictions', () => {
     expectExpected(JSON.parse((await score('--judgements', kept, '--json')).stdout))
   })
 
+  it('waits for nothing that a judge leaves in the background', async () => {
+    const done = path.join(dir, 'done')
+    const { code } = await score('--judge-command', `(until [ -e '${done}' ]; do sleep 1; done) & echo 70`, '--json')
+    writeFileSync(done, '')
+    expect(code).toBe(0)
+  })
+
   it.each([
     ['echo good', /replied "good", expected a number only/],
     ['echo so >&2; exit 4', /ended with status 4 \(so\) for question/],
