@@ -1,6 +1,7 @@
 /** A model folder, read and checked as a whole: everything but its tokenizer. */
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
+import { describeValue } from '../messages.ts'
 import type { NetworkDescription, StoredDType, TensorSource } from '../native.ts'
 import { adapterName, elementBytes, TensorBinder } from './binder.ts'
 import { type CheckpointFormat, type ModelConfig, parseConfig, type TilingLimits } from './config.ts'
@@ -74,6 +75,8 @@ export interface CheckpointOptions {
  *   or the tensor, what was expected and what was found.
  */
 export async function readCheckpoint(dir: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
+  if (typeof dir !== 'string' || dir === '')
+    throw new ModelError('BAD_ARGUMENT', `Expected the path of a model folder, received ${describeValue(dir)}.`)
   const root = path.resolve(dir)
   const object = async (name: string) => {
     const json = await readJsonObject(path.join(root, name), 'BAD_CHECKPOINT')

@@ -5,7 +5,7 @@
 import { type FileHandle, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
-import { isRecord } from '../messages.ts'
+import { describeValue, isRecord } from '../messages.ts'
 import { packageRoot } from '../native.ts'
 import { cannotWrite } from '../whole-file.ts'
 import type { LogMessage } from './container.ts'
@@ -407,6 +407,8 @@ class AnswerFile {
  * @throws {@link ModelError} `BAD_LOG` if it is no such file, or is damaged.
  */
 export async function readAnswers(name: string): Promise<AnsweredMoment[]> {
+  if (typeof name !== 'string')
+    throw new ModelError('BAD_ARGUMENT', `Expected the path of a file of answers, received ${describeValue(name)}.`)
   const file = await AnswerFile.open(name)
   await file.close()
   return file.lines

@@ -3,7 +3,7 @@
  * live: see {@link momentsOf}.
  */
 import { ModelError } from '../errors.ts'
-import { describeValue } from '../messages.ts'
+import { describeValue, isRecord } from '../messages.ts'
 import { throwIfAborted } from '../options.ts'
 import { cameras as modelOrder } from '../views/cameras.ts'
 import type { PictureSource } from '../views/sources.ts'
@@ -212,7 +212,7 @@ function median(values: bigint[]): bigint | undefined {
  * @throws {@link ModelError} `BAD_ARGUMENT` for options that are none, `BAD_LOG` if the log has no pictures of these topics.
  */
 export async function planMoments(log: Log, options: MomentOptions): Promise<MomentPlan> {
-  checkOptions(options)
+  checkOptions(log, options)
   const { cameras, maxSkew = defaultSkew, missing = 'skip', signal } = options
   throwIfAborted(signal)
   checkCameras(cameras, log.topics)
@@ -387,7 +387,17 @@ function absolute(time: number | bigint | undefined, start: bigint): bigint | un
   return typeof time === 'number' ? start + nanoseconds(time) : time
 }
 
-function checkOptions(options: MomentOptions): void {
+function checkOptions(log: Log, options: MomentOptions): void {
+  if (!Array.isArray((log as Partial<Log> | undefined)?.topics))
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected a log, as \`await openLog\` gives it, received ${describeValue(log)}.`,
+    )
+  if (!isRecord(options))
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected options with cameras, such as log.guessCameras() finds, received ${describeValue(options)}.`,
+    )
   const { every, at, count, on, changed, maxSkew, missing, from, to } = options
   const bad = (expected: string, name: string, value: unknown) =>
     new ModelError('BAD_ARGUMENT', `Expected ${expected} for options.${name}, received ${describeValue(value)}.`)

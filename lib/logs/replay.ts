@@ -1,5 +1,6 @@
 /** A log as if it were live: moments come at the pace at which they were recorded. */
 import { ModelError } from '../errors.ts'
+import { describeValue } from '../messages.ts'
 import { throwIfAborted } from '../options.ts'
 
 /** Options of {@link replay}. */
@@ -22,6 +23,11 @@ const longestMs = 60 * second
  * @throws {@link ModelError} `BAD_ARGUMENT` at once; `ABORTED`, and what the moments throw, where it is iterated.
  */
 export function replay<M extends { stamp: bigint }>(moments: AsyncIterable<M>, options: ReplayOptions = {}): Replay<M> {
+  if (typeof moments?.[Symbol.asyncIterator] !== 'function')
+    throw new ModelError(
+      'BAD_ARGUMENT',
+      `Expected moments, as \`moments\` of a log gives them, received ${describeValue(moments)}.`,
+    )
   const { rate = 1, signal } = options
   if (typeof rate !== 'number' || !(rate > 0) || rate > 1e6) {
     throw new ModelError('BAD_ARGUMENT', 'Expected a number above 0 and at most 1000000 for options.rate.')

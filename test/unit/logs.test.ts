@@ -4,11 +4,14 @@ import os from 'node:os'
 import path from 'node:path'
 import sharp from 'sharp'
 import { afterAll, describe, expect, it, test } from 'vitest'
+import { readAnswers } from '../../lib/logs/answers.ts'
 import { guessCameras } from '../../lib/logs/camera-names.ts'
 import { type LogTopic, openLog } from '../../lib/logs/log.ts'
 import { knownDefinition, pictureReader } from '../../lib/logs/message.ts'
 import { type MomentOptions, momentsOf, planMoments } from '../../lib/logs/moments.ts'
+import { replay } from '../../lib/logs/replay.ts'
 import { distanceOf, thumbnailOf } from '../../lib/logs/thumbnail.ts'
+import { openTrainingData } from '../../lib/train/index.ts'
 import { cdrCompressed, mcap } from './logs-files.ts'
 
 const ms = (value: number) => BigInt(Math.round(value * 1e6))
@@ -72,6 +75,17 @@ describe('moments', () => {
     expect(made({ CAM_FRONT: [7, 7, 7], CAM_BACK: [7, 7, 7] }).times).toHaveLength(3)
     expect(made({ CAM_FRONT: [], CAM_BACK: [] })).toEqual({ reference: '', times: [] })
   })
+})
+
+it.each<[string, (...given: never[]) => unknown, unknown[], RegExp]>([
+  ['a log that was not awaited', planMoments, [Promise.resolve(), {}], /a log, as `await openLog` gives it/],
+  ['no options', planMoments, [{ topics: [] }], /options with cameras.*undefined/],
+  ['moments that are none', replay, [[]], /Expected moments/],
+  ['answers without a name', readAnswers, [undefined], /path of a file of answers/],
+  ['training data without a checkpoint', openTrainingData, [undefined], /path of a model folder/],
+])('%s: said in a sentence', async (_, call, given, message) => {
+  const refused = async () => call(...(given as never[]))
+  await expect(refused()).rejects.toMatchObject({ code: 'BAD_ARGUMENT', message: expect.stringMatching(message) })
 })
 
 describe('which moments of a log', () => {
