@@ -11,6 +11,7 @@ import { conversions } from '../grounding/conversion.ts'
 import { packageRoot } from '../native.ts'
 import { answerOptions, systemOptions, textOptions, viewOptions } from '../option-tables.ts'
 import { cameras } from '../views/cameras.ts'
+import { cannotWrite } from '../whole-file.ts'
 import {
   addFlags,
   addLoadFlags,
@@ -376,7 +377,8 @@ function program(): Command {
 // A reader that has seen enough (`drivlm demo | head -3`) is no failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0)
-  throw error
+  process.stderr.write(`${errorText(cannotWrite('The output', error))}\n`) // a full disk, for instance
+  process.exit(1)
 })
 process.stderr.on('error', () => undefined)
 

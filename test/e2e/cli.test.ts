@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -311,6 +311,13 @@ describe('drivlm inspect', () => {
     expect(stdout).toMatch(/weights +model\.safetensors\n/)
     const { problems } = JSON.parse((await drivlm(['inspect', broken, '--json'])).stdout)
     expect(problems.map(({ code }: { code: string }) => code)).toEqual(['BAD_WEIGHTS', 'BAD_TOKENIZER'])
+  })
+
+  it('says so where what it prints cannot be written, as on a full disk', () => {
+    const command = `"${process.execPath}" dist/cli/main.js inspect > /dev/full`
+    const { status, stderr } = spawnSync('sh', ['-c', command], { encoding: 'utf8' })
+    expect(status).toBe(1)
+    expect(stderr).toMatch(/^ModelError \[BAD_DATA\] The output: cannot be written: .*ENOSPC.*Make room.*\n$/)
   })
 
   it('refuses a folder that is not there', async () => {
