@@ -6,6 +6,7 @@ import { boxReader, converters, modelIdentity } from '../../lib/cli/eval-model.t
 import { isRightLeniently } from '../../lib/drivelm/index.ts'
 import { resolveConversion } from '../../lib/grounding/conversion.ts'
 import { drivelmQuestion } from '../../lib/grounding.ts'
+import { processorSeconds } from './processor-time.js'
 
 const cameras = ['CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT']
 const canvas = {
@@ -114,9 +115,9 @@ describe('the identity of a checkpoint', () => {
     const weights = path.join(dir, 'large.safetensors')
     writeFileSync(weights, 'header')
     truncateSync(weights, 3 * 2 ** 30) // a hole: it takes no room
-    const started = performance.now()
+    const started = processorSeconds()
     const first = await modelIdentity({ dir, name: 'm', files: [weights] })
-    expect(performance.now() - started).toBeLessThan(5000)
+    expect(processorSeconds() - started).toBeLessThan(5)
     truncateSync(weights, 3 * 2 ** 30 - 10)
     writeFileSync(weights, 'at the end', { flag: 'a' })
     expect(await modelIdentity({ dir, name: 'm', files: [weights] })).not.toBe(first)

@@ -23,6 +23,7 @@ import {
   tagsToCanvas,
   tagsToPixels,
 } from '../../lib/grounding.ts'
+import { processorSeconds } from './processor-time.js'
 import { fixtures, json, missing, shared } from './tokenizer-shared.ts'
 
 // Two shared cores may be slow; a hang is still found.
@@ -399,12 +400,12 @@ describe('a megabyte from a hostile model', () => {
   test.each(units)('%j', (unit) => {
     const text = unit.repeat(Math.ceil((1 << 20) / unit.length))
     for (const hostile of [text, `<c1,CAM_FRONT,[${text}`, `<ref>[[1,${text}</ref>`]) {
-      const started = performance.now()
+      const started = processorSeconds()
       tagsToPixels(hostile)
       tagsToCanvas(hostile)
       parseGrounding(hostile)
       readChoice(hostile, ['Turn left.', 'Stopped.'])
-      expect(performance.now() - started).toBeLessThan(15_000)
+      expect(processorSeconds() - started).toBeLessThan(15)
     }
   })
 })
