@@ -45,20 +45,28 @@ export function visionCost({ vision, language }, tiles, mode) {
   return times(tiles, tile)
 }
 
+/** Of these, what every token of a prompt meets: all but what follows the keys and values of the last layer. */
+export function fillingWeights(language) {
+  const { dim, heads, kvHeads, headDim, layers } = language
+  return layerWeights({ ...language, layers: layers - 1 }) + (heads + 2 * kvHeads) * headDim * dim
+}
+
 /**
- * Tokens into the cache after `past` others, and the logits of the last one if `head`.
+ * Tokens into the cache after `past` others, and the logits of the last one if `head`. Only a token whose logits are asked for goes on behind the
+ * keys and values of the last layer.
  *
  * @returns {Cost}
  */
 export function prefillCost({ language }, tokens, mode, { past = 0, head = true } = {}) {
   const { dim, heads, headDim, layers, vocab } = language
-  const weights = layerWeights(language)
+  const filling = fillingWeights(language)
+  const ending = head ? layerWeights(language) - filling + vocab * dim : 0
   // Token i of them attends to past + i + 1.
   const pairs = tokens * past + (tokens * (tokens + 1)) / 2
   return {
-    linear: 2 * (tokens * weights + (head ? vocab * dim : 0)),
-    attention: 4 * layers * heads * headDim * pairs,
-    bytes: ((weights + (head ? vocab * dim : 0)) * weightBits[mode.weights]) / 8,
+    linear: 2 * (tokens * filling + ending),
+    attention: 4 * heads * headDim * ((layers - 1) * pairs + (head ? past + tokens : 0)),
+    bytes: ((filling + ending) * weightBits[mode.weights]) / 8,
   }
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Prints the tables of docs/kernels.md: what decoding and thirteen tiles at least cost on cards that vehicles and desks have, by bench/floors.mjs,
 // from the makers' own figures; and the bytes that a token reads. Bounds, no measurements.
-import { decodeCost, firstTokenCost, floorSeconds, layerWeights } from '../bench/floors.mjs'
+import { decodeCost, fillingWeights, firstTokenCost, floorSeconds } from '../bench/floors.mjs'
 import { loadStandIns } from './stand-in/load.mjs'
 
 /**
@@ -37,7 +37,7 @@ const seeing = [mode('bf16'), mode('int8', 'bf16', 'int8')]
 
 /** Seconds in which 4-bit weights are read and written as bytes before products of bytes: once a pass of the scene, and for the question. */
 const bytesSeconds = ({ language }, { pass, read_gbs }) =>
-  ((Math.ceil(context / pass) + 1) * layerWeights(language) * (0.5625 + 1)) / (read_gbs * 1e9)
+  ((Math.ceil(context / pass) + 1) * fillingWeights(language) * (0.5625 + 1)) / (read_gbs * 1e9)
 
 function table(heads, rows) {
   console.log(`| ${heads.join(' | ')} |\n|${heads.map(() => '---|').join('')}`)

@@ -20,7 +20,6 @@ Decoder::Decoder(const LanguageConfig& config, const DecoderWeights& weights, De
   y_ = arena.take(type, {max_rows, config.dim});
   qkv_ = arena.take(type, {max_rows, config.qkv_dim()});
   mid_ = arena.take(type, {max_rows, config.ffn_dim});
-  last_ = arena.take(type, {max_logits, config.dim});
   logits_ = arena.take(DType::f32, {max_logits, config.vocab});
 }
 
@@ -29,6 +28,14 @@ Tensor part(const Tensor& scratch, int64_t rows, int64_t cols) {
   return Tensor(scratch.data, scratch.dtype, {rows, cols});
 }
 }  // namespace
+
+// What a block works in beside the rows of x and qkv.
+DecoderBlockTensors Decoder::scratch(const Tensor& x, const Tensor& qkv) const {
+  const int64_t rows = x.shape[0];
+  const Tensor h = part(h_, rows, config_.dim);
+  return {x, h, qkv, part(h_, rows, config_.q_dim()), h, part(mid_, rows, config_.ffn_dim), part(y_, rows, config_.dim),
+          {}};
+}
 
 // x = embedding rows of the ids, image tokens in the slots.
 void Decoder::embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe) {
@@ -56,15 +63,21 @@ void Decoder::embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe
   if (probe) probe->take("inputs_embeds", part(x_, rows, config_.dim));
 }
 
-void Decoder::block(int64_t layer, const DecoderBlockTensors& t, Kv kv) {
+// qkv(norm1(x)), keys and values of which go into the cache.
+void Decoder::append(int64_t layer, const DecoderBlockTensors& t, Kv kv) {
+  const DecoderBlock& w = weights_.blocks[layer];
+  ops_.norm_linear(t.qkv, t.h1, t.x, w.norm1, *w.qkv, w.qkv_bias, Epilogue::store);
+  if (t.kept.gate_up && config_.qk_norm) ops_.copy_rows(t.kept.qkv, t.qkv);
+  ops_.rope_append(t.qkv, w.q_norm, w.k_norm, config_.norm_eps, rope_.table(), kv, layer, config_.heads, batch_);
+}
+
+// What follows for the rows of `batch`: all of this pass, or some of them.
+void Decoder::attend(int64_t layer, const DecoderBlockTensors& t, Kv kv, const Batch& batch) {
   const DecoderBlock& w = weights_.blocks[layer];
   const bool keeps = static_cast<bool>(t.kept.gate_up);
 
-  // x = x + out(attention(rope(qkv(norm1(x)))))
-  ops_.norm_linear(t.qkv, t.h1, t.x, w.norm1, *w.qkv, w.qkv_bias, Epilogue::store);
-  if (keeps && config_.qk_norm) ops_.copy_rows(t.kept.qkv, t.qkv);
-  ops_.rope_append(t.qkv, w.q_norm, w.k_norm, config_.norm_eps, rope_.table(), kv, layer, config_.heads, batch_);
-  ops_.attention_cached(t.attended, t.qkv, kv, layer, config_.heads, batch_);
+  // x = x + out(attention(qkv))
+  ops_.attention_cached(t.attended, t.qkv, kv, layer, config_.heads, batch);
   if (keeps) ops_.copy_rows(t.kept.x, t.x);
   ops_.linear_add(keeps ? t.kept.x : t.x, t.attended, *w.out, {}, {}, t.y);
 
@@ -75,6 +88,39 @@ void Decoder::block(int64_t layer, const DecoderBlockTensors& t, Kv kv) {
   }
   ops_.norm_linear(t.mid, t.h2, t.x, w.norm2, *w.gate_up, {}, Epilogue::gated);
   ops_.linear_add(t.x, t.mid, *w.down, {}, {}, t.y);
+}
+
+// Finds the rows of a pass that logits are asked of. Only these go on behind the keys and values of the last layer: of all others nobody reads
+// what would follow.
+void Decoder::want(const std::vector<Chunk>& chunks) {
+  runs_.clear();
+  wanted_ = {{}, batch_.pages, 0};
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    const Segment& all = batch_.segments[c];
+    const int64_t count = chunks[c].logits == Logits::none ? 0 : chunks[c].logits == Logits::last ? 1 : all.rows;
+    if (count == 0) continue;
+    const int64_t before = all.rows - count, first = all.row + before;
+    wanted_.segments.push_back({wanted_.rows, count, all.past + before, all.first_page, all.first_angle + before});
+    wanted_.rows += count;
+    if (!runs_.empty() && runs_.back().first + runs_.back().second == first) {
+      runs_.back().second += count;
+    } else {
+      runs_.push_back({first, count});
+    }
+  }
+  if (wanted_.rows > max_logits_) throw Error(Code::internal, "forward: more logits than planned");
+}
+
+// The rows of x [rows, n] that logits are asked of: neighbours where they stand, others moved to the front.
+Tensor Decoder::wanted_rows(const Tensor& x) {
+  if (runs_.size() == 1) return x.rows(runs_.front().first, wanted_.rows);
+  int64_t row = 0;
+  for (const auto& [first, count] : runs_) {
+    for (int64_t i = 0; i < count; ++i, ++row) {  // one by one: a run may overlap the place it moves to
+      if (row != first + i) ops_.copy_rows(x.rows(row, 1), x.rows(first + i, 1));
+    }
+  }
+  return x.rows(0, wanted_.rows);
 }
 
 Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
@@ -105,37 +151,19 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
   });
   if (step && rows <= max_logits_ && ops_.replay_step(kv, config_.heads, batch_)) return logits_.rows(0, rows);
   const Tensor x = part(x_, rows, config_.dim), h = part(h_, rows, config_.dim);
-  const DecoderBlockTensors tensors{x,
-                                    h,
-                                    part(qkv_, rows, config_.qkv_dim()),
-                                    part(h_, rows, config_.q_dim()),
-                                    h,
-                                    part(mid_, rows, config_.ffn_dim),
-                                    part(y_, rows, config_.dim),
-                                    {}};
+  const DecoderBlockTensors tensors = scratch(x, part(qkv_, rows, config_.qkv_dim()));
+  want(chunks);
+  const bool whole = probe || on_block_ || wanted_.rows == rows;
+  const int64_t last = config_.layers - 1;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     keep_going();
     if (on_block_ && on_block_(layer, x)) continue;
-    block(layer, tensors, kv);
+    append(layer, tensors, kv);
+    if (layer == last && !whole) break;
+    attend(layer, tensors, kv, batch_);
     if (probe) probe->take("llm.layer" + std::to_string(layer), x);
   }
   if (on_block_) on_block_(config_.layers, x);
-
-  // logits = head(norm(x)) of the rows that are asked for. Neighbours are normed where they stand; others are brought together first.
-  int64_t wanted = 0;
-  std::vector<std::pair<int64_t, int64_t>> runs;  // first row, rows
-  for (size_t c = 0; c < chunks.size(); ++c) {
-    const Segment& segment = batch_.segments[c];
-    const int64_t count = chunks[c].logits == Logits::none ? 0 : chunks[c].logits == Logits::last ? 1 : segment.rows;
-    if (wanted + count > max_logits_) throw Error(Code::internal, "forward: more logits than planned");
-    wanted += count;
-    const int64_t first = segment.row + segment.rows - count;
-    if (count > 0 && !runs.empty() && runs.back().first + runs.back().second == first) {
-      runs.back().second += count;
-    } else if (count > 0) {
-      runs.push_back({first, count});
-    }
-  }
   if (probe && (probe->wants("llm.final_norm") || probe->wants("logits"))) {
     ops_.norm(h, x, weights_.norm);
     probe->take("llm.final_norm", h);
@@ -145,19 +173,19 @@ Tensor Decoder::forward(const std::vector<Chunk>& chunks, Kv kv, Probe* probe,
       probe->take("logits", logits_.rows(0, n));
     }
   }
-  if (wanted == 0) return {};
-  const Tensor last = last_.rows(0, wanted);
-  if (runs.size() > 1) {
-    int64_t row = 0;
-    for (const auto& [first, count] : runs) {
-      ops_.copy_rows(last.rows(row, count), x_.rows(first, count));
-      row += count;
-    }
+  if (wanted_.rows == 0) return {};
+
+  // logits = head(norm(x))
+  const Tensor asked = wanted_rows(x);
+  if (!whole) {
+    ops_.begin_batch(wanted_);
+    attend(last, scratch(asked, wanted_rows(tensors.qkv)), kv, wanted_);
   }
-  ops_.norm(last, runs.size() > 1 ? last : x_.rows(runs.front().first, wanted), weights_.norm);
-  ops_.linear(logits_.rows(0, wanted), last, *weights_.head, {}, Epilogue::store);
+  const Tensor normed = part(h_, wanted_.rows, config_.dim);
+  ops_.norm(normed, asked, weights_.norm);
+  ops_.linear(logits_.rows(0, wanted_.rows), normed, *weights_.head, {}, Epilogue::store);
   if (step) ops_.end_step();
-  return logits_.rows(0, wanted);
+  return logits_.rows(0, wanted_.rows);
 }
 
 }  // namespace drivlm

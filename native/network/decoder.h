@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "device/arena.h"
@@ -56,7 +57,10 @@ class Decoder {
 
   // For training: runs block `layer` of this pass, or of the last pass once more, from x at its entry, and keeps what a backward pass needs. x is
   // left as it is.
-  void recompute(int64_t layer, const DecoderBlockTensors& tensors, Kv kv) { block(layer, tensors, kv); }
+  void recompute(int64_t layer, const DecoderBlockTensors& tensors, Kv kv) {
+    append(layer, tensors, kv);
+    attend(layer, tensors, kv, batch_);
+  }
   const Batch& batch() const { return batch_; }  // of the last pass
 
   // Appends every chunk to the cache and returns f32 logits [rows that want them, vocab], valid until the next pass. The caller advances the
@@ -65,7 +69,11 @@ class Decoder {
 
  private:
   void embed(const std::vector<Chunk>& chunks, int64_t rows, Probe* probe);
-  void block(int64_t layer, const DecoderBlockTensors& t, Kv kv);
+  void append(int64_t layer, const DecoderBlockTensors& t, Kv kv);
+  void attend(int64_t layer, const DecoderBlockTensors& t, Kv kv, const Batch& batch);
+  DecoderBlockTensors scratch(const Tensor& x, const Tensor& qkv) const;
+  void want(const std::vector<Chunk>& chunks);
+  Tensor wanted_rows(const Tensor& x);
 
   const LanguageConfig& config_;
   const DecoderWeights& weights_;
@@ -73,10 +81,11 @@ class Decoder {
   Rope rope_;
   int64_t max_rows_, max_logits_;
   Tensor x_, h_, y_, qkv_, mid_;  // [rows, dim] three times, [rows, qkv_dim], [rows, ffn]
-  Tensor last_;                   // [max_logits, dim]
   Tensor logits_;                 // f32 [max_logits, vocab]
   OnBlock on_block_;
   Batch batch_;
+  Batch wanted_;                                   // of the rows that logits are asked of
+  std::vector<std::pair<int64_t, int64_t>> runs_;  // first row of them, rows
   std::vector<int32_t> host_ids_;
 };
 

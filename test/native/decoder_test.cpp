@@ -1,5 +1,8 @@
-// What passes of the decoder cost beside the layers: rows of logits that already stand in order are not copied, and rotary angles are not sent.
+// What passes of the decoder cost: the last layer runs for the rows that logits are asked of, rows that already stand in order are not copied, and
+// rotary angles are not sent.
 #include "network/decoder.h"
+
+#include <map>
 
 #include "device/arena.h"
 #include "kernels/cpu/cpu_device.h"
@@ -15,14 +18,19 @@ class CountingOps : public ReferenceOps {
     ++copies;
     ReferenceOps::copy_rows(to, from);
   }
+  void attention_cached(Tensor out, Tensor qkv, Kv kv, int64_t layer, int64_t heads, const Batch& batch) override {
+    attended[layer] = batch.rows;
+    ReferenceOps::attention_cached(out, qkv, kv, layer, heads, batch);
+  }
   int copies = 0;
+  std::map<int64_t, int64_t> attended;  // rows by layer
 };
 
 class CountingDevice : public CpuDevice {
  public:
   CountingDevice()
       : CpuDevice(DType::f32, 1, [](Device& device) { return std::make_unique<CountingOps>(device, 1); }) {}
-  int& copies() { return static_cast<CountingOps&>(ops()).copies; }
+  CountingOps& counts() { return static_cast<CountingOps&>(ops()); }
   void upload(Tensor to, const void* from) override {
     ++uploads;
     CpuDevice::upload(to, from);
@@ -30,7 +38,7 @@ class CountingDevice : public CpuDevice {
   int uploads = 0;
 };
 
-TEST(decoder_copies_rows_of_logits_only_where_others_stand_between) {
+TEST(decoder_ends_with_the_rows_that_logits_are_asked_of) {
   const TinySource tiny;
   const LanguageConfig& l = tiny.source.network.language;
   CountingDevice device;
@@ -52,11 +60,20 @@ TEST(decoder_copies_rows_of_logits_only_where_others_stand_between) {
   // Logits of the last row of each sequence, alone and in one pass with the others.
   const auto run = [&](const std::vector<Part>& parts, int copies) {
     std::vector<Chunk> chunks;
+    int64_t rows = 0, wanted = 0;
+    for (const Part& part : parts) {
+      rows += part.rows;
+      wanted += part.logits == Logits::none ? 0 : part.logits == Logits::last ? 1 : part.rows;
+    }
     for (size_t i = 0; i < parts.size(); ++i)
       chunks.push_back({&sequences[i], ids, parts[i].rows, {}, kRopePerRow, parts[i].logits});
-    device.copies() = device.uploads = 0;
+    device.counts().copies = device.uploads = 0;
+    device.counts().attended.clear();
     const Tensor logits = decoder.forward(chunks, kv, nullptr, [] {});
-    CHECK_EQ(device.copies(), copies);
+    CHECK_EQ(device.counts().copies, copies);
+    for (int64_t layer = 0; layer < l.layers; ++layer)
+      CHECK_EQ(device.counts().attended[layer], layer + 1 == l.layers ? wanted : rows);
+    if (wanted == 0) return std::vector<float>();
     CHECK_EQ(device.uploads, 0);
     return std::vector<float>(logits.as<float>(), logits.as<float>() + logits.count());
   };
@@ -70,7 +87,10 @@ TEST(decoder_copies_rows_of_logits_only_where_others_stand_between) {
   CHECK(run({{1, Logits::last}, {1, Logits::last}}, 0) == joined(one, one));  // a decode step
   CHECK(run({{3, Logits::none}, {3, Logits::last}}, 0) == third);
   CHECK(run({{1, Logits::last}, {3, Logits::all}}, 0) == joined(one, three));
-  CHECK(run({{1, Logits::last}, {3, Logits::last}, {1, Logits::last}}, 2) == joined(joined(one, third), one));
+  CHECK(run({{3, Logits::none}, {3, Logits::none}}, 0).empty());
+  // Two rows of x and of queries move to the front; of three that overlap their place one stands between.
+  CHECK(run({{1, Logits::last}, {3, Logits::last}, {1, Logits::last}}, 4) == joined(joined(one, third), one));
+  CHECK(run({{1, Logits::last}, {1, Logits::none}, {3, Logits::all}}, 6) == joined(one, three));
 }
 
 // Rows of the table for positions of a pass, under one regime or each its own.

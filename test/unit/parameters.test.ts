@@ -143,7 +143,6 @@ test('the floors of the bench count the matrices of the table', () => {
   const tile = (patches + 1) * of('tower') + patches * of('patches') + (patches / 4) * of('projector')
   expect(visionCost(plain, 1, mode).linear).toBe(2 * tile)
   expect(visionCost(plain, 1, mode).bytes).toBe(2 * (of('tower') + of('patches') + of('projector')))
-  expect(prefillCost(plain, 1, mode, { head: false }).linear).toBe(2 * of('decoder'))
   expect(prefillCost(plain, 1, mode).linear).toBe(2 * (of('decoder') + of('head')))
 })
 
