@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // This build, an older one and llama.cpp in turn on one machine in one sitting: every row that has a goal, as ratios. README.md says how.
 //
-//   node bench/side-by-side.mjs --old DIR [--peer DIR] --json FILE [--rounds 3] [--only GROUP,…] [--threads N] [--model DIR] [--model-4b DIR]
+//   node bench/side-by-side.mjs --old DIR [--peer DIR] --json FILE [--rounds 3] [--only GROUP,…] [--stages STAGE,…] [--threads N]
+//        [--model DIR] [--model-4b DIR]
 //
 // What is done stands in FILE.rounds, a line a round of a group: the same command goes on behind what a killed one had done.
 import { fork, spawnSync } from 'node:child_process'
@@ -33,6 +34,7 @@ function readArguments() {
       json: text,
       rounds: text,
       only: text,
+      stages: text,
       threads: text,
       model: text,
       'model-4b': text,
@@ -54,14 +56,24 @@ function readArguments() {
   }
   const share = Number(values['most-foreign'] ?? mostForeign)
   if (!(share > 0)) throw new Error('Expected --most-foreign to be a number above 0.')
-  const only = values.only?.split(',') ?? groups.map(({ name }) => name)
-  const unknown = only.find((name) => !groups.some((group) => group.name === name))
-  if (unknown !== undefined)
-    throw new Error(`Expected --only out of ${groups.map(({ name }) => name).join(', ')}, received ${unknown}.`)
+  const some = (option, known) => {
+    const names = values[option]?.split(',') ?? known
+    const unknown = names.find((name) => !known.includes(name))
+    if (unknown !== undefined) throw new Error(`Expected --${option} out of ${known.join(', ')}, received ${unknown}.`)
+    return names
+  }
+  const only = some(
+    'only',
+    groups.map(({ name }) => name),
+  )
+  const stages = some('stages', [...new Set(groups.flatMap((group) => group.stages))])
   return {
     ...values,
     share,
-    wanted: groups.filter(({ name }) => only.includes(name)),
+    wanted: groups
+      .filter(({ name }) => only.includes(name))
+      .map((group) => ({ ...group, stages: group.stages.filter((stage) => stages.includes(stage)) }))
+      .filter((group) => group.stages.length > 0),
     rounds: whole('rounds', 3),
     threads: whole('threads', os.availableParallelism()),
   }
@@ -111,7 +123,16 @@ async function timeBuild(argument) {
 async function timePeer(setup, group) {
   const rows = {}
   for (const format of group.peer) {
-    const options = { threads: setup.threads, runs: 1, prefills: [3328], contexts: [0, 3500] }
+    const lengths = (of) => of.filter(([stage]) => group.stages.includes(stage)).map(([, tokens]) => tokens)
+    const options = {
+      threads: setup.threads,
+      runs: 1,
+      prefills: lengths([['prefill_3328', 3328]]),
+      contexts: lengths([
+        ['decode_0', 0],
+        ['decode_3500', 3500],
+      ]),
+    }
     const timed = await timeFormat(setup.peer, setup.peerFiles, format, options)
     setup.version = timed.version
     for (const { name, value, unit } of timed.rows) rows[`${name}_${format}`] = { value, unit }

@@ -163,6 +163,9 @@ describe('the command', () => {
     expect(() => sideBySide('--old', '.', '--json', 'x.json', '--only', 'int2')).toThrow(
       'Expected --only out of int8, bf16',
     )
+    expect(() => sideBySide('--old', '.', '--json', 'x.json', '--stages', 'vit')).toThrow(
+      'Expected --stages out of vit_tile',
+    )
     expect(() => sideBySide('--old', '.', '--json', 'x.json', '--rounds', '0')).toThrow(
       'Expected --rounds to be an integer',
     )
@@ -176,7 +179,9 @@ describe('the command', () => {
         '--old',
         '.',
         '--only',
-        'load_int8',
+        'load_int8,int4',
+        '--stages',
+        'load',
         '--most-foreign',
         '99',
         '--rounds',
