@@ -37,8 +37,13 @@ export function run(args: readonly string[], options: RunOptions = {}): Promise<
   })
 }
 
-/** The command line, without the lines that say what is still going on after a second: a busy machine has them. */
+/** Takes out the lines that say what is still going on after a second: a busy machine has them. */
+export function withoutProgress(stderr: string): string {
+  return stderr.replace(/^.+ …(?: \d+ %,)? \d+ s(?:, .*)?\n/gm, '')
+}
+
+/** The command line, {@link withoutProgress}. */
 export async function drivlm(args: readonly string[], options?: RunOptions): Promise<Ran> {
   const ran = await run(['dist/cli/main.js', ...args], options)
-  return { ...ran, stderr: ran.stderr.replace(/^.+ …(?: \d+ %,)? \d+ s(?:, .*)?\n/gm, '') }
+  return { ...ran, stderr: withoutProgress(ran.stderr) }
 }
