@@ -218,6 +218,34 @@ void attentions(Bench& bench) {
   }
 }
 
+// RoPE of queries and keys, and keys and values to the cache, of 24 layers.
+void rope_appends(Bench& bench, bool int8, int64_t past, int64_t rows) {
+  const int64_t heads = 14, kv_heads = 2, dim = 64, layers = 24, width = (heads + 2 * kv_heads) * dim;
+  const std::string name = text("rope_append_%d_24_layers%s", static_cast<int>(rows), int8 ? "_int8" : "");
+  if (!bench.wants(name)) return;
+  PackedCpuDevice device(bench.workers().count(), bench.kernels());
+  Batch batch;
+  batch.segments.push_back({0, rows, past, 0});
+  batch.rows = rows;
+  const KvShape shape{layers, kv_heads, dim, 64, (past + rows + 63) / 64, int8 ? KvFormat::int8 : KvFormat::activation};
+  for (int64_t page = 0; page < shape.pages; ++page) batch.pages.push_back(static_cast<int32_t>(page));
+  const HostMemory memory(device.kv_bytes(shape), "The cache", true);
+  const Kv kv{memory.data, shape};
+  auto qkv = noise(rows * width, 2);
+  std::vector<float> angles;
+  for (int64_t i = 0; i < rows * dim; ++i) {
+    const float angle = 0.37f * static_cast<float>(i / dim) / static_cast<float>(1 + i % (dim / 2));
+    angles.push_back(i % dim < dim / 2 ? std::cos(angle) : std::sin(angle));
+  }
+  const Tensor in(qkv.data(), DType::bf16, {rows, width}), cos_sin(angles.data(), DType::f32, {rows, dim});
+  const double bytes = 4.0 * rows * heads * dim + static_cast<double>(rows * kv_heads * dim) * (int8 ? 6 : 8);
+  bench.time(name, "f32", 0, bytes * layers, [&] {
+    device.ops().begin_batch(batch);
+    for (int64_t layer = 0; layer < layers; ++layer)
+      device.ops().rope_append(in, {}, {}, 0, cos_sin, kv, layer, heads, batch);
+  });
+}
+
 void row_kernels(Bench& bench) {
   const int64_t rows = 1025, dim = 1024;
   const auto x = noise(rows * dim, 1);
@@ -238,6 +266,10 @@ void row_kernels(Bench& bench) {
                                1e-6f);
     });
   });
+  for (const bool int8 : {false, true}) {
+    rope_appends(bench, int8, 0, 512);
+    rope_appends(bench, int8, 3500, 1);
+  }
 }
 
 }  // namespace
