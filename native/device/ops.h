@@ -184,7 +184,7 @@ class Ops {
 
   // qkv [rows, (heads + 2 * kv_heads) * head_dim]: per-head RMS norm of q and k if weights are given, rotate-half RoPE of q (in place)
   // and k with each row's row of cos_sin f32 [angles, head_dim] (head_dim / 2 cosines, then sines), then k and v appended to layer `layer` of the
-  // cache.
+  // cache. Of a cache in 8 bits a device may leave q in the form in which it meets the keys that it keeps (spread_head of packed/formats.h).
   virtual void rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float eps, Tensor cos_sin, Kv kv, int64_t layer,
                            int64_t heads, const Batch& batch) = 0;
 

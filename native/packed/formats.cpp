@@ -72,6 +72,23 @@ float quantize_s8(int8_t* q, const float* w, int64_t k) {
   return top / 127.0f;
 }
 
+void spread_head(float* v, int64_t dim) {
+  const auto meet = [&](int64_t low, int64_t high) {
+    const float a = v[low], b = v[high];
+    v[low] = a + b;
+    v[high] = a - b;
+  };
+  const int64_t half = dim / 2, part = half & -half;
+  for (int64_t i = 0; i < half; ++i) meet(i, i + half);
+  for (int64_t step = 1; step < part; step *= 2) {
+    for (int64_t i = 0; i < dim; ++i) {
+      if ((i & step) == 0) meet(i, i + step);
+    }
+  }
+  const float root = 1.0f / std::sqrt(static_cast<float>(2 * part));
+  for (int64_t i = 0; i < dim; ++i) v[i] *= root;
+}
+
 void quantize_s4(int8_t* q, bf16* scales, const float* w, int64_t k) {
   for (int64_t first = 0; first < k; first += kS4Group) {
     float group[kS4Group] = {};

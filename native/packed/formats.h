@@ -32,6 +32,11 @@ constexpr int64_t s4_groups(int64_t k) { return (k + kS4Group - 1) / kS4Group; }
 // q [k] of one row, the largest |q| 127; 0 for a NaN. Returns the scale; 0 for a row of zeros.
 float quantize_s8(int8_t* q, const float* w, int64_t k);
 
+// One head's part of a query or a key, v [dim], by a Hadamard matrix over its two halves and over parts as long as the largest power of two in a half. Products of
+// two such vectors stay what they are, and so do their lengths, but what stands out in a few dimensions is spread over the part: one scale does for all. Done twice
+// it gives back v. dim is even. Sums are made in the order of this loop on every device (docs/decisions/0052).
+void spread_head(float* v, int64_t dim);
+
 // q [s4_groups(k) * 32] and scales [s4_groups(k)] of one row. Past k, q is 0.
 void quantize_s4(int8_t* q, bf16* scales, const float* w, int64_t k);
 

@@ -128,6 +128,7 @@ class CacheTest {
       batch.rows += part.rows;
     }
     Halves qkv(size_t(batch.rows) * width, 2), out(size_t(batch.rows) * heads * dim, 1);
+    if (outliers) stand_out(qkv);
     Buffer<float> cos_sin(size_t(batch.rows) * dim);  // no rotation: rope has its own test
     for (int64_t row = 0; row < batch.rows; ++row) std::fill_n(cos_sin.host.begin() + row * dim, dim / 2, 1.f);
     cos_sin.upload();
@@ -146,8 +147,8 @@ class CacheTest {
     for (const Part& part : parts) {
       for (int i = 0; i < part.rows; ++i, ++row) {
         const float* x = &qkv.values[row * width];
-        part.sequence->keys.push_back(as_kept(x + heads * dim));
-        part.sequence->values.push_back(as_kept(x + (heads + kv_heads) * dim));
+        part.sequence->keys.push_back(as_kept(x + heads * dim, true));
+        part.sequence->values.push_back(as_kept(x + (heads + kv_heads) * dim, false));
         for (int h = 0; h < heads; ++h) {
           std::vector<const float*> keys, values;
           const int kv_head = h / (heads / kv_heads);
@@ -155,24 +156,36 @@ class CacheTest {
           for (const auto& v : part.sequence->values) values.push_back(v.data() + kv_head * dim);
           std::vector<double> e(dim);
           std::vector<float> p(dim);
-          attend(x + h * dim, keys, values, int(keys.size()), dim, false, e.data());
-          attend(x + h * dim, keys, values, int(keys.size()), dim, true, p.data());
+          const auto query = as_met(x + h * dim);
+          attend(query.data(), keys, values, int(keys.size()), dim, false, e.data());
+          attend(query.data(), keys, values, int(keys.size()), dim, true, p.data());
           exact.insert(exact.end(), e.begin(), e.end());
           plain.insert(plain.end(), p.begin(), p.end());
         }
       }
     }
     check_close(what, out.values, exact, plain);
+    if (outliers) check_unrounded(qkv.values, batch.rows, out.values, what);
     check_cache(*parts.back().sequence);
   }
 
-  // The heads of a token as the cache gives them back.
-  std::vector<float> as_kept(const float* x) const {
+  // A query in the form in which it meets keys.
+  std::vector<float> as_met(const float* x) const {
+    std::vector<float> met(x, x + dim);
+    if (kv.shape.format == KvFormat::activation) return met;
+    drivlm::spread_head(met.data(), dim);
+    for (float& v : met) v = to_bf16(v);
+    return met;
+  }
+
+  // The heads of a token as the cache has them: of 8 bits keys are spread.
+  std::vector<float> as_kept(const float* x, bool is_key) const {
     std::vector<float> kept(x, x + kv_heads * dim);
     if (kv.shape.format == KvFormat::activation) return kept;
     std::vector<int8_t> q(dim);
     for (int h = 0; h < kv_heads; ++h) {
-      const float scale = drivlm::quantize_s8(q.data(), x + h * dim, dim);
+      if (is_key) drivlm::spread_head(&kept[h * dim], dim);
+      const float scale = drivlm::quantize_s8(q.data(), &kept[h * dim], dim);
       for (int d = 0; d < dim; ++d) kept[h * dim + d] = scale * float(q[d]);
     }
     return kept;
@@ -194,9 +207,11 @@ class CacheTest {
     device_->ops().read_kv(keys.data(), values.data(), kv, 1, s.pages.data(), int64_t(tokens));
     for (int h = 0; h < kv_heads; ++h) {
       for (size_t t = 0; t < tokens; ++t) {
+        std::vector<float> key(&s.keys[t][h * dim], &s.keys[t][h * dim] + dim);
+        if (kv.shape.format == KvFormat::int8) drivlm::spread_head(key.data(), dim);  // back
         for (int d = 0; d < dim; ++d) {
           const size_t at = (h * tokens + t) * dim + d;
-          if (keys[at] != s.keys[t][h * dim + d] || values[at] != s.values[t][h * dim + d]) {
+          if (keys[at] != key[d] || values[at] != s.values[t][h * dim + d]) {
             return fail(drivlm::text("cache: head %d, token %zu, value %d differs", h, t, d));
           }
         }
@@ -206,8 +221,45 @@ class CacheTest {
 
   const int heads, kv_heads, dim;
   Kv kv;
+  bool outliers =
+      false;  // two dimensions of every key stand out, as by a bias; of a pass that is a sequence of its own
 
  private:
+  void stand_out(Halves& qkv) {
+    const int all = heads + 2 * kv_heads;
+    for (size_t i = 0; i < qkv.host.size(); ++i) {
+      const int head = int(i / dim) % all, d = int(i) % dim;
+      if (head >= heads + kv_heads || (d != 5 && d != dim / 2 + 8)) continue;
+      const float v = head < heads ? 0.1f * qkv.values[i] : qkv.values[i] + (d == 5 ? 100.f : -60.f);
+      qkv.values[i] = to_bf16(v);
+      qkv.host[i] = __float2bfloat16(v);
+    }
+    qkv.upload();
+  }
+  // What the cache's rounding costs: the result beside that of the keys and values as they came.
+  void check_unrounded(const std::vector<float>& x, int64_t rows, const std::vector<float>& found, const char* what) {
+    const int width = (heads + 2 * kv_heads) * dim;
+    double missed = 0, all = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int h = 0; h < heads; ++h) {
+        std::vector<const float*> keys, values;
+        for (int64_t t = 0; t <= row; ++t) {
+          keys.push_back(&x[t * width + (heads + h / (heads / kv_heads)) * dim]);
+          values.push_back(keys.back() + kv_heads * dim);
+        }
+        std::vector<double> exact(dim);
+        attend(&x[row * width + h * dim], keys, values, int(keys.size()), dim, false, exact.data());
+        for (int d = 0; d < dim; ++d) {
+          const double difference = found[(row * heads + h) * dim + d] - exact[d];
+          missed += difference * difference;
+          all += exact[d] * exact[d];
+        }
+      }
+    }
+    const double share = std::sqrt(missed / all);
+    if (!(share < 0.09)) fail(drivlm::text("%s: off by %.1f %% of the values' rms", what, 100 * share));
+  }
+
   // Pages out of order, so that a mixed-up table shows.
   int32_t next_page() { return int32_t(kv.shape.pages - 1 - used_++); }
   std::unique_ptr<drivlm::Device> device_;
@@ -290,6 +342,14 @@ TEST(attention_cached_int8) {  // every head_dim, odd lengths, several sequences
   for (auto& fork : forks) parts.push_back({&fork, 1});
   t.pass(parts, "int8 cache, questions after a scene");
   t.pass({{&forks[0], 9}, {&forks[2], 1}}, "int8 cache, a question that goes on");
+}
+TEST(attention_cached_int8_outliers) {  // they must not take all bits from what stands beside them
+  for (int dim : {64, 96, 128}) {
+    CacheTest t(2, 1, dim, 4, KvFormat::int8);
+    t.outliers = true;
+    CacheTest::Sequence s;
+    t.pass({{&s, 100}}, drivlm::text("int8 cache, outliers, head_dim %d", dim).c_str());
+  }
 }
 TEST(attention_cached_conflicts) {
 #if defined(DRIVLM_EMULATED)

@@ -135,6 +135,14 @@ const bugs = [
     caught: /shuffle from an absent lane|deadlock/,
   },
   {
+    what: 'queries that meet spread keys as they are',
+    file: `${kernels}/rope.cu`,
+    from: '      spread(a0, a1, b0, b1, half, lane);',
+    to: '      if (is_k) spread(a0, a1, b0, b1, half, lane);',
+    test: 'attention_cached_int8',
+    caught: /times the bound/,
+  },
+  {
     what: 'shared memory used again without a barrier',
     file: `${kernels}/attention_cached.cu`,
     from: '    constexpr int kPitch = kDim + 4;\n    __syncthreads();\n',

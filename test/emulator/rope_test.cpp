@@ -66,7 +66,8 @@ TEST(rope_append) {
   }
 }
 
-TEST(rope_append_int8) {  // the bytes and scales that quantize_s8 makes of what a cache in bf16 gets
+TEST(
+    rope_append_int8) {  // the bytes and scales that quantize_s8 makes of what a cache in bf16 gets, keys and queries spread
   const int heads = 1, kv_heads = 2, rows = 3, all = heads + 2 * kv_heads, pages = 2;
   for (int dim : {16, 32, 64, 96, 128}) {
     Halves qkv(size_t(rows) * all * dim, 2);
@@ -81,6 +82,7 @@ TEST(rope_append_int8) {  // the bytes and scales that quantize_s8 makes of what
     job.qkv = qkv.data, job.cos_sin = cos_sin.data, job.slots = slots.data, job.angles = angles.data;
     job.k_norm = k_norm.data, job.eps = 1e-6f;
     job.rows = rows, job.heads = heads, job.kv_heads = kv_heads, job.head_dim = dim;
+    std::vector<float> queries[2];  // of a cache in bf16, in int8
     for (KvFormat format : {KvFormat::activation, KvFormat::int8}) {
       const bool bytes = format == KvFormat::int8;
       qkv.host = before;
@@ -90,6 +92,17 @@ TEST(rope_append_int8) {  // the bytes and scales that quantize_s8 makes of what
       job.values = bytes ? static_cast<void*>(values.data) : wide_values.data;
       rope_append(job, nullptr);
       cudaDeviceSynchronize();
+      qkv.download();
+      for (int row = 0; row < rows; ++row) {
+        const float* q = &qkv.values[row * all * dim];
+        queries[bytes].insert(queries[bytes].end(), q, q + dim);
+      }
+    }
+    for (int row = 0; row < rows; ++row) {  // those of bf16 have been rounded before
+      float *found = &queries[1][row * dim], *expected = &queries[0][row * dim], top = 0;
+      drivlm::spread_head(expected, dim);
+      for (int d = 0; d < dim; ++d) top = std::max(top, std::fabs(expected[d]));
+      for (int d = 0; d < dim; ++d) CHECK(std::fabs(found[d] - expected[d]) <= top / 64);
     }
     wide_keys.download(), wide_values.download(), keys.download(), values.download();
     std::vector<int8_t> q(dim);
@@ -99,7 +112,10 @@ TEST(rope_append_int8) {  // the bytes and scales that quantize_s8 makes of what
           const int64_t head = slot / kPageTokens * kv_heads + h, place = slot % kPageTokens;
           const Halves& wide = is_key ? wide_keys : wide_values;
           const char* found = (is_key ? keys : values).host.data() + head * block;
-          const float scale = drivlm::quantize_s8(q.data(), &wide.values[(head * kPageTokens + place) * dim], dim);
+          const float* kept = &wide.values[(head * kPageTokens + place) * dim];
+          std::vector<float> x(kept, kept + dim);
+          if (is_key) drivlm::spread_head(x.data(), dim);
+          const float scale = drivlm::quantize_s8(q.data(), x.data(), dim);
           CHECK(std::memcmp(found + place * dim, q.data(), dim) == 0);
           CHECK(std::memcmp(found + kPageTokens * dim + place * 4, &scale, 4) == 0);
         }

@@ -201,10 +201,14 @@ class Paged {
     return queries_[sequence].data() + row * width() + head * shape_.dim;
   }
   IntegerForm form() const { return form_; }
-  // What is multiplied of it, where a segment is long.
+  // What is multiplied of it, where a segment is long. Queries that meet a cache in 8 bits are taken for spread ones: bytes are made of them without a transform.
   std::vector<float> taken(size_t sequence, int64_t row, int64_t head) const {
     auto wide = widened(query(sequence, row, head), shape_.dim);
-    round_key(form_, wide.data(), shape_.dim);
+    if (shape_.int8 && form_ == IntegerForm::bytes) {
+      round_to(wide.data(), shape_.dim, 127);
+    } else {
+      round_key(form_, wide.data(), shape_.dim);
+    }
     return wide;
   }
 
@@ -241,10 +245,11 @@ class Paged {
     auto wide = widened(halves.data(), static_cast<int64_t>(halves.size()));
     std::vector<int8_t> q(shape_.dim);
     for (size_t i = 0; i < wide.size(); i += q.size()) {
-      if (shape_.int8) {
+      if (shape_.int8) {  // multiplied as they are, keys spread
+        if (keys) spread_head(wide.data() + i, shape_.dim);
         const float scale = quantize_s8(q.data(), wide.data() + i, shape_.dim);
         for (size_t d = 0; d < q.size(); ++d) wide[i + d] = scale * static_cast<float>(q[d]);
-        if (form_ != IntegerForm::bytes || !keys) continue;  // multiplied as they are
+        continue;
       }
       (keys ? round_key : round_value)(form_, wide.data() + i, shape_.dim);
     }
@@ -421,6 +426,34 @@ TEST(cpu_attention_int8) {
     run_paged(target, "int8 decode, odd head", {{129, 1, numbers(0, 3)}}, {3, 1, 80, 64, true}, 2);
     run_beside(target, {{500, 21, numbers(0, 17)}, {350, 1, numbers(0, 11)}, {254, 4, numbers(0, 9)}},
                {7, 1, 80, 32, true});
+  });
+}
+
+// The bytes and scales of every head size, spread as packed/formats does it, bit for bit.
+TEST(cpu_attention_int8_append) {
+  for_each_target([](const Target& target) {
+    for (int64_t dim = 16; dim <= 128; dim += 16) {
+      const KvLayout layout{1, 1, dim, 32, true};
+      const Aligned block(static_cast<size_t>(layout.page_bytes()));
+      const char* bytes = static_cast<const char*>(block.data);
+      constexpr int64_t kTokens = 5;
+      const auto keys = exact(Random(static_cast<uint32_t>(dim)).halves(kTokens * dim, 3)),
+                 values = exact(Random(static_cast<uint32_t>(dim + 1)).halves(kTokens * dim, 1));
+      target.kernels->append(static_cast<char*>(block.data), layout, keys.get(), values.get(), dim, 0, kTokens);
+      for (int64_t t = 0; t < kTokens; ++t) {
+        for (const bool is_key : {true, false}) {
+          auto wide = widened((is_key ? keys : values).get() + t * dim, dim);
+          if (is_key) spread_head(wide.data(), dim);
+          std::vector<int8_t> q(dim);
+          const float scale = quantize_s8(q.data(), wide.data(), dim);
+          bool same = true;
+          for (int64_t d = 0; d < dim; ++d)
+            same &= bytes[is_key ? layout.key_offset(t, d) : layout.value_offset(t, d)] == q[d];
+          CHECK(same);
+          CHECK(std::memcmp(bytes + layout.scales_offset() + (is_key ? t : 32 + t) * 4, &scale, 4) == 0);
+        }
+      }
+    }
   });
 }
 

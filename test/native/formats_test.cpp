@@ -44,6 +44,33 @@ TEST(formats_s8_rows) {
   }
 }
 
+// Products and lengths stay, twice is once more the same, and a dimension that stands out comes to no more than its share in its part.
+TEST(formats_spread_head) {
+  for (int64_t dim = 2; dim <= 128; dim += 2) {
+    const auto a = noise(dim, static_cast<uint32_t>(dim)), b = noise(dim, static_cast<uint32_t>(dim + 1));
+    auto x = a, y = b;
+    spread_head(x.data(), dim);
+    spread_head(y.data(), dim);
+    double before = 0, after = 0;
+    for (int64_t i = 0; i < dim; ++i) before += double{a[i]} * b[i], after += double{x[i]} * y[i];
+    CHECK(std::fabs(before - after) < 1e-5);
+    spread_head(x.data(), dim);
+    for (int64_t i = 0; i < dim; ++i) CHECK(std::fabs(x[i] - a[i]) < 1e-5f);
+
+    const int64_t length = dim & -dim;
+    std::vector<float> one(dim);
+    one[dim / 3] = 100;
+    spread_head(one.data(), dim);
+    const float share = 100 / std::sqrt(static_cast<float>(length));
+    int64_t touched = 0;
+    for (const float v : one) {
+      CHECK(v == 0 || std::fabs(std::fabs(v) - share) < 1e-4f);
+      touched += v != 0;
+    }
+    CHECK_EQ(touched, length);
+  }
+}
+
 // Groups stand alone; past the row's end there are zeros; and no plain grid (its end at the largest value) is better.
 TEST(formats_s4_groups) {
   for (const int64_t k : {1, 31, 32, 33, 100}) {

@@ -3,7 +3,7 @@
 //   out[q, :] = sum_k softmax_k(q . k / sqrt(head_dim)) * v[k, :]
 //
 // The cache's plain layout is [layer][page][key | value][kv_head][page_tokens][head_dim] of the activation type; of a cache in 8 bits
-// it has the rounded values, as an oracle: it saves nothing.
+// it has the rounded values, as an oracle: it saves nothing. Keys are spread to be rounded, and then spread back: queries stay as they are here.
 
 #include <cmath>
 #include <cstring>
@@ -46,7 +46,7 @@ int64_t cache_offset(const KvShape& s, int64_t layer, int64_t page, int which, i
 
 // One head's key or value to the cache; of 8 bits what they stand for.
 template <class T>
-void keep(T* to, const T* from, const KvShape& s) {
+void keep(T* to, const T* from, const KvShape& s, bool is_key) {
   const int64_t d = s.head_dim;
   if (s.format == KvFormat::activation) {
     std::memcpy(to, from, d * sizeof(T));
@@ -55,8 +55,11 @@ void keep(T* to, const T* from, const KvShape& s) {
   float* wide = thread_buffer(1, d);
   widen_row(wide, from, d);
   std::vector<int8_t> q(d);
+  if (is_key) spread_head(wide, d);
   const float scale = quantize_s8(q.data(), wide, d);
-  for (int64_t i = 0; i < d; ++i) to[i] = from_float<T>(scale * static_cast<float>(q[i]));
+  for (int64_t i = 0; i < d; ++i) wide[i] = scale * static_cast<float>(q[i]);
+  if (is_key) spread_head(wide, d);
+  for (int64_t i = 0; i < d; ++i) to[i] = from_float<T>(wide[i]);
 }
 
 }  // namespace
@@ -122,8 +125,8 @@ void ReferenceOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
             T* key = row + (heads + head) * d;
             turn(key, angle, k_norm);
             T* cache = static_cast<T*>(kv.data);
-            keep(cache + cache_offset(s, layer, page, 0, head) + place * d, key, s);
-            keep(cache + cache_offset(s, layer, page, 1, head) + place * d, key + s.kv_heads * d, s);
+            keep(cache + cache_offset(s, layer, page, 0, head) + place * d, key, s, true);
+            keep(cache + cache_offset(s, layer, page, 1, head) + place * d, key + s.kv_heads * d, s, false);
           }
         }
       });

@@ -5,7 +5,8 @@
 //   out[r, :]    = sum_t (w[r, t] * v[t, :]) * w_step[r] / sum p      w of p * v_scale[t] in 0..255, v in -127..127
 //
 // H         A Hadamard transform of every query and key, which leaves their products as they are and spreads what stands out in a few dimensions over
-//           all of them: one scale does for the vector.
+//           all of them: one scale does for the vector. A cache in 8 bits has its keys spread already, and queries that meet it come so too (packed/formats.h):
+//           there H is left out, which done twice would bring back what stood out, and keys are taken as they are.
 // Tiling    Scores are made with tokens as rows and 32 queries as columns, so that the softmax runs down the columns and its weights come out as the
 //           words that the second product broadcasts. A block is 64 tokens: its weights have a step of their own, so that a large one hides no small
 //           ones further away, and its sums are added to the totals in f32.
@@ -93,10 +94,10 @@ DRIVLM_INLINE U word_of(I a, I b, I c, I d) {
 DRIVLM_INLINE F from_integers(F bits) { return __builtin_convertvector(reinterpret_cast<I>(bits), F); }
 DRIVLM_INLINE I nearest(F v) { return reinterpret_cast<I>(_mm512_cvtps_epi32(v)); }
 
-// Columns of v [dim][16], transformed, in bytes: a word of four each, `stride` words after the one before. Returns the scale of each, and in `sum`
-// its bytes' sum.
-F round_columns(uint32_t* out, int64_t stride, uint32_t flip, float* v, int64_t dim, I& sum) {
-  const int64_t length = hadamard(v, dim);
+// Columns of v [dim][16], transformed unless they come `spread`, in bytes: a word of four each, `stride` words after the one before. Returns the scale of
+// each, and in `sum` its bytes' sum.
+F round_columns(uint32_t* out, int64_t stride, uint32_t flip, float* v, int64_t dim, bool spread, I& sum) {
+  const int64_t length = spread ? 1 : hadamard(v, dim);
   F top = F{};
   for (int64_t d = 0; d < dim; ++d) top = max(top, absolute(load(v + d * kWidth)));
   const F inverse = top > 0.0f ? 127.0f / top : F{};
@@ -122,23 +123,32 @@ void widen_rows_to_columns(ByteScratch& s, const uint16_t* rows, int64_t stride,
   }
 }
 
-// Sixteen keys from token `inside` of a block of the cache on, of which `count` are there, as columns of v [dim][16].
+// Sixteen keys from token `inside` of a block of a cache in bf16 on, of which `count` are there, as columns of v [dim][16].
 DRIVLM_INLINE void widen_keys(float* v, const KvLayout& layout, const char* block, int64_t inside, int64_t count) {
   const __mmask16 there = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
   const char* w = block + inside / 32 * layout.key_panel_bytes() + inside % 32 * 4;
-  F scale = splat(1.0f);
-  if (layout.int8) scale = _mm512_maskz_loadu_ps(there, block + layout.scales_offset() + inside * 4);
   for (int64_t d = 0; d < layout.head_dim; w += cpu::kUnitBytes) {
     const U word = reinterpret_cast<U>(_mm512_maskz_loadu_epi32(there, w));
-    if (layout.int8) {
-      for (const int byte : {0, 2, 1, 3}) {
-        store(v + d++ * kWidth, __builtin_convertvector(reinterpret_cast<I>(word << (24 - 8 * byte)) >> 24, F) * scale);
-      }
-    } else {
-      store(v + d++ * kWidth, reinterpret_cast<F>(word << 16));
-      store(v + d++ * kWidth, reinterpret_cast<F>(word & 0xffff0000u));
-    }
+    store(v + d++ * kWidth, reinterpret_cast<F>(word << 16));
+    store(v + d++ * kWidth, reinterpret_cast<F>(word & 0xffff0000u));
   }
+}
+
+// A word of four values of a cache in 8 bits in their order: there it is 0, 2, 1 and 3.
+DRIVLM_INLINE U in_order(U word) {
+  const __m512i order = _mm512_set4_epi32(0x0f0d0e0c, 0x0b090a08, 0x07050604, 0x03010200);
+  return reinterpret_cast<U>(_mm512_shuffle_epi8(reinterpret_cast<__m512i>(word), order));
+}
+
+// The same of a cache in 8 bits, as they are, 128 added: words of four, kBlockTokens apart. Returns their scales.
+DRIVLM_INLINE F take_keys(uint32_t* out, const KvLayout& layout, const char* block, int64_t inside, int64_t count) {
+  const __mmask16 there = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
+  const char* w = block + inside / 32 * layout.key_panel_bytes() + inside % 32 * 4;
+  for (int64_t d = 0; d < layout.head_dim; d += 4, w += cpu::kUnitBytes, out += kBlockTokens) {
+    const U word = reinterpret_cast<U>(_mm512_maskz_loadu_epi32(there, w));
+    store_bits(out, in_order(word) ^ splat_bits(0x80808080u));
+  }
+  return _mm512_maskz_loadu_ps(there, block + layout.scales_offset() + inside * 4);
 }
 
 constexpr int64_t kValuePanel = kBlockTokens / 4 * 128;  // bytes of 32 dimensions of a block
@@ -171,14 +181,12 @@ DRIVLM_INLINE void take_values(char* out, float* scales, const KvLayout& layout,
       return i >= count ? F{} : i % 2 == 0 ? even_values(at) : odd_values(at);
     });
   }
-  // The bytes of a word are tokens 0, 2, 1 and 3.
-  const __m512i order = _mm512_set4_epi32(0x0f0d0e0c, 0x0b090a08, 0x07050604, 0x03010200);
   const U kept = splat_bits(0xffffffffu >> (32 - 8 * count));
   const float* from = reinterpret_cast<const float*>(block + layout.scales_offset()) + layout.page_tokens + inside;
   for (int64_t i = 0; i < 4; ++i) scales[i] = i < count ? from[i] : 0.0f;
   for (int64_t d = 0; d < layout.head_dim; d += kWidth) {
-    const __m512i word = reinterpret_cast<__m512i>(load_bits(w + d / 32 * panel + d % 32 * 4));
-    store_bits(out + d / 32 * kValuePanel + d % 32 * 4, reinterpret_cast<U>(_mm512_shuffle_epi8(word, order)) & kept);
+    const U word = load_bits(w + d / 32 * panel + d % 32 * 4);
+    store_bits(out + d / 32 * kValuePanel + d % 32 * 4, in_order(word) & kept);
   }
 }
 
@@ -192,13 +200,17 @@ void convert_block(ByteBlock& to, ByteScratch& s, const AttendJob& job, int64_t 
   // Rows are far apart: what comes next is fetched, values before the keys are done with.
   for (int64_t t = 0; !job.blocks && t < count; ++t) fetch_row(job.values + (token + t) * job.stride, dim);
   for (int64_t t = 0; t < count; t += kWidth) {
+    if (job.layout.int8) {
+      store(to.key_scales + t, take_keys(to.keys + t, job.layout, block_of(t), (token + t) % page_tokens, count - t));
+      continue;
+    }
     if (job.blocks) {
       widen_keys(s.wide, job.layout, block_of(t), (token + t) % page_tokens, count - t);
     } else {
       widen_rows_to_columns(s, job.keys + (token + t) * job.stride, job.stride, count - t, dim);
     }
     I sum;
-    store(to.key_scales + t, round_columns(to.keys + t, kBlockTokens, 0x80808080u, s.wide, dim, sum));
+    store(to.key_scales + t, round_columns(to.keys + t, kBlockTokens, 0x80808080u, s.wide, dim, false, sum));
   }
   for (int64_t t = 0; t < count; t += 4) {
     char* out = to.values + t / 4 * 128;
@@ -236,7 +248,8 @@ void round_queries(QueryPanel& to, ByteScratch& s, const AttendJob& job, const A
     for (int64_t i = 0; i < there; ++i) memcpy(s.together + i * dim, rows[lane + i].q, static_cast<size_t>(dim) * 2);
     widen_rows_to_columns(s, s.together, dim, there, dim);
     I sum;
-    const F scale = round_columns(reinterpret_cast<uint32_t*>(to.q) + lane, kQueryLanes, 0, s.wide, dim, sum);
+    const F scale =
+        round_columns(reinterpret_cast<uint32_t*>(to.q) + lane, kQueryLanes, 0, s.wide, dim, job.layout.int8, sum);
     // Not 0, so that what is hidden stays far below a query of zeros.
     store(to.factor + lane, max(scale * (job.scale * 1.44269504f), splat(1e-30f)));
     store(to.offset + lane, reinterpret_cast<F>(sum * -128));

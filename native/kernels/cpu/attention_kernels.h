@@ -13,8 +13,8 @@
 // Order     Chunks begin at multiples of their length, so what a query gets depends on the tokens that it sees alone,
 //           bit for bit: not on the queries beside it, nor on how the tokens are cut into tasks.
 // Numerics  f32 scores, weights and sums; on vdpbf16ps and AMX the weights are rounded to bf16 for the second product.
-// 8 bits    Of a cache in 8 bits queries are rounded to 16 bits with a scale each, and so are the weights of a chunk times
-//           the scales of their values; both products are exact in int32.
+// 8 bits    Of a cache in 8 bits queries and keys come spread (packed/formats.h), which leaves their products as they are. Queries are rounded to 16 bits with a
+//           scale each, and so are the weights of a chunk times the scales of their values; both products are exact in int32.
 #pragma once
 
 #include <type_traits>
@@ -26,6 +26,7 @@
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/pack_rows.h"
 #include "kernels/cpu/packed_attention.h"
+#include "kernels/cpu/spread.h"
 #include "kernels/cpu/tile.h"
 
 namespace drivlm::DRIVLM_CPU_TARGET {
@@ -175,14 +176,15 @@ DRIVLM_INLINE float round_to_16(int16_t* q, const uint16_t* values, int64_t dim)
   return top / 32767.0f;
 }
 
-// The same in 8 bits, as quantize_s8 of packed/formats.h does it, bit for bit.
-DRIVLM_INLINE float round_to_s8(uint8_t* q, const uint16_t* values, int64_t dim) {
+// The same in 8 bits, of bf16 or f32, as quantize_s8 of packed/formats.h does it, bit for bit.
+template <class T>
+DRIVLM_INLINE float round_to_s8(uint8_t* q, const T* values, int64_t dim) {
   F largest = F{};
-  for (int64_t d = 0; d < dim; d += kWidth) largest = max(largest, absolute(to_f32(load_half(values + d))));
+  for (int64_t d = 0; d < dim; d += kWidth) largest = max(largest, absolute(load_first(values + d, kWidth)));
   const float top = max_of(largest);
   const F inverse = splat(top > 0 ? 127.0f / top : 0.0f);
   for (int64_t d = 0; d < dim; d += kWidth) {
-    const F v = to_f32(load_half(values + d)) * inverse;
+    const F v = load_first(values + d, kWidth) * inverse;
     store_bytes(q + d, to_nearest(min(max(v, splat(-127.0f)), splat(127.0f))));
   }
   return top / 127.0f;
@@ -425,19 +427,33 @@ DRIVLM_INLINE void fetch_row(const uint16_t* row, int64_t dim) {
   for (int64_t d = 0; d < dim; d += 32) __builtin_prefetch(row + d);
 }
 
-// Of a cache in 8 bits.
+// A key as spread_head of packed/formats.h leaves it.
+DRIVLM_INLINE void spread_key(float* wide, const uint16_t* key, int64_t dim) {
+  const int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; i += kWidth) {
+    const int64_t left = half - i;
+    const F a = load_first(key + i, left), b = load_first(key + half + i, left);
+    store_first(wide + i, a + b, left);
+    store_first(wide + half + i, a - b, left);
+  }
+  spread_halves(wide, dim);
+}
+
+// Of a cache in 8 bits, whose keys are spread.
 void append_bytes(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
                   int64_t first, int64_t tokens) {
   const int64_t dim = layout.head_dim, value_panel_bytes = layout.value_panel_bytes();
   float* scales = reinterpret_cast<float*>(block + layout.scales_offset());
   alignas(64) uint8_t q[kMaxHeadDim];
+  alignas(64) float wide[kMaxHeadDim];
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t token = first + t;
     if (t + 2 < tokens) {
       fetch_row(keys + (t + 2) * stride, dim);
       fetch_row(values + (t + 2) * stride, dim);
     }
-    scales[token] = round_to_s8(q, keys + t * stride, dim);
+    spread_key(wide, keys + t * stride, dim);
+    scales[token] = round_to_s8(q, wide, dim);
     char* key = block + layout.key_offset(token, 0);
     for (int64_t d = 0; d < dim; d += 4, key += 128) {
       const uint8_t word[4] = {q[d], q[d + 2], q[d + 1], q[d + 3]};

@@ -4,7 +4,8 @@
 //             keys    page_tokens / 32 panels of 32 tokens, head_dim / 2 units: scores = q * keys^T
 //             values  ceil(head_dim / 32) panels of 32 dimensions, page_tokens / 2 units: out = p * values
 //           In 8 bits a unit holds four of what bf16 has two, in the order 0 2 1 3 (tile.h, S16S8), and after the values
-//           come the scales, f32: of page_tokens keys, then of page_tokens values. x = scale * q, as in packed/formats.h.
+//           come the scales, f32: of page_tokens keys, then of page_tokens values. x = scale * q, as in packed/formats.h; of
+//           keys x is spread_head of what came, and queries that meet them must be spread too.
 // Page      [layers, kv_heads] blocks: one run of memory, copied as one.
 // Tables    A page table lists page numbers; without one page i is the i-th.
 #pragma once
@@ -94,7 +95,7 @@ struct AttentionKernels {
   size_t (*integers_scratch)();
   // The parts of one query to its result.
   void (*merge)(uint16_t* out, const float* parts, int64_t stride, const int64_t* slots, int64_t count, int64_t dim);
-  // Rows to a block.
+  // Rows to a block; in 8 bits keys are spread there.
   void (*append)(char* block, const KvLayout& layout, const uint16_t* keys, const uint16_t* values, int64_t stride,
                  int64_t first, int64_t tokens);
 };

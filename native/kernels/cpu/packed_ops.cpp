@@ -6,6 +6,7 @@
 #include "kernels/cpu/packed_kv.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/thread_pool.h"
+#include "packed/formats.h"
 
 namespace drivlm {
 
@@ -168,8 +169,8 @@ void PackedCpuOps::rope_append(Tensor qkv, Tensor q_norm, Tensor k_norm, float e
           const int64_t i = token - segment.past;
           uint16_t* q = qkv.as<uint16_t>() + (segment.row + i) * width;
           const float* angles = cos_sin.as<float>() + (segment.first_angle + i) * dim;
-          kernels_.rope(q, heads, dim, q_weight, eps, angles);
-          kernels_.rope(q + heads * dim, s.kv_heads, dim, k_weight, eps, angles);
+          kernels_.rope(q, heads, dim, q_weight, eps, angles, layout.int8);
+          kernels_.rope(q + heads * dim, s.kv_heads, dim, k_weight, eps, angles, false);  // append spreads them
         }
         const uint16_t* keys = qkv.as<uint16_t>() + (segment.row + token0 - segment.past) * width + heads * dim;
         for (int64_t head = 0; head < s.kv_heads; ++head) {
@@ -213,11 +214,13 @@ void PackedCpuOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, con
       const int64_t token = t % s.page_tokens;
       const char* block =
           static_cast<const char*>(kv.data) + layout.block_offset(pages[t / s.page_tokens], layer, head);
+      float* key = keys + (head * tokens + t) * s.head_dim;
       for (int64_t d = 0; d < s.head_dim; ++d) {
-        keys[(head * tokens + t) * s.head_dim + d] = read(block, layout, layout.key_offset(token, d), token);
+        key[d] = read(block, layout, layout.key_offset(token, d), token);
         values[(head * tokens + t) * s.head_dim + d] =
             read(block, layout, layout.value_offset(token, d), s.page_tokens + token);
       }
+      if (layout.int8) spread_head(key, s.head_dim);  // back
     }
   }
 }

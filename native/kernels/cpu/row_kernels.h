@@ -3,7 +3,7 @@
 //   layer norm  out = (x - mean) * rstd * weight + bias      variance of the centred values
 //   RMS norm    out = bf16(x * rstd) * weight                rounded before the weight, as the reference
 //   log sum exp the largest taken out first, f32 sums of 32 vectors, f64 sums of those
-//   rope        (a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of a head
+//   rope        (a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of a head; where it `spreads`, spread_head of that before it is rounded
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ struct RowKernels {
   void (*rms_norm)(uint16_t* out, const uint16_t* x, int64_t rows, int64_t stride, int64_t dim, const float* weight,
                    float eps);
   void (*scale_add)(uint16_t* x, const uint16_t* y, int64_t rows, int64_t dim, const float* scale);
-  void (*rope)(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, float eps, const float* cos_sin);
+  void (*rope)(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, float eps, const float* cos_sin,
+               bool spreads);
 
   // ln sum exp of `count` logits, NaNs ignored, to 1e-6.
   double (*log_sum_exp)(const float* logits, int64_t count);
@@ -27,6 +28,7 @@ struct RowKernels {
 
 #if defined(DRIVLM_CPU_TARGET)
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/spread.h"
 
 namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
@@ -95,8 +97,10 @@ void scale_add(uint16_t* x, const uint16_t* y, int64_t rows, int64_t dim, const 
   }
 }
 
-// `heads` heads of one row in place: RMS norm if there is a weight, then the turn by cos_sin [head_dim].
-void rope(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, float eps, const float* cos_sin) {
+// `heads` heads of one row in place: RMS norm if there is a weight, then the turn by cos_sin [head_dim]. What is spread are heads of 16, 32 … 128.
+void rope(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, float eps, const float* cos_sin,
+          bool spreads) {
+  alignas(64) float wide[128];
   const int64_t half = head_dim / 2;
   for (int64_t h = 0; h < heads; ++h, x += head_dim) {
     F rstd = splat(1.0f);
@@ -116,9 +120,18 @@ void rope(uint16_t* x, int64_t heads, int64_t head_dim, const float* weight, flo
         b = to_f32(to_bf16(b * rstd)) * load_first(weight + half + i, left);
       }
       const F c = load_first(cos_sin + i, left), s = load_first(cos_sin + half + i, left);
-      store_first(x + i, a * c - b * s, left);
-      store_first(x + half + i, b * c + a * s, left);
+      const F low = a * c - b * s, high = b * c + a * s;
+      if (spreads) {
+        store_first(wide + i, low + high, left);
+        store_first(wide + half + i, low - high, left);
+      } else {
+        store_first(x + i, low, left);
+        store_first(x + half + i, high, left);
+      }
     }
+    if (!spreads) continue;
+    spread_halves(wide, head_dim);
+    for (int64_t i = 0; i < head_dim; i += kWidth) store_half(x + i, to_bf16(load(wide + i)));
   }
 }
 

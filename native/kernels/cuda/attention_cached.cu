@@ -2,7 +2,7 @@
 //
 //   out[row, head] = softmax(Q[row, head] K^T * head_dim^-0.5) V    over keys 0..position of the row's own sequence
 //
-//   qkv            [rows, (heads + 2 * kv_heads) * head_dim]  bf16   queries, rotated
+//   qkv            [rows, (heads + 2 * kv_heads) * head_dim]  bf16   queries as rope.cu leaves them: rotated, with int8 spread as the keys are
 //   keys, values   [pages, kv_heads] blocks, one layer: [64, head_dim] bf16, or int8 and an f32 scale a token (kv_block_bytes); a block is
 //                  one tile of keys
 //   partial        [slots, heads, head_dim + 2]               f32    of rows whose keys are split over blocks

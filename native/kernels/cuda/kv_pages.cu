@@ -11,6 +11,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/op_checks.h"
+#include "packed/formats.h"
 
 namespace drivlm::cuda {
 
@@ -62,6 +63,8 @@ void CudaOps::read_kv(float* keys, float* values, Kv kv, int64_t layer, const in
          int(head_dim), kv.shape.format);
   device_.download(keys, Tensor(device_keys, DType::f32, {count}));
   device_.download(values, Tensor(device_values, DType::f32, {count}));
+  if (kv.shape.format != KvFormat::int8) return;
+  for (int64_t i = 0; i < count; i += head_dim) spread_head(keys + i, head_dim);  // back
 }
 
 }  // namespace drivlm::cuda

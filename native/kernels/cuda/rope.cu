@@ -2,6 +2,7 @@
 //
 //   q, k   = bf16(q, k * rrms) * norm_weight                        per head, if the network has it
 //   q, k   = x[i] cos - x[i + D/2] sin,  x[i + D/2] cos + x[i] sin  rotate-half, D = head_dim
+//   q, k   = H q, H k                                               if the cache is in 8 bits: spread_head of packed/formats.h
 //   cache[page, kv_head, place, :] = k, v                           in 8 bits: round(127 v / max |v|), and max |v| / 127
 //
 //   qkv            [rows, (heads + 2 * kv_heads) * D]  bf16   q is rotated in place
@@ -12,8 +13,9 @@
 //
 // Tiling    A warp takes one head of one row: lane l holds pairs (i, i + D/2) for i = 2l, 2l + 1. No shared memory.
 // Traffic   qkv once, q and the pages once: for one decoded token of a 0.5B network 4.6 KB a layer; launch-bound.
-// Numerics  f32 until the rounding to bf16 that ends each step of the reference: norm, weight, rotation. 8 bits are made of those bf16, by
-//           quantize_s8 of packed/formats.h bit for bit.
+// Numerics  f32 until the rounding to bf16 that ends each step of the reference: norm, weight, rotation. H, which leaves q . k as it is and spreads what stands
+//           out in a few dimensions, is made in f32: of q before that rounding, of k after it. 8 bits are made of those by quantize_s8 of packed/formats.h,
+//           bit for bit.
 // Needs     D a multiple of 4, at most 128.
 // Checked   test/emulator/rope_test.cpp, rope_append.
 
@@ -35,10 +37,31 @@ __device__ __forceinline__ float warp_max(float value) {
 }
 
 // Two values as bytes, the first the lower.
-__device__ __forceinline__ uint16_t round_pair(uint32_t pair, float inverse) {
-  const int low = int(rintf(fminf(fmaxf(bf16_low(pair) * inverse, -127.f), 127.f)));
-  const int high = int(rintf(fminf(fmaxf(bf16_high(pair) * inverse, -127.f), 127.f)));
+__device__ __forceinline__ uint16_t round_pair(float first, float second, float inverse) {
+  const int low = int(rintf(fminf(fmaxf(first * inverse, -127.f), 127.f)));
+  const int high = int(rintf(fminf(fmaxf(second * inverse, -127.f), 127.f)));
   return uint16_t((low & 0xff) | (high & 0xff) << 8);
+}
+
+// Values x[i], x[i + 1] and x[i + half], x[i + 1 + half] of a head by H, i = 2 * lane. All lanes call it.
+__device__ __forceinline__ void spread(float& a0, float& a1, float& b0, float& b1, int half, int lane) {
+  const auto meet = [](float& low, float& high) {
+    const float sum = low + high;
+    high = low - high;
+    low = sum;
+  };
+  const int part = half & -half;
+  meet(a0, b0), meet(a1, b1);
+  meet(a0, a1), meet(b0, b1);
+  for (int flip = 1; flip < part / 2; flip *= 2) {
+    const float sign = lane & flip ? -1.f : 1.f;
+    a0 = fmaf(sign, a0, __shfl_xor_sync(kAllLanes, a0, flip)),
+    a1 = fmaf(sign, a1, __shfl_xor_sync(kAllLanes, a1, flip));
+    b0 = fmaf(sign, b0, __shfl_xor_sync(kAllLanes, b0, flip)),
+    b1 = fmaf(sign, b1, __shfl_xor_sync(kAllLanes, b1, flip));
+  }
+  const float root = 1.f / sqrtf(float(2 * part));
+  a0 *= root, a1 *= root, b0 *= root, b1 *= root;
 }
 
 template <KvFormat kFormat>
@@ -56,8 +79,8 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) 
     low = *reinterpret_cast<const uint32_t*>(x + i);
     high = *reinterpret_cast<const uint32_t*>(x + half + i);
   }
+  float a0 = bf16_low(low), a1 = bf16_high(low), b0 = bf16_low(high), b1 = bf16_high(high);
   if (is_q || is_k) {
-    float a0 = bf16_low(low), a1 = bf16_high(low), b0 = bf16_low(high), b1 = bf16_high(high);
     if (const float* weight = is_q ? p.q_norm : p.k_norm) {
       const float mean_square = warp_sum(a0 * a0 + a1 * a1 + b0 * b0 + b1 * b1) / p.head_dim;
       const float inverse = rsqrtf(mean_square + p.eps);
@@ -72,9 +95,15 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) 
       const float* cos_sin = p.cos_sin + int64_t(p.angles[row]) * p.head_dim;
       const float2 cosine = *reinterpret_cast<const float2*>(cos_sin + i);
       const float2 sine = *reinterpret_cast<const float2*>(cos_sin + half + i);
-      low = pack_bf16(a0 * cosine.x - b0 * sine.x, a1 * cosine.y - b1 * sine.y);
-      high = pack_bf16(b0 * cosine.x + a0 * sine.x, b1 * cosine.y + a1 * sine.y);
+      const float c0 = a0 * cosine.x - b0 * sine.x, c1 = a1 * cosine.y - b1 * sine.y;
+      b0 = b0 * cosine.x + a0 * sine.x, b1 = b1 * cosine.y + a1 * sine.y;
+      a0 = c0, a1 = c1;
     }
+    if constexpr (kFormat == KvFormat::int8) {
+      if (is_k) a0 = round_bf16(a0), a1 = round_bf16(a1), b0 = round_bf16(b0), b1 = round_bf16(b1);
+      spread(a0, a1, b0, b1, half, lane);
+    }
+    low = pack_bf16(a0, a1), high = pack_bf16(b0, b1);
   }
   bf16* to = x;
   if (!is_q) {
@@ -83,14 +112,13 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(RopeAppend p) 
     char* block = static_cast<char*>(is_k ? p.keys : p.values) +
                   (page * p.kv_heads + kv_head) * kv_block_bytes(p.head_dim, kFormat);
     if constexpr (kFormat == KvFormat::int8) {
-      const float top = warp_max(fmaxf(fmaxf(fabsf(bf16_low(low)), fabsf(bf16_high(low))),
-                                       fmaxf(fabsf(bf16_low(high)), fabsf(bf16_high(high)))));
+      const float top = warp_max(fmaxf(fmaxf(fabsf(a0), fabsf(a1)), fmaxf(fabsf(b0), fabsf(b1))));
       const float inverse = top > 0 ? 127.f / top : 0.f;
       if (lane == 0) reinterpret_cast<float*>(block + kPageTokens * p.head_dim)[place] = top / 127.f;
       if (!active) return;
       char* bytes = block + place * p.head_dim;
-      *reinterpret_cast<uint16_t*>(bytes + i) = round_pair(low, inverse);
-      *reinterpret_cast<uint16_t*>(bytes + half + i) = round_pair(high, inverse);
+      *reinterpret_cast<uint16_t*>(bytes + i) = round_pair(a0, a1, inverse);
+      *reinterpret_cast<uint16_t*>(bytes + half + i) = round_pair(b0, b1, inverse);
       return;
     }
     to = reinterpret_cast<bf16*>(block) + place * p.head_dim;
