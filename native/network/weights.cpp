@@ -107,6 +107,13 @@ class Loader final : public ParameterSource {
 
   Tensor vector(const std::string& role) override {
     const Row row = take(role);
+    // A short one is read once, a long one twice rather than kept beside the device's copy.
+    if (const int64_t count = row.parameter.count(); count <= kPiece) {
+      short_.resize(count);
+      expect_finite(row, short_.data());
+      report(row);
+      return device_.load_vector({role, DType::f32, 1, count, {{short_.data(), 1}}});
+    }
     expect_finite(row);
     Tensor out = device_.load_vector(host(row));
     passing_.erase(row.tensor);
@@ -127,8 +134,7 @@ class Loader final : public ParameterSource {
     const Row row = take(role);
     report(row);
     std::vector<float> out(row.parameter.count());
-    expect_finite(row);
-    gather(*row.tensor, out.data());
+    expect_finite(row, out.data());
     return out;
   }
 
@@ -137,6 +143,8 @@ class Loader final : public ParameterSource {
   }
 
  private:
+  static constexpr int64_t kPiece = 16 << 10;  // values read at a time
+
   struct Row {
     Parameter parameter;
     const TensorSource* tensor;
@@ -216,30 +224,27 @@ class Loader final : public ParameterSource {
 
   // take(values, count) of the tensor's rows as f32, in order, piece by piece.
   template <class Take>
-  void each_piece(const TensorSource& tensor, const Take& take) const {
-    constexpr int64_t kPiece = 16 << 10;
-    std::vector<char> stored;
-    std::vector<float> values;
+  void each_piece(const TensorSource& tensor, const Take& take) {
     for (const TensorSpan& span : tensor.spans) {
       const int64_t bytes = dtype_bytes(span.dtype), all = span.rows * cols_of(tensor);
       for (int64_t at = 0; at < all; at += kPiece) {
         const int64_t count = std::min(kPiece, all - at);
-        stored.resize(count * bytes);
-        values.resize(count);
-        files_[span.file]->read(span.offset + at * bytes, stored.data(), count * bytes);
-        widen(values.data(), stored.data(), span.dtype, count);
-        take(values.data(), count);
+        if (stored_.size() < static_cast<size_t>(count * bytes)) stored_.resize(count * bytes);
+        if (piece_.size() < static_cast<size_t>(count)) piece_.resize(count);
+        files_[span.file]->read(span.offset + at * bytes, stored_.data(), count * bytes);
+        widen(piece_.data(), stored_.data(), span.dtype, count);
+        take(piece_.data(), count);
       }
     }
   }
 
   // out = the tensor's rows as f32, in order.
-  void gather(const TensorSource& tensor, float* out) const {
+  void gather(const TensorSource& tensor, float* out) {
     each_piece(tensor, [&](const float* values, int64_t count) { out = std::copy_n(values, count, out); });
   }
 
-  // A NaN or infinity in a vector would make every logit NaN.
-  void expect_finite(const Row& row) const {
+  // A NaN or infinity in a vector would make every logit NaN. out, if any: the values.
+  void expect_finite(const Row& row, float* out = nullptr) {
     int64_t before = 0;
     each_piece(*row.tensor, [&](const float* values, int64_t count) {
       for (int64_t i = 0; i < count; ++i) {
@@ -249,6 +254,7 @@ class Loader final : public ParameterSource {
             text("%s: expected finite numbers, found %g at %lld. The weights are damaged; download or save them again.",
                  row.parameter.role.c_str(), values[i], static_cast<long long>(before + i)));
       }
+      if (out) std::copy_n(values, count, out + before);
       before += count;
     });
   }
@@ -281,6 +287,8 @@ class Loader final : public ParameterSource {
   std::vector<std::unique_ptr<float[]>>& widened_;
   std::map<const TensorSource*, std::unique_ptr<float[]>> passing_;  // f32 copies between host() and the load's end
   std::map<std::string, Row> waiting_;
+  std::vector<char> stored_;  // of each_piece
+  std::vector<float> piece_, short_;
   int64_t done_ = 0, total_ = 0;
 };
 

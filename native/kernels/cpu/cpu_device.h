@@ -81,9 +81,14 @@ class CpuDevice : public Device {
   CpuDevice(DType precision, int threads, const std::function<std::unique_ptr<ReferenceOps>(Device&)>& make_ops);
 
  private:
+  // Room for one more vector; it lives as long as the device.
+  float* vector_room(int64_t count);
+
   DType activation_;
   std::unique_ptr<ReferenceOps> ops_;
-  std::vector<std::unique_ptr<float[]>> vectors_;
+  std::vector<std::unique_ptr<HostMemory>> vectors_;  // each has one vector after the other
+  size_t vectors_used_ = 0;                           // bytes of the last of them
+  std::vector<std::unique_ptr<float[]>> alone_;       // under AddressSanitizer
 };
 
 }  // namespace drivlm
