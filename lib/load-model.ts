@@ -14,18 +14,20 @@ import { Model, warningsOf } from './model.ts'
 import {
   loadAddon,
   type NativeAddon,
+  type NativeModel,
   type NativeModelOptions,
   type NativeSystem,
   packageRoot,
   toModelError,
 } from './native.ts'
-import { type LoadOptions, loadSettings, throwIfAborted } from './options.ts'
+import { type LoadOptions, type LoadSettings, loadSettings, throwIfAborted } from './options.ts'
 import { type FolderTemplate, templateOfFolder } from './text/chat-template.ts'
 import { loadTokenizer } from './text/load-tokenizer.ts'
 import { type Template, templateOf, withSystemMessage } from './text/templates.ts'
 import type { Tokenizer } from './text/tokenizer.ts'
+import type { Room } from './text/tokenizer-files.ts'
 import { isUrl } from './views/sources.ts'
-import { cacheInfo, weightCachePlace } from './weight-cache.ts'
+import { cacheFile, cacheInfo, weightCachePlace } from './weight-cache.ts'
 
 /** The model inside this package: `street-tiny`, which knows drawn street scenes and nothing else. */
 export const bundledModel: string = path.join(packageRoot, 'models', 'street-tiny')
@@ -61,25 +63,35 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
   const named = (await asModelName(given)) !== undefined
   const dir = named ? await resolveModel(hubSettings(), given, { download, onDownload, signal }) : given
   const begun = performance.now()
-  const checkpoint = await readCheckpoint(dir, {
-    ...(tileSize === undefined ? {} : { tileSize }),
-    ...(layout === undefined ? {} : { layout }),
-  })
-  const nativeOptions = resolveOptions(addon, checkpoint, settings)
-  if (settings.cache) nativeOptions.weightCache = await weightCachePlace(checkpoint, nativeOptions)
-
-  const folderMs = performance.now() - begun
   const listener = new Listener(onProgress)
   const unreadable = new AbortController()
-  const start = (job: number) => {
-    listener.onFailure = () => addon.cancelLoad(job)
-    const tell = (doneBytes: number, totalBytes: number) => listener.call({ doneBytes, totalBytes })
-    return addon.load(checkpoint, nativeOptions, onProgress && tell, job)
+  // A thread compares the cache with its checksums while the folder is read here.
+  const ahead = settings.cache ? openCache(addon, dir, settings) : 0
+  let checkpoint: Checkpoint
+  let nativeOptions: NativeModelOptions
+  let folderMs: number
+  let reading: Promise<NativeModel>
+  try {
+    checkpoint = await readCheckpoint(dir, {
+      ...(tileSize === undefined ? {} : { tileSize }),
+      ...(layout === undefined ? {} : { layout }),
+    })
+    nativeOptions = resolveOptions(addon, checkpoint, settings)
+    if (settings.cache) nativeOptions.weightCache = { ...(await weightCachePlace(checkpoint, nativeOptions)), ahead }
+    folderMs = performance.now() - begun
+    const start = (job: number) => {
+      listener.onFailure = () => addon.cancelLoad(job)
+      const tell = (doneBytes: number, totalBytes: number) => listener.call({ doneBytes, totalBytes })
+      return addon.load(checkpoint, nativeOptions, onProgress && tell, job)
+    }
+    reading = runJob(anySignal(signal, unreadable.signal), start, (job) => addon.cancelLoad(job))
+  } finally {
+    addon.closeCache(ahead)
   }
-  const reading = runJob(anySignal(signal, unreadable.signal), start, (job) => addon.cancelLoad(job))
   reading.catch(() => {}) // it is looked at once the tokenizer is there
   // The tokenizer is made here while threads of the addon read the weights.
-  const text = await readText(checkpoint, settings.cache).catch(async (error: unknown) => {
+  const room = (bytes: number) => largeRoom(addon, bytes)
+  const text = await readText(checkpoint, settings.cache, room).catch(async (error: unknown) => {
     listener.onFailure = undefined
     unreadable.abort()
     await reading.then((native) => native.dispose()).catch(() => {})
@@ -130,12 +142,33 @@ export async function loadModel(first?: string | URL | LoadOptions, second: Load
   }
 }
 
+/** 0 where there is no cache, or none that a load could take: what is wrong is told by the load. */
+function openCache(addon: NativeAddon, dir: string, settings: LoadSettings): number {
+  try {
+    const file = cacheFile(path.resolve(dir), { device: pickDevice(addon, settings.device), weights: settings.weights })
+    return addon.openCache(file, Math.max(1, threadsOf(settings) - 1))
+  } catch {
+    return 0
+  }
+}
+
+const threadsOf = ({ threads }: LoadSettings): number => threads ?? os.availableParallelism()
+
+/** Memory for a file that is looked at right away: small pages cost a virtual machine more time than reading a few megabytes. */
+function largeRoom(addon: NativeAddon, bytes: number): Uint8Array {
+  const largePage = 2 << 20
+  const all = Buffer.allocUnsafeSlow(bytes < largePage ? bytes : bytes + 2 * largePage)
+  const begin = addon.largePages(all)
+  return all.subarray(begin, begin + bytes)
+}
+
 async function readText(
   checkpoint: Checkpoint,
   cache: boolean,
+  room: Room,
 ): Promise<{ tokenizer: Tokenizer; template: Template; tokenizerMs: number }> {
   const begun = performance.now()
-  const tokenizer = await loadTokenizer(checkpoint.dir, { cache })
+  const tokenizer = await loadTokenizer(checkpoint.dir, { cache, room })
   const { template } = await templateFor(checkpoint, tokenizer)
   checkVocabulary(checkpoint, tokenizer)
   return { tokenizer, template, tokenizerMs: performance.now() - begun }
@@ -173,7 +206,7 @@ export function resolveOptions(addon: NativeAddon, checkpoint: Checkpoint, optio
     weights: settings.weights,
     int8Activations: false,
     kvCache: settings.kvCache,
-    threads: settings.threads ?? os.availableParallelism(),
+    threads: threadsOf(settings),
     maxContext,
     kvTokens: 2 * maxContext,
     visionCacheBytes: 0,

@@ -102,7 +102,7 @@ export interface LoadTimings {
   tokenizerMs: number
   /** Reading the weights where they are mapped, rounding or quantising and packing them, which is one pass; or taking them from the cache. */
   weightsMs: number
-  /** With the option `cache`: comparing the file with its checksums, and writing it. */
+  /** With the option `cache`: comparing the file with its checksums, so far as that was not done while the folder was read; and writing it. */
   cacheMs: number
   /** From the folder to the model, without a download. */
   totalMs: number

@@ -195,7 +195,12 @@ export interface NativeModelOptions {
   /** Most bytes of weights, KV cache and scratch together; 0 or none: what the device has. */
   maxMemoryBytes?: number
   /** Where packed weights are kept between loads, and 64 characters that say what they are made from. */
-  weightCache?: { file: string; key: string }
+  weightCache?: {
+    file: string
+    key: string
+    /** The file as {@link NativeAddon.openCache} opened it. */
+    ahead?: number
+  }
 }
 
 /** What a load did, and for how long. */
@@ -206,7 +211,7 @@ export interface NativeLoadReport {
   reason: string
   /** Reading, rounding and packing the weights, or taking them from the cache. */
   weightsMs: number
-  /** Checking the cache, and writing it. */
+  /** Checking the cache, so far as that had not been done since {@link NativeAddon.openCache}; and writing it. */
   cacheMs: number
 }
 
@@ -493,6 +498,17 @@ export interface NativeAddon {
   train(source: NativeModelSource, options: NativeTrainOptions): Promise<NativeTrainer>
   /** What training takes; allocates nothing. */
   trainingPlan(network: NetworkDescription, options: NativeTrainOptions): NativeTrainingPlan
+  /**
+   * Begins to compare a cache of packed weights with its checksums, on threads of its own, before it is known whether it is the right one. Returns a number for
+   * {@link NativeModelOptions.weightCache}, 0 where there is no such file or it is damaged. It is to be closed, also if no load takes it.
+   */
+  openCache(file: string, threads: number): number
+  /** Ends what {@link openCache} has begun, unless a load has taken it. */
+  closeCache(cache: number): void
+  /**
+   * Asks the system to back a buffer that nobody has touched by large pages. Returns where the first one begins; 0 where none fits.
+   */
+  largePages(buffer: Uint8Array): number
   /** Cancels a load by its job number; the promise rejects with ABORTED. */
   cancelLoad(job: number): void
   memoryPlan(network: NetworkDescription, options: NativeModelOptions, stored: StoredDType): NativeMemoryPlan

@@ -24,13 +24,17 @@ export interface CacheInfo {
  */
 export async function weightCachePlace(
   checkpoint: Pick<Checkpoint, 'dir' | 'files' | 'tensors'>,
-  { device, weights }: Pick<NativeModelOptions, 'device' | 'weights'>,
+  options: Pick<NativeModelOptions, 'device' | 'weights'>,
 ): Promise<{ file: string; key: string }> {
   const files = await Promise.all(checkpoint.files.map(sizeAndTime))
-  const source = JSON.stringify({ weights, files, tensors: checkpoint.tensors })
+  const source = JSON.stringify({ weights: options.weights, files, tensors: checkpoint.tensors })
   const key = createHash('sha256').update(source).digest('hex')
-  const kind = device === 'cpu' ? weights : `${weights}-cuda`
-  return { file: path.join(checkpoint.dir, `drivlm-${kind}.cache`), key }
+  return { file: cacheFile(checkpoint.dir, options), key }
+}
+
+/** Where the weights of a folder are kept for a kind of device. */
+export function cacheFile(dir: string, { device, weights }: Pick<NativeModelOptions, 'device' | 'weights'>): string {
+  return path.join(dir, `drivlm-${device === 'cpu' ? weights : `${weights}-cuda`}.cache`)
 }
 
 /** What the addon reports, for `model.info`. */

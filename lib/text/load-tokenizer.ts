@@ -21,6 +21,7 @@ import { readTokenizerCache, tokenizerCacheKey, writeTokenizerCache } from './to
 import {
   type JsonObject,
   objectOf,
+  type Room,
   readBounded,
   readJson,
   readTokenizerFiles,
@@ -32,6 +33,8 @@ export interface TokenizerOptions {
   rules?: 'reference' | 'tokenizer.json'
   /** Keep a large vocabulary's tables in the folder, and take them from there. */
   cache?: boolean
+  /** Where the tables are read to. */
+  room?: Room
 }
 
 const maxModelBytes = 64 << 20
@@ -40,7 +43,7 @@ const maxJsonBytes = 256 << 20
 /** Loads the tokenizer of a model folder. */
 export async function loadTokenizer(dir: string, options: TokenizerOptions = {}): Promise<Tokenizer> {
   const key = options.cache ? await tokenizerCacheKey(dir) : undefined
-  const kept = key === undefined ? undefined : await readTokenizerCache(dir, key)
+  const kept = key === undefined ? undefined : await readTokenizerCache(dir, key, options.room)
   const json =
     kept?.rules === 'qwen2'
       ? undefined

@@ -18,7 +18,7 @@ import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { isRecord } from '../messages.ts'
 import { writeWhole } from '../whole-file.ts'
-import { type JsonObject, maxId, readBounded } from './tokenizer-files.ts'
+import { type JsonObject, maxId, type Room, readBounded } from './tokenizer-files.ts'
 import { PackedVocabulary, packTexts, placesFor, type Vocabulary } from './vocabulary.ts'
 
 /** What a BPE tokenizer looks up. */
@@ -59,8 +59,8 @@ export async function tokenizerCacheKey(dir: string): Promise<string> {
 }
 
 /** What was kept of this folder's files; undefined if nothing was, or it is stale or damaged, or of a machine with another order of bytes. */
-export async function readTokenizerCache(dir: string, key: string): Promise<KeptTokenizer | undefined> {
-  const bytes = await readBounded(join(dir, name), name, maxFileBytes).catch(() => undefined)
+export async function readTokenizerCache(dir: string, key: string, room?: Room): Promise<KeptTokenizer | undefined> {
+  const bytes = await readBounded(join(dir, name), name, maxFileBytes, room).catch(() => undefined)
   return bytes && parse(bytes, key)
 }
 
@@ -86,7 +86,7 @@ function parse(bytes: Uint8Array, key: string): KeptTokenizer | undefined {
   const pairsAt = slotsAt + 4 * placesFor(tokens)
   const textsAt = pairsAt + 4 * placesFor(count)
   if (textsAt > file.length) return undefined
-  // All of them are aligned, since readBounded has read into a buffer of its own.
+  // All of them are aligned, since readBounded has read into a buffer of its own, or a page's begin.
   const ends = new Uint32Array(file.buffer, file.byteOffset + tablesAt, tokens)
   const table = (at: number, next: number) => new Int32Array(file.buffer, file.byteOffset + at, (next - at) / 4)
   const [merges, slots, pairs] = [table(mergesAt, slotsAt), table(slotsAt, pairsAt), table(pairsAt, textsAt)]

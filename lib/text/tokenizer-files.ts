@@ -52,8 +52,16 @@ const namedTokens = [
   'mask_token',
 ] as const
 
+/** Where so many bytes are read to: memory that nobody else has. */
+export type Room = (bytes: number) => Uint8Array
+
 /** A file's bytes in a buffer of their own, undefined when there is no such file. */
-export async function readBounded(path: string, name: string, maxBytes: number): Promise<Uint8Array | undefined> {
+export async function readBounded(
+  path: string,
+  name: string,
+  maxBytes: number,
+  room: Room = Buffer.allocUnsafeSlow,
+): Promise<Uint8Array | undefined> {
   let handle: Awaited<ReturnType<typeof open>>
   try {
     handle = await open(path, 'r')
@@ -75,7 +83,7 @@ export async function readBounded(path: string, name: string, maxBytes: number):
       )
     }
     // In one go: `readFile` takes half a megabyte at a time, each in a turn of the event loop.
-    const bytes = Buffer.allocUnsafeSlow(stat.size)
+    const bytes = room(stat.size)
     let read = 0
     for (let got = 1; got > 0 && read < bytes.length; read += got)
       got = (await handle.read(bytes, read, bytes.length - read, read)).bytesRead

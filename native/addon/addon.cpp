@@ -5,10 +5,12 @@
 
 #include "addon/addon_data.h"
 #include "addon/convert.h"
+#include "addon/fields.h"
 #include "addon/guarded.h"
 #include "addon/model_wrap.h"
 #include "addon/pictures.h"
 #include "addon/trainer_wrap.h"
+#include "base/large_pages.h"
 #include "device/registry.h"
 
 namespace drivlm {
@@ -50,6 +52,39 @@ Napi::Value js_memory_plan(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value js_open_cache(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto* const data = info.Env().GetInstanceData<AddonData>();
+    const std::string file = to_text(info[0], "file");
+    const int64_t threads = to_integer(info[1], "threads", 1, 1024);
+    int64_t number = 0;
+    try {
+      auto cache = std::make_shared<PackedFile>(file);
+      cache->begin_check(static_cast<int>(threads));
+      number = ++data->last_cache;
+      data->caches[number] = std::move(cache);
+    } catch (const Error&) {  // the load tells what is wrong
+    }
+    return Napi::Number::New(info.Env(), static_cast<double>(number));
+  });
+}
+
+Napi::Value js_close_cache(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    info.Env().GetInstanceData<AddonData>()->caches.erase(to_integer(info[0], "cache", 0, kMaxInteger));
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value js_large_pages(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+      fail("buffer", "a Uint8Array");
+    auto buffer = info[0].As<Napi::Uint8Array>();
+    return Napi::Number::New(info.Env(), static_cast<double>(advise_large_pages(buffer.Data(), buffer.ByteLength())));
+  });
+}
+
 Napi::Value js_parameters(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const NetworkDescription network = to_network(info[0]);
@@ -88,6 +123,9 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports["version"] = DRIVLM_VERSION;
   exports["system"] = Napi::Function::New(env, js_system, "system");
   exports["load"] = Napi::Function::New(env, ModelWrap::load, "load");
+  exports["openCache"] = Napi::Function::New(env, js_open_cache, "openCache");
+  exports["closeCache"] = Napi::Function::New(env, js_close_cache, "closeCache");
+  exports["largePages"] = Napi::Function::New(env, js_large_pages, "largePages");
   exports["cancelLoad"] = Napi::Function::New(env, ModelWrap::cancel_load, "cancelLoad");
   exports["train"] = Napi::Function::New(env, TrainerWrap::train, "train");
   exports["trainingPlan"] = Napi::Function::New(env, TrainerWrap::plan, "trainingPlan");

@@ -7,6 +7,7 @@
 
 #include "addon/engine_thread.h"
 #include "addon/napi_setup.h"
+#include "packed/packed_file.h"
 
 namespace drivlm {
 
@@ -33,11 +34,15 @@ class AddonData {
 
   std::map<int64_t, std::weak_ptr<EngineThread>> loads;  // by job number
 
+  std::map<int64_t, std::shared_ptr<PackedFile>> caches;  // opened ahead of a load, by the number that openCache gave
+  int64_t last_cache = 0;
+
  private:
   void shut_down() {
     for (const auto& thread : threads_) thread->stop();  // all of them at once, then wait
     for (const auto& thread : threads_) thread->join();
     threads_.clear();
+    caches.clear();
   }
 
   std::vector<std::shared_ptr<OwnedThread>> threads_;

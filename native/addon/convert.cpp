@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "addon/addon_data.h"
 #include "addon/fields.h"
 #include "addon/pictures.h"
 
@@ -210,6 +211,9 @@ EngineOptions to_engine_options(Napi::Value value) {
   if (fields.has("weightCache")) {
     const Fields place = fields.fields("weightCache");
     options.weight_cache = {place.string("file"), place.string("key")};
+    const auto& caches = value.Env().GetInstanceData<AddonData>()->caches;
+    if (const auto ahead = caches.find(place.integer_or("ahead", 0, 0, kMaxInteger)); ahead != caches.end())
+      options.weight_cache.ahead = ahead->second;
   }
   return options;
 }

@@ -145,66 +145,64 @@ class TemporaryFile {
 
 }  // namespace
 
-WeightCache::WeightCache(const WeightCachePlace& place) : place_(place) {
-  if (!on()) return;
-  if (place.key.size() != kKeyBytes) {
-    throw Error(Code::bad_argument, text("Expected %zu characters for the key of the weight cache, received %zu.",
-                                         kKeyBytes, place.key.size()));
-  }
+PackedFile::PackedFile(const std::string& path) {
   struct stat info;
-  if (::stat(place.file.c_str(), &info) != 0 && errno == ENOENT) return;
-  try {
-    auto file = std::make_shared<const MappedFile>(place.file, info.st_size);
-    reason_ = parse(*file);
-    if (reason_.empty()) mapped_ = std::move(file);
-  } catch (const Error& error) {
-    reason_ = error.what();
-  }
-  if (!mapped_) places_.clear();
+  const int64_t bytes = ::stat(path.c_str(), &info) == 0 ? info.st_size : 0;  // what is wrong is told by opening it
+  mapped_ = std::make_shared<const MappedFile>(path, bytes);
+  parse();
+  for (auto& [name, place] : places_) order_.push_back(&place);
+  std::sort(order_.begin(), order_.end(), [](const Place* a, const Place* b) { return a->bytes > b->bytes; });
 }
 
-// Fills places_; a sentence about what is wrong, empty when nothing is.
-std::string WeightCache::parse(const MappedFile& file) {
+PackedFile::~PackedFile() {
+  stop_check();
+  join();
+}
+
+void PackedFile::parse() {
+  const MappedFile& file = *mapped_;
+  const auto fail = [](const std::string& sentence) { throw Error(Code::bad_weights, sentence); };
   const std::string damaged = file.path() + " is damaged: ";
   const uint64_t file_bytes = file.bytes();
   Header header;
-  if (file_bytes < sizeof header) return damaged + "it ends within its header.";
-  std::memcpy(&header, file.data(), sizeof header);
-  if (header.magic != kMagic) return file.path() + " is no weight cache of this version.";
+  if (file_bytes < sizeof header) fail(damaged + "it ends within its header.");
+  file.read(0, &header, sizeof header);
+  if (header.magic != kMagic) fail(file.path() + " is no weight cache of this version.");
   if (header.file_bytes != file_bytes) {
-    return damaged + text("its header says %llu bytes, it has %llu.",
-                          static_cast<unsigned long long>(header.file_bytes),
-                          static_cast<unsigned long long>(file_bytes));
+    fail(damaged + text("its header says %llu bytes, it has %llu.", static_cast<unsigned long long>(header.file_bytes),
+                        static_cast<unsigned long long>(file_bytes)));
   }
   if (header.entries > kMaxEntries || file_bytes < directory_bytes(header.entries) + sizeof(Hash128)) {
-    return damaged + text("its header says %llu matrices.", static_cast<unsigned long long>(header.entries));
+    fail(damaged + text("its header says %llu matrices.", static_cast<unsigned long long>(header.entries)));
   }
+  // Read rather than looked at where it is mapped: the file may be cut meanwhile.
   const uint64_t directory = directory_bytes(header.entries);
+  std::vector<char> bytes(directory);
+  file.read(0, bytes.data(), directory);
   Hash128 checksum;
-  std::memcpy(&checksum, file.data() + directory, sizeof checksum);
-  if (checksum != hash_bytes(file.data(), directory)) return damaged + "the checksum of its header does not fit.";
-  if (std::memcmp(header.key, place_.key.data(), kKeyBytes) != 0) {
-    return file.path() + " was made from other files or for another version.";
-  }
+  file.read(directory, &checksum, sizeof checksum);
+  if (checksum != hash_bytes(bytes.data(), directory)) fail(damaged + "the checksum of its header does not fit.");
+  key_.assign(header.key, kKeyBytes);
   for (uint64_t i = 0; i < header.entries; ++i) {
     Entry entry;
-    std::memcpy(&entry, file.data() + sizeof header + i * sizeof entry, sizeof entry);
+    std::memcpy(&entry, bytes.data() + sizeof header + i * sizeof entry, sizeof entry);
     const size_t length = strnlen(entry.name, sizeof entry.name);
     if (length == sizeof entry.name || entry.offset % kAlignment != 0 || entry.offset < directory + sizeof checksum ||
         entry.offset > file_bytes || entry.bytes > file_bytes - entry.offset) {
-      return damaged + text("matrix %llu lies outside of it.", static_cast<unsigned long long>(i));
+      fail(damaged + text("matrix %llu lies outside of it.", static_cast<unsigned long long>(i)));
     }
     places_[{entry.name, length}] = {entry.form, entry.offset, entry.bytes, entry.checksum, {}};
   }
-  return "";
 }
 
-// Reads the bytes rather than mapping them: whoever computes with a page first maps it.
-bool WeightCache::right(const Place& place, std::vector<char>& piece) const {
+// Reads the bytes rather than mapping them: whoever computes with a page first maps it. Nothing where it was stopped.
+std::optional<bool> PackedFile::compare(const Place& place, std::vector<char>& piece,
+                                        const std::atomic<bool>* cancel) const {
   piece.resize(kReadBytes);
   Checksum sum;
   try {
     for (uint64_t at = 0; at < place.bytes; at += kReadBytes) {
+      if (cancel && (*cancel || stop_)) return {};
       const size_t bytes = std::min<uint64_t>(kReadBytes, place.bytes - at);
       mapped_->read(place.offset + at, piece.data(), bytes);
       sum.add(piece.data(), bytes);
@@ -215,39 +213,95 @@ bool WeightCache::right(const Place& place, std::vector<char>& piece) const {
   return sum.value() == place.checksum;
 }
 
-void WeightCache::check(int threads, const std::atomic<bool>& cancel) {
-  if (!mapped_) return;
-  std::vector<Place*> all;
-  for (auto& [name, place] : places_) all.push_back(&place);
-  std::sort(all.begin(), all.end(), [](const Place* a, const Place* b) { return a->bytes > b->bytes; });
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    std::vector<char> piece;
-    for (size_t i = next++; i < all.size() && !cancel; i = next++) all[i]->right = right(*all[i], piece);
-  };
-  std::vector<std::thread> others;
+void PackedFile::work(const std::atomic<bool>* cancel) {
+  std::vector<char> piece;
+  for (size_t i = next_++; i < order_.size() && !*cancel && !stop_; i = next_++)
+    order_[i]->right = compare(*order_[i], piece, cancel);
+}
+
+void PackedFile::add_threads(int threads) {
   try {
-    for (int i = 1; i < threads; ++i) others.emplace_back(work);
+    while (static_cast<int>(threads_.size()) < threads) threads_.emplace_back([this] { work(&stop_); });
   } catch (const std::system_error&) {  // no more threads: those there are do it
   }
-  work();
-  for (std::thread& other : others) other.join();
+}
+
+void PackedFile::begin_check(int threads) { add_threads(threads); }
+
+void PackedFile::stop_check() { stop_ = true; }
+
+void PackedFile::join() {
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+void PackedFile::check(int threads, const std::atomic<bool>& cancel) {
+  if (threads_.empty()) next_ = 0;
+  add_threads(threads - 1);
+  work(&cancel);
+  if (cancel) stop_check();
+  join();
   if (cancel) throw Error(Code::aborted, "Loading was aborted.");
 }
 
-std::unique_ptr<Memory> WeightCache::find(const std::string& name, const PackedForm& form, size_t bytes) {
-  if (!mapped_) return nullptr;
+const PackedFile::Place* PackedFile::find(const std::string& name) const {
   const auto found = places_.find(name);
-  const bool fits = found != places_.end() && found->second.form == form && found->second.bytes == bytes;
-  const char* data = fits ? mapped_->data() + found->second.offset : nullptr;
-  if (std::vector<char> piece; fits && !found->second.right) found->second.right = right(found->second, piece);
-  if (!fits || !found->second.right.value_or(false)) {
+  return found == places_.end() ? nullptr : &found->second;
+}
+
+bool PackedFile::right(const Place& place) const {
+  std::vector<char> piece;
+  return place.right ? *place.right : compare(place, piece, nullptr).value_or(false);
+}
+
+WeightCache::WeightCache(const WeightCachePlace& place) : place_(place) {
+  if (!on()) return;
+  if (place.key.size() != kKeyBytes) {
+    throw Error(Code::bad_argument, text("Expected %zu characters for the key of the weight cache, received %zu.",
+                                         kKeyBytes, place.key.size()));
+  }
+  // Another process may have replaced a file that was opened ahead: then the one that is there now counts.
+  if (place.ahead && place.ahead->key() == place.key) {
+    packed_ = place.ahead;
+    return;
+  }
+  if (place.ahead) place.ahead->stop_check();
+  struct stat info;
+  if (::stat(place.file.c_str(), &info) != 0 && errno == ENOENT) return;
+  try {
+    packed_ = std::make_shared<PackedFile>(place.file);
+    if (packed_->key() == place.key) return;
+    reason_ = place.file + " was made from other files or for another version.";
+  } catch (const Error& error) {
+    reason_ = error.what();
+  }
+  packed_ = nullptr;
+}
+
+void WeightCache::check(int threads, const std::atomic<bool>& cancel) {
+  if (!packed_) return;
+  packed_->check(threads, cancel);
+  // What was compared ahead may have been cut since: then its last byte cannot be read.
+  try {
+    char last;
+    packed_->mapped()->read(packed_->mapped()->bytes() - 1, &last, 1);
+  } catch (const Error& error) {
+    reason_ = error.what();
+    packed_ = nullptr;
+  }
+}
+
+std::unique_ptr<Memory> WeightCache::find(const std::string& name, const PackedForm& form, size_t bytes) {
+  if (!packed_) return nullptr;
+  const PackedFile::Place* place = packed_->find(name);
+  const bool fits = place && place->form == form && place->bytes == bytes;
+  if (!fits || !packed_->right(*place)) {
     reason_ =
         place_.file + " is damaged: " + name + (fits ? " is not what was written." : " is not in it as expected.");
     return nullptr;
   }
-  kept_.push_back({name, form, data, bytes, found->second.checksum, true, nullptr});
-  return std::make_unique<MappedBytes>(mapped_, found->second.offset, bytes);
+  kept_.push_back({name, form, packed_->mapped()->data() + place->offset, bytes, place->checksum, true, nullptr});
+  return std::make_unique<MappedBytes>(packed_->mapped(), place->offset, bytes);
 }
 
 void WeightCache::add(const std::string& name, const PackedForm& form, const void* data, size_t bytes,

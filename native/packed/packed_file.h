@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/hash.h"
@@ -28,10 +29,59 @@
 
 namespace drivlm {
 
+// A file of packed weights that is mapped, with a whole directory. Its matrices may be compared with their checksums before it is known
+// whether it is the right file.
+class PackedFile {
+ public:
+  static constexpr size_t kKeyBytes = 64;
+
+  struct Place {
+    PackedForm form;
+    uint64_t offset, bytes;
+    Hash128 checksum;
+    std::optional<bool> right;  // once compared: whether the bytes are what was written
+  };
+
+  // Throws BAD_WEIGHTS with a sentence about what is wrong.
+  explicit PackedFile(const std::string& path);
+  ~PackedFile();  // ends what begin_check() has begun
+
+  // What the file was made from.
+  const std::string& key() const { return key_; }
+  const std::shared_ptr<const MappedFile>& mapped() const { return mapped_; }
+
+  // Compares on `threads` threads, and returns.
+  void begin_check(int threads);
+  void stop_check();  // soon; waits for nobody
+  // Compares what is left, on up to `threads` threads with those that have begun. Throws ABORTED when `cancel` becomes true.
+  void check(int threads, const std::atomic<bool>& cancel);
+
+  // After check(), or without one. Null if there is no such matrix.
+  const Place* find(const std::string& name) const;
+  // Whether its bytes are what was written; compares them unless a check did.
+  bool right(const Place& place) const;
+
+ private:
+  void parse();
+  void work(const std::atomic<bool>* cancel);
+  void add_threads(int threads);
+  void join();
+  std::optional<bool> compare(const Place& place, std::vector<char>& piece, const std::atomic<bool>* cancel) const;
+
+  std::shared_ptr<const MappedFile> mapped_;
+  std::string key_;
+  std::map<std::string, Place> places_;
+  std::vector<Place*> order_;  // that of a check
+  std::atomic<size_t> next_{0};
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> threads_;
+};
+
 // Where packed weights are kept, and what they were made from.
 struct WeightCachePlace {
-  std::string file;  // empty: nowhere
-  std::string key;   // kKeyBytes characters; a file with another key is stale
+  std::string file;                             // empty: nowhere
+  std::string key;                              // kKeyBytes characters; a file with another key is stale
+  std::shared_ptr<PackedFile> ahead = nullptr;  // `file` as it was opened before the key was known, if it was
 };
 
 // What came of it.
@@ -43,7 +93,7 @@ struct WeightCacheReport {
 
 class WeightCache final : public PackedStore {
  public:
-  static constexpr size_t kKeyBytes = 64;
+  static constexpr size_t kKeyBytes = PackedFile::kKeyBytes;
 
   // Maps the file if there is one and its directory is whole. Throws BAD_ARGUMENT for a key of another length only.
   explicit WeightCache(const WeightCachePlace& place);
@@ -71,21 +121,10 @@ class WeightCache final : public PackedStore {
     bool found;
     std::shared_ptr<const void> owner;
   };
-  struct Place {
-    PackedForm form;
-    uint64_t offset, bytes;
-    Hash128 checksum;
-    std::optional<bool> right;  // once compared: whether the bytes are what was written
-  };
-
-  bool right(const Place& place, std::vector<char>& piece) const;
-
-  std::string parse(const MappedFile& file);
   void write(const std::atomic<bool>& cancel) const;
 
   const WeightCachePlace place_;
-  std::shared_ptr<const MappedFile> mapped_;
-  std::map<std::string, Place> places_;
+  std::shared_ptr<PackedFile> packed_;  // null: none that fits
   std::vector<Kept> kept_;
   std::string reason_;
 };

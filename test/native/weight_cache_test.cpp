@@ -202,6 +202,60 @@ TEST(weight_cache_checked_by_threads) {
   CHECK_ERROR(Code::aborted, cache.check(2, cancelled));
 }
 
+// Opened and compared before its key is known.
+TEST(weight_cache_checked_ahead) {
+  const Folder folder;
+  const std::string file = folder.file(), other(WeightCache::kKeyBytes, 'o');
+  const auto found_by = [&](const std::shared_ptr<PackedFile>& ahead, const std::string& key) {
+    WeightCache cache({file, key, ahead});
+    cache.check(2, kGoOn);
+    int64_t found = 0;
+    for (const Kept& one : matrices()) {
+      const auto memory = cache.find(one.name, one.form, one.bytes.size());
+      found += memory != nullptr;
+      CHECK(!memory || std::memcmp(memory->data, one.bytes.data(), one.bytes.size()) == 0);
+    }
+    return found;
+  };
+  const auto open = [&](int threads) {
+    auto ahead = std::make_shared<PackedFile>(file);
+    if (threads > 0) ahead->begin_check(threads);
+    return ahead;
+  };
+  CHECK_ERROR(Code::bad_weights, open(1));
+  load(file);
+  const std::vector<char> whole = read_file(file);
+  for (const int threads : {0, 1, 3}) {
+    CHECK_EQ(found_by(open(threads), kKey), 3);
+    CHECK_EQ(found_by(open(threads), other), 0);
+    const auto stopped = open(threads);
+    stopped->stop_check();
+    CHECK_EQ(found_by(stopped, kKey), 3);
+    open(threads);  // and closed again
+    // Replaced by another process before the load: what is there now is taken.
+    const auto stale = open(threads);
+    load(folder.file("next"), other);
+    fs::rename(folder.file("next"), file);
+    CHECK_EQ(found_by(stale, other), 3);
+    fs::remove(file);
+    write_file(file, whole);
+    // Damaged, or cut before or after it was compared.
+    std::vector<char> damaged = whole;
+    damaged.back() ^= 1;
+    write_file(file, damaged);
+    CHECK_EQ(found_by(open(threads), kKey), 2);
+    write_file(file, whole);
+    const auto cut = open(threads);
+    cut->check(1, kGoOn);
+    fs::resize_file(file, kDirectoryBytes + 100);
+    CHECK_EQ(found_by(cut, kKey), 0);
+    write_file(file, whole);
+  }
+  const std::atomic<bool> cancelled{true};
+  WeightCache cache({file, kKey, open(2)});
+  CHECK_ERROR(Code::aborted, cache.check(2, cancelled));
+}
+
 // Larger than what is read at a time, and of no even number of bytes.
 TEST(weight_cache_compares_in_pieces) {
   const Folder folder;

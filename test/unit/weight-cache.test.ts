@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   truncateSync,
@@ -60,6 +61,37 @@ describe.each(['bf16', 'int8', 'int4'] as const)('%s', (weights) => {
     expect(leftIn(dir)).toEqual([path.basename(file)])
   })
 })
+
+/** Open files of this process that are a cache. */
+const openCaches = () =>
+  readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`).endsWith('.cache')
+    } catch {
+      return false // closed meanwhile
+    }
+  }).length
+
+test.runIf(existsSync('/proc/self/fd'))(
+  'a cache that was opened while the folder was read is closed again',
+  async () => {
+    const dir = copy()
+    await loaded(dir)
+    const model = await loadModel(dir, cached)
+    expect(model.info.cache?.state).toBe('read')
+    expect(openCaches()).toBe(1) // its weights are mapped
+    await model.dispose()
+    expect(openCaches()).toBe(0)
+    const aborted = AbortSignal.timeout(1)
+    await loadModel(dir, { ...cached, signal: aborted }).then(
+      (model) => model.dispose(),
+      () => {},
+    )
+    writeFileSync(path.join(dir, 'config.json'), '{}')
+    await expect(loadModel(dir, cached)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' })
+    expect(openCaches()).toBe(0)
+  },
+)
 
 test('formats have files of their own, and activations share them', async () => {
   const dir = copy()

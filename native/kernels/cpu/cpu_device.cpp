@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/large_pages.h"
 #include "base/mapped_file.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/thread_pool.h"
@@ -14,7 +15,6 @@ namespace drivlm {
 
 namespace {
 
-constexpr size_t kLargePage = size_t{2} << 20;
 constexpr int64_t kPieceValues = 16 << 10;  // of a vector, read at a time
 constexpr size_t kVectorsBytes = 4 * kLargePage;
 
