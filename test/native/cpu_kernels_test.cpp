@@ -156,10 +156,19 @@ TEST(cpu_gemm_odd_shapes) {
 TEST(cpu_gemm_beside_others) {
   for_each_target([](const Target& target) {
     // The smallest weights make products that are subnormal.
-    const std::pair<WeightKind, float> kinds[] = {
-        {WeightKind::bf16, 0.3f}, {WeightKind::bf16, 1e-37f}, {WeightKind::f32, 0.3f}};
-    for (const auto& [kind, scale] : kinds) {
-      const int64_t most = 400, n = 70, k = 333;
+    struct Case {
+      WeightKind kind;
+      float scale;
+      int64_t k;
+      Epilogue after;
+    };
+    // The larger k are taken in blocks by some heights, and what is only stored goes from the registers by others.
+    const Case cases[] = {
+        {WeightKind::bf16, 0.3f, 333, Epilogue::gelu},   {WeightKind::bf16, 1e-37f, 333, Epilogue::gelu},
+        {WeightKind::f32, 0.3f, 333, Epilogue::gelu},    {WeightKind::bf16, 0.3f, 2301, Epilogue::gelu},
+        {WeightKind::bf16, 0.3f, 2301, Epilogue::store}, {WeightKind::f32, 0.3f, 1201, Epilogue::store}};
+    for (const auto& [kind, scale, k, after] : cases) {
+      const int64_t most = 400, n = 70;
       Random random(7);
       const auto x = exact(random.halves(most * k, 1));
       const auto w16 = random.halves(n * k, scale);
@@ -173,7 +182,7 @@ TEST(cpu_gemm_beside_others) {
         job.w = packed->data;
         job.kind = kind;
         job.m = m, job.n = n, job.k = k;
-        job.after = Epilogue::gelu;
+        job.after = after;
         job.out = out.data();
         job.out_stride = n;
         job.out_f32 = true;

@@ -1,8 +1,8 @@
 #include "kernels/cpu/gemm.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
+#include <atomic>
+#include <vector>
 
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/scratch.h"
@@ -16,6 +16,43 @@ constexpr int64_t kPackedBytes = 1 << 20;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Panels [next, end), side by side in memory. A line of the caches each, since every thread changes its own.
+struct alignas(64) Run {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
+// A thread's way through the runs of all: a quarter of what is left of its own at a time, then of those of others. So it reads on where it stopped and uses
+// what it fetched, packs x once, and who starts late or is held up is waited for as long as one panel takes.
+class Taken : public Panels {
+ public:
+  Taken(Run* runs, int64_t count, int64_t own) : runs_(runs), count_(count), own_(own) { ahead_ = find(); }
+
+  bool any() const { return ahead_.first < ahead_.end; }
+  PanelRange take() override {
+    const PanelRange range = ahead_;
+    ahead_ = {};
+    return range.first < range.end ? range : find();
+  }
+
+ private:
+  PanelRange find() {
+    for (; passed_ < count_; ++passed_) {
+      Run& run = runs_[(own_ + passed_) % count_];
+      for (int64_t first = run.next.load(std::memory_order_relaxed); first < run.end;) {
+        const int64_t end = first + ceil_div(run.end - first, 4);
+        if (run.next.compare_exchange_weak(first, end, std::memory_order_relaxed)) return {first, end};
+      }
+    }
+    return {};
+  }
+
+  Run* const runs_;
+  const int64_t count_, own_;
+  int64_t passed_ = 0;
+  PanelRange ahead_;
+};
+
 }  // namespace
 
 void gemm(const KernelTable& kernels, const GemmJob& job, Workers& workers) {
@@ -27,20 +64,28 @@ void gemm(const KernelTable& kernels, const GemmJob& job, Workers& workers) {
   const int64_t tile_bytes = tile_rows * (bytes ? 1 : in_tiles ? 2 : 4) * std::max<int64_t>(job.k, 1);
   const int64_t most_tiles = std::max<int64_t>(1, kPackedBytes / tile_bytes);
 
-  // Many rows: every thread has equal rows, in blocks whose packed x fits, over all panels. Few rows: shares of panels,
-  // so that each panel is read by one thread only; four shares a thread, so that a thread that starts late costs little.
+  // Many rows: every thread has equal rows, in blocks whose packed x fits, over all panels. Few rows: every thread has a run of the panels, so that each
+  // is read by one thread only.
   const bool by_rows = job.m >= 4 * tile_rows * threads;
   const int64_t tiles = ceil_div(ceil_div(job.m, tile_rows), by_rows ? threads : 1);  // of a thread
   const int64_t row_blocks = ceil_div(tiles, most_tiles) * (by_rows ? threads : 1);
-  int64_t panel_blocks = 1;
-  if (!by_rows && threads > 1)
-    panel_blocks = std::min(panels, threads * std::clamp<int64_t>(panels / (8 * threads), 1, 4));
-  const int64_t block_rows = ceil_div(job.m, row_blocks);
-  run(workers, row_blocks * panel_blocks, [&](int64_t task) {
-    const int64_t i = task % row_blocks, j = task / row_blocks;
+  const int64_t block_rows = ceil_div(job.m, row_blocks), lanes = by_rows ? 1 : std::min(panels, threads);
+  std::vector<Run> runs(lanes > 1 ? row_blocks * lanes : 0);  // one thread alone allocates nothing
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const int64_t lane = static_cast<int64_t>(i) % lanes;
+    runs[i].next.store(panels * lane / lanes, std::memory_order_relaxed);
+    runs[i].end = panels * (lane + 1) / lanes;
+  }
+  const auto multiply = [&](int64_t block, int64_t lane) {
+    Run all{0, panels};
+    Taken mine(lanes > 1 ? &runs[block * lanes] : &all, lanes, lane);
+    if (!mine.any()) return;  // before x is packed for nothing
     void* scratch = thread_scratch(kernels.gemm_scratch(block_rows, job.k));
-    kernels.gemm(job, job.m * i / row_blocks, job.m * (i + 1) / row_blocks, panels * j / panel_blocks,
-                 panels * (j + 1) / panel_blocks, scratch);
+    kernels.gemm(job, job.m * block / row_blocks, job.m * (block + 1) / row_blocks, mine, scratch);
+  };
+  run(workers, by_rows ? row_blocks : lanes, [&](int64_t task) {
+    if (by_rows) return multiply(task, 0);
+    for (int64_t block = 0; block < row_blocks; ++block) multiply(block, task);
   });
 }
 

@@ -5,7 +5,7 @@
 //           along k: two bf16, four int8 or one f32. So a vector load gives 16 output columns and a 32-bit
 //           broadcast of x meets them all. n and k are padded with zeros: a panel is unit_count(kind, k) * 128 bytes.
 // Gated     gate and up of a gated MLP share a panel: 16 rows of gate, then the same 16 rows of up.
-// Threads   gemm() cuts the product into equal tasks for `Workers`; a form itself runs on one thread.
+// Threads   gemm() deals rows or panels out to `Workers`; a form itself runs on one thread.
 #pragma once
 
 #include <cstddef>
@@ -88,14 +88,24 @@ void run(Workers& workers, int64_t tasks, const Body& body) {
   workers.run(tasks, [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
 }
 
+// Panels of a product that wait for the thread which asks: a range at a time, an empty one when there are none left.
+struct PanelRange {
+  int64_t first = 0, end = 0;
+};
+class Panels {
+ public:
+  virtual ~Panels() = default;
+  virtual PanelRange take() = 0;
+};
+
 // A target's part of its table: gemm_kernels.h.
 struct GemmKernels {
   int tile_rows;      // rows of the largest register tile
   bool bf16_pairs;    // multiplies bf16 two at a time, so that f32 values are worth rounding for it
   bool matrix_tiles;  // AMX: products of bf16 and of bytes go through tiles of kMatrixTileRows
 
-  // Rows [row0, row1) and panels [panel0, panel1) of a product. scratch: gemm_scratch bytes, 64-byte aligned.
-  void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch);
+  // Rows [row0, row1) and what `panels` gives of a product. scratch: gemm_scratch bytes, 64-byte aligned.
+  void (*gemm)(const GemmJob& job, int64_t row0, int64_t row1, Panels& panels, void* scratch);
   size_t (*gemm_scratch)(int64_t rows, int64_t k);
 
   // Panels of kind f32 or bf16, one after another, from rows of f32: value (i, p) at from[i * stride + p] or, by columns, at from[p * stride + i].

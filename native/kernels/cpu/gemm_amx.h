@@ -127,9 +127,17 @@ const char* whole_panel(const GemmJob& job, const char* packed, bool bytes, int6
   return space;
 }
 
+// body(panel) for every panel that the share gets.
+template <class Body>
+DRIVLM_INLINE void each_panel(cpu::Panels& panels, const Body& body) {
+  for (cpu::PanelRange range = panels.take(); range.first < range.end; range = panels.take()) {
+    for (int64_t panel = range.first; panel < range.end; ++panel) body(panel);
+  }
+}
+
 template <class Dot>
-void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t panel0, int64_t panel1, const char* x,
-                    int64_t steps, char* space, const float* scales, const float* shifts) {
+void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, cpu::Panels& panels, const char* x, int64_t steps,
+                    char* space, const float* scales, const float* shifts) {
   alignas(64) float sums[cpu::kMatrixTileRows * 32];
   constexpr bool kBytes = std::is_same_v<Dot, AmxBytes>;
   const Finish finish = finish_for(job);
@@ -138,7 +146,7 @@ void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t pane
   const int64_t ahead = (bytes + tiles * steps - 1) / (tiles * steps);
   S4AsBytes as_bytes;
   const TileScope scope(min_of(rows, 16));
-  for (int64_t panel = panel0; panel < panel1; ++panel) {
+  each_panel(panels, [&](int64_t panel) {
     const char* packed = static_cast<const char*>(job.w) + panel * bytes;
     const char* w = whole_panel(job, packed, kBytes, steps, space, as_bytes);
     const bool s8 = job.kind == WeightKind::s8;
@@ -155,7 +163,7 @@ void multiply_tiles(const GemmJob& job, int64_t row0, int64_t rows, int64_t pane
                                 : Rescale{false, nullptr, nullptr, w_scale, nullptr};
       finish(job, by, sums, row0 + first, height, panel);
     }
-  }
+  });
 }
 
 // ---- up to kFewRows rows of bf16 weights, without tiles ----
@@ -229,7 +237,7 @@ __attribute__((noinline)) void few_rows(float* sums, const char* w, const float*
   }
 }
 
-void multiply_few_rows(const GemmJob& job, int64_t row0, int64_t rows, int64_t panel0, int64_t panel1, float* x) {
+void multiply_few_rows(const GemmJob& job, int64_t row0, int64_t rows, cpu::Panels& panels, float* x) {
   constexpr void (*for_rows[])(float*, const char*, const float*, int64_t, int64_t) = {few_rows<1>, few_rows<2>,
                                                                                        few_rows<3>, few_rows<4>};
   static_assert(std::size(for_rows) == kFewRows);
@@ -241,7 +249,7 @@ void multiply_few_rows(const GemmJob& job, int64_t row0, int64_t rows, int64_t p
     widen_rows(x, static_cast<const uint16_t*>(job.x) + row0 * job.x_stride, job.x_stride, rows, job.k, steps);
   }
   const Finish finish = finish_for(job);
-  for (int64_t panel = panel0; panel < panel1; ++panel) {
+  each_panel(panels, [&](int64_t panel) {
     fetch_out(job, row0, rows, panel);
     {
       const SubnormalsAreZero mode;
@@ -249,10 +257,10 @@ void multiply_few_rows(const GemmJob& job, int64_t row0, int64_t rows, int64_t p
       for_rows[rows - 1](sums, w, x, units, steps);
     }
     finish(job, {}, sums, row0, rows, panel);
-  }
+  });
 }
 
-void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   const int64_t rows = row1 - row0, row_bytes = rounded_row(job.k);
   char* expanded = scratch + packed_x_bytes(rows, job.k);
   if ((job.kind == WeightKind::s8 || job.kind == WeightKind::s4) && job.x_int8) {
@@ -261,13 +269,13 @@ void multiply_in_tiles(const GemmJob& job, int64_t row0, int64_t row1, int64_t p
     float* scales = reinterpret_cast<float*>(bytes + aligned_bytes(row_bytes));
     float* shifts = scales + rows;
     pack_byte_tiles(scratch, job, row0, rows, steps, bytes, scales, shifts);
-    return multiply_tiles<AmxBytes>(job, row0, rows, panel0, panel1, scratch, steps, expanded, scales, shifts);
+    return multiply_tiles<AmxBytes>(job, row0, rows, panels, scratch, steps, expanded, scales, shifts);
   }
   if (job.kind == WeightKind::bf16 && rows <= kFewRows && !job.x_by_columns)
-    return multiply_few_rows(job, row0, rows, panel0, panel1, reinterpret_cast<float*>(scratch));
+    return multiply_few_rows(job, row0, rows, panels, reinterpret_cast<float*>(scratch));
   const int64_t steps = (job.k + 31) / 32;
   pack_tiles(scratch, job, row0, rows, steps);
-  multiply_tiles<AmxPairs>(job, row0, rows, panel0, panel1, scratch, steps, expanded, nullptr, nullptr);
+  multiply_tiles<AmxPairs>(job, row0, rows, panels, scratch, steps, expanded, nullptr, nullptr);
 }
 
 }  // namespace

@@ -105,12 +105,12 @@ size_t gemm_scratch(int64_t rows, int64_t k) {
 //                                                         `step` bytes from `next` on are to be fetched a unit, of
 //                                                         `units`
 template <class Expand, class RunTile>
-DRIVLM_INLINE void over_panels(const GemmJob& job, int64_t row0, int64_t rows, int64_t tiles, int64_t panel0,
-                               int64_t panel1, int64_t units, const Expand& expand, const RunTile& run_tile) {
+DRIVLM_INLINE void over_range(const GemmJob& job, int64_t row0, int64_t rows, int64_t tiles, cpu::PanelRange range,
+                              int64_t units, const Expand& expand, const RunTile& run_tile) {
   alignas(64) float sums[kTileRows * 32];
   const Finish finish = finish_for(job);
   const int64_t bytes = cpu::panel_bytes(job.kind, job.k), step = (bytes + tiles * units - 1) / (tiles * units);
-  for (int64_t panel = panel0; panel < panel1; ++panel) {
+  for (int64_t panel = range.first; panel < range.end; ++panel) {
     const char* packed = static_cast<const char*>(job.w) + panel * bytes;
     const char* w = expand(packed);
     for (int64_t t = 0; t < tiles; ++t) {
@@ -120,6 +120,44 @@ DRIVLM_INLINE void over_panels(const GemmJob& job, int64_t row0, int64_t rows, i
       fetch_out(job, row0 + first, height, panel);
       const Rescale by = run_tile(first, height, w, panel, next, step, sums);
       finish(job, by, sums, row0 + first, height, panel);
+    }
+  }
+}
+
+// The same for every panel that the share gets.
+template <class Expand, class RunTile>
+DRIVLM_INLINE void over_panels(const GemmJob& job, int64_t row0, int64_t rows, int64_t tiles, cpu::Panels& panels,
+                               int64_t units, const Expand& expand, const RunTile& run_tile) {
+  for (cpu::PanelRange range = panels.take(); range.first < range.end; range = panels.take())
+    over_range(job, row0, rows, tiles, range, units, expand, run_tile);
+}
+
+// Where k is large, a panel, the one after it and x fill L2. A few tiles take such a panel in blocks instead: each stays in L1 for all of them while the next is
+// fetched, and sums go on from block to block, the same in the same order. docs/decisions/0051 has what it brings.
+constexpr int64_t kDeepUnits = 1024, kBlockUnits = 160, kFewTiles = 8;
+
+template <class Dot>
+void over_deep_range(const GemmJob& job, int64_t row0, int64_t rows, int64_t tiles, cpu::PanelRange range,
+                     int64_t units, const uint32_t* x) {
+  alignas(64) float sums[kFewTiles][kTileRows * 32];
+  const Finish finish = finish_for(job);
+  const int64_t blocks = (units + kBlockUnits - 1) / kBlockUnits, step = (cpu::kUnitBytes + tiles - 1) / tiles;
+  for (int64_t panel = range.first; panel < range.end; ++panel) {
+    const char* w = static_cast<const char*>(job.w) + panel * units * cpu::kUnitBytes;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t from = units * b / blocks, count = units * (b + 1) / blocks - from;
+      const char* block = w + from * cpu::kUnitBytes;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+        if (b + 1 == blocks) fetch_out(job, row0 + first, height, panel);
+        const uint32_t* words = x + (first * units + from * height) * Dot::kWords;
+        tile_for<Dot>(height)(sums[t], 32, block, reinterpret_cast<const float*>(words), count,
+                              block + count * cpu::kUnitBytes + count * step * t, step, b > 0);
+      }
+    }
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
+      finish(job, {}, sums[t], row0 + first, height, panel);
     }
   }
 }
@@ -135,42 +173,47 @@ using Near = std::conditional_t<std::is_same_v<Dot, F32Fma>, F32Near, std::condi
 
 // bf16 and f32 weights.
 template <class Dot>
-void multiply(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, uint32_t* x) {
+void multiply(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, uint32_t* x) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(job.kind, job.k), words = units * Dot::kWords;
   pack_share<Dot>(x, job, row0, rows, tiles, words);
-  // Whole panels of training's products go where they belong from the registers.
-  if constexpr (!std::is_void_v<Near<Dot>>) {
-    if (stores_sums(job)) {
-      const int64_t whole = max_of(panel0, min_of(panel1, job.n / 32)), bytes = cpu::panel_bytes(job.kind, job.k);
-      const int64_t step = (bytes + tiles * units - 1) / (tiles * units);
-      for (int64_t panel = panel0; panel < whole; ++panel) {
-        const char* w = static_cast<const char*>(job.w) + panel * bytes;
-        const Storing how{job.bias ? job.bias + panel * 32 : nullptr, job.after == Epilogue::add};
+  if (tiles > 1 && tiles <= kFewTiles && units > kDeepUnits) {
+    for (cpu::PanelRange range = panels.take(); range.first < range.end; range = panels.take())
+      over_deep_range<Dot>(job, row0, rows, tiles, range, units, x);
+    return;
+  }
+  const bool storing = !std::is_void_v<Near<Dot>> && stores_sums(job);
+  const int64_t bytes = cpu::panel_bytes(job.kind, job.k), step = (bytes + tiles * units - 1) / (tiles * units);
+  for (cpu::PanelRange range = panels.take(); range.first < range.end; range = panels.take()) {
+    // Whole panels whose sums are only stored or added go where they belong from the registers.
+    if constexpr (!std::is_void_v<Near<Dot>>) {
+      for (; storing && range.first < min_of(range.end, job.n / 32); ++range.first) {
+        const char* w = static_cast<const char*>(job.w) + range.first * bytes;
+        const Storing how{job.bias ? job.bias + range.first * 32 : nullptr, job.after == Epilogue::add};
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
           const char* next = w + (tiles == 1 ? kStreamAhead : bytes + bytes * t / tiles);
-          float* out = static_cast<float*>(job.out) + (row0 + first) * job.out_stride + panel * 32;
+          float* out = static_cast<float*>(job.out) + (row0 + first) * job.out_stride + range.first * 32;
           final_tile_for<Near<Dot>>(height)(out, job.out_stride, w, reinterpret_cast<const float*>(x + first * words),
                                             units, next, step, how);
         }
       }
-      panel0 = whole;
     }
+    over_range(
+        job, row0, rows, tiles, range, units, [](const char* w) { return w; },
+        [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t each, float* sums) {
+          tile_for<Dot>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next, each,
+                                false);
+          return Rescale{};
+        });
   }
-  over_panels(
-      job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
-      [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t step, float* sums) {
-        tile_for<Dot>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next, step);
-        return Rescale{};
-      });
 }
 
 // ---- weights in 8 and 4 bits ----
 
 // Few rows of x against the weights as they are: gemm_stream.h.
-void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch);
-void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch);
+void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch);
+void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch);
 
 #if !defined(__AMX_BF16__)
 // What many rows of x meet in an expanded panel.
@@ -179,26 +222,27 @@ constexpr int64_t kExpandTiles = 8;  // tiles that make it worth while for bf16 
 
 // Many rows of x as they are: each panel is expanded once, then meets every tile.
 template <class Format>
-void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+void multiply_expanded(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(kExpanded, job.k), words = units * Expanded::kWords;
   uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
   char* expanded = scratch + packed_x_bytes(rows, job.k);
   pack_share<Expanded>(x, job, row0, rows, tiles, words);
   over_panels(
-      job, row0, rows, tiles, panel0, panel1, units,
+      job, row0, rows, tiles, panels, units,
       [&](const char* w) {
         Format::expand(expanded, w, job.k);
         return static_cast<const char*>(expanded);
       },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
-        tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next, step);
+        tile_for<Expanded>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * words), units, next, step,
+                                   false);
         return Rescale{false, nullptr, nullptr, Format::row_scale(job, panel), nullptr};
       });
 }
 
 // Many rows of x in 8 bits against s8, or s4 expanded to it; both widened to 16 bits where no instruction multiplies bytes.
-void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(WeightKind::s8, job.k) * (kWidensBytes ? 2 : 1), row_bytes = rounded_row(job.k);
   uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
@@ -219,7 +263,7 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
   char* expanded = scratch + packed_x_bytes(rows, job.k);
   S4AsBytes as_bytes;
   over_panels(
-      job, row0, rows, tiles, panel0, panel1, units,
+      job, row0, rows, tiles, panels, units,
       [&](const char* w) {
         if (from_s4) {
           as_bytes.expand(expanded, w, job.k);
@@ -229,43 +273,43 @@ void multiply_int8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel
         return from_s4 || kWidensBytes ? static_cast<const char*>(expanded) : w;
       },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
-        tile_for<ByteDots>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next, step);
+        tile_for<ByteDots>(height)(sums, 32, w, reinterpret_cast<const float*>(x + first * units), units, next, step,
+                                   false);
         const float* scale = from_s4 ? as_bytes.scale : job.w_scale + panel * 32;
         return Rescale{true, scales + first, shifts + first, scale, from_s4 ? as_bytes.sum : job.w_sum + panel * 32};
       });
 }
 
 // Many rows of quantised weights, any number of the others.
-void multiply_whole(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* space) {
+void multiply_whole(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* space) {
   switch (job.kind) {
     case WeightKind::bf16:
       if (!Bf16Dots::kPairs && row1 - row0 > (kExpandTiles - 1) * kTileRows)
-        return multiply_expanded<Bf16>(job, row0, row1, panel0, panel1, space);
-      return multiply<Bf16Dots>(job, row0, row1, panel0, panel1, reinterpret_cast<uint32_t*>(space));
-    case WeightKind::f32: return multiply<F32Fma>(job, row0, row1, panel0, panel1, reinterpret_cast<uint32_t*>(space));
+        return multiply_expanded<Bf16>(job, row0, row1, panels, space);
+      return multiply<Bf16Dots>(job, row0, row1, panels, reinterpret_cast<uint32_t*>(space));
+    case WeightKind::f32: return multiply<F32Fma>(job, row0, row1, panels, reinterpret_cast<uint32_t*>(space));
     case WeightKind::s8:
-      if (job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
-      return multiply_expanded<S8Rows>(job, row0, row1, panel0, panel1, space);
+      if (job.x_int8) return multiply_int8(job, row0, row1, panels, space);
+      return multiply_expanded<S8Rows>(job, row0, row1, panels, space);
     case WeightKind::s4:
-      if (job.x_int8) return multiply_int8(job, row0, row1, panel0, panel1, space);
-      return multiply_expanded<S4Groups>(job, row0, row1, panel0, panel1, space);
+      if (job.x_int8) return multiply_int8(job, row0, row1, panels, space);
+      return multiply_expanded<S4Groups>(job, row0, row1, panels, space);
   }
 }
 #endif
 
 // Few rows of x meet quantised weights as they are, more of them an expanded panel or, in 8 bits, bytes.
-void gemm(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, void* scratch) {
+void gemm(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, void* scratch) {
   char* space = static_cast<char*>(scratch);
   if (job.m <= cpu::kStreamRows) {
-    if (job.kind == WeightKind::s8) return stream_s8(job, row0, row1, panel0, panel1, space);
-    if (job.kind == WeightKind::s4) return stream_s4(job, row0, row1, panel0, panel1, space);
+    if (job.kind == WeightKind::s8) return stream_s8(job, row0, row1, panels, space);
+    if (job.kind == WeightKind::s4) return stream_s4(job, row0, row1, panels, space);
   }
 #if defined(__AMX_BF16__)
-  if (job.kind == WeightKind::f32)
-    return multiply<F32Fma>(job, row0, row1, panel0, panel1, static_cast<uint32_t*>(scratch));
-  multiply_in_tiles(job, row0, row1, panel0, panel1, space);
+  if (job.kind == WeightKind::f32) return multiply<F32Fma>(job, row0, row1, panels, static_cast<uint32_t*>(scratch));
+  multiply_in_tiles(job, row0, row1, panels, space);
 #else
-  multiply_whole(job, row0, row1, panel0, panel1, space);
+  multiply_whole(job, row0, row1, panels, space);
 #endif
 }
 

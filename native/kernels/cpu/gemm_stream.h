@@ -45,7 +45,7 @@ DRIVLM_INLINE void pack_halves(uint32_t* out, int64_t height, const int16_t* q, 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__ARM_FEATURE_DOTPROD)
 constexpr int kHalvesRows = kTileRows / 2;
 
-void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   constexpr int kBias = kSignedBytes ? 0 : 128;  // of x in bytes
   constexpr Bytes kFours = {1, 3,  5,  7,  0, 2,  4,  6,
                             9, 11, 13, 15, 8, 10, 12, 14};  // of a unit the high halves, then the low ones
@@ -63,10 +63,10 @@ void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
   }
   alignas(64) float parts[kTileRows * 32];
   over_panels(
-      job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
+      job, row0, rows, tiles, panels, units, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
         const float* from = reinterpret_cast<const float*>(x + 2 * first * units);
-        tile_for<U8S8>(2 * height)(parts, 32, w, from, units, next, step);
+        tile_for<U8S8>(2 * height)(parts, 32, w, from, units, next, step, false);
         for (int64_t j = 0; j < 32; j += kWidth) {
           const I bias = reinterpret_cast<I>(load_bits(job.w_sum + panel * 32 + j)) * kBias;
           for (int64_t r = 0; r < height; ++r) {
@@ -80,7 +80,7 @@ void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
 }
 #else
 // Sums are exact in 32 bits for kExactUnits.
-void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(WeightKind::s8, job.k), words = units * S16S8::kWords;
   int16_t* x = reinterpret_cast<int16_t*>(scratch);
@@ -101,12 +101,12 @@ void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
   }
   alignas(64) float part[kTileRows * 32];
   over_panels(
-      job, row0, rows, tiles, panel0, panel1, units, [](const char* w) { return w; },
+      job, row0, rows, tiles, panels, units, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t panel, const char* next, int64_t step, float* sums) {
         const float* from = reinterpret_cast<const float*>(x) + first * words;
         for (int64_t u = 0; u < units; u += S16S8::kExactUnits) {
           tile_for<S16S8>(height)(part, 32, w + u * 128, from + u * S16S8::kWords * height,
-                                  min_of(S16S8::kExactUnits, units - u), next + u * step, step);
+                                  min_of(S16S8::kExactUnits, units - u), next + u * step, step, false);
           for (int64_t i = 0; i < height * 32; i += kWidth) {
             const F exact = __builtin_convertvector(reinterpret_cast<I>(load(part + i)), F);
             store(sums + i, u == 0 ? exact : load(sums + i) + exact);
@@ -187,7 +187,7 @@ void group_tile(float* __restrict__ c, const char* __restrict__ w, const float* 
   memcpy(c, total, sizeof total);
 }
 
-void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, char* scratch) {
+void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   constexpr int64_t kDepth = cpu::kGroupDepth;
   using GroupTile = void (*)(float*, const char*, const float*, const int32_t*, int64_t, const char*, int64_t);
   static constexpr GroupTile kHeights[] = {
@@ -219,7 +219,7 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, int64_t panel0, i
     }
   }
   over_panels(
-      job, row0, rows, tiles, panel0, panel1, groups, [](const char* w) { return w; },
+      job, row0, rows, tiles, panels, groups, [](const char* w) { return w; },
       [&](int64_t first, int64_t height, const char* w, int64_t, const char* next, int64_t step, float* sums) {
         kHeights[height - 1](sums, w, reinterpret_cast<const float*>(x + first * words), offsets + first * groups,
                              groups, next, step);

@@ -342,6 +342,15 @@ DRIVLM_INLINE void clear_sums(F (&sum)[kRows][2]) {
 }
 
 template <int kRows>
+DRIVLM_INLINE void load_sums(F (&sum)[kRows][2], const float* c, int64_t c_stride) {
+  DRIVLM_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    sum[r][0] = load(c + r * c_stride);
+    sum[r][1] = load(c + r * c_stride + 16);
+  }
+}
+
+template <int kRows>
 DRIVLM_INLINE void store_sums(float* c, int64_t c_stride, const F (&sum)[kRows][2]) {
   DRIVLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
@@ -420,15 +429,21 @@ void final_tile(float* __restrict__ c, int64_t c_stride, const char* __restrict_
   }
 }
 
-// c: rows of c_stride floats (int32 bits for the integer dots).
+// c: rows of c_stride floats (int32 bits for the integer dots). more: c has the sums of the units before, which go on.
 template <class Dot, int kRows>
 void tile(float* __restrict__ c, int64_t c_stride, const char* __restrict__ w, const float* __restrict__ x,
-          int64_t units, const char* next, int64_t next_step) {
+          int64_t units, const char* next, int64_t next_step, bool more) {
   constexpr int kPasses = passes_at_once(kRows);
   for (int first = 0; first < 16; first += kPasses * kWidth) {
     F sum[kPasses][kRows][2];
     DRIVLM_UNROLL
-    for (int p = 0; p < kPasses; ++p) clear_sums(sum[p]);
+    for (int p = 0; p < kPasses; ++p) {
+      if (more) {
+        load_sums(sum[p], c + first + p * kWidth, c_stride);
+      } else {
+        clear_sums(sum[p]);
+      }
+    }
     add_units<Dot, 1, kRows>(sum, w + first * 4, x, units, next, next_step);
     DRIVLM_UNROLL
     for (int p = 0; p < kPasses; ++p) store_sums(c + first + p * kWidth, c_stride, sum[p]);
@@ -475,7 +490,7 @@ void piece_tile(float* __restrict__ c, int64_t c_stride, const Piece* pieces, in
   }
 }
 
-using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t);
+using Tile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t, bool);
 using FinalTile = void (*)(float*, int64_t, const char*, const float*, int64_t, const char*, int64_t, const Storing&);
 using ScoreTile = void (*)(float*, const char*, int64_t, const float*, int64_t, int64_t);
 using PieceTile = void (*)(float*, int64_t, const Piece*, int64_t, int64_t, const float*, const char*);
