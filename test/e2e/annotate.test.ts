@@ -192,9 +192,13 @@ async function stopAt(
   args: readonly string[],
 ): Promise<number | null> {
   const child = spawn(process.execPath, commandOf(out, args), { stdio: 'ignore' })
+  // The command makes the file and removes it again to see whether it can be written, so it may go between two looks.
   const lines = () => {
-    const journal = at(`${out}.journal`)
-    return existsSync(journal) ? readFileSync(journal, 'utf8').split('\n').length - 2 : -1
+    try {
+      return readFileSync(at(`${out}.journal`), 'utf8').split('\n').length - 2
+    } catch {
+      return -1
+    }
   }
   const timer = setInterval(() => {
     if (lines() < moments) return
