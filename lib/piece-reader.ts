@@ -28,6 +28,7 @@ class PieceQueue {
   #failure: { error: unknown } | undefined
 
   readonly write: WritePiece = (text, index) => {
+    if (this.#ended) return // the reader left
     this.#unread.set(index, (this.#unread.get(index) ?? '') + text)
     const reader = this.#readers.shift()
     if (reader !== undefined) reader.resolve(this.#take()!)
@@ -38,6 +39,12 @@ class PieceQueue {
     this.#ended = true
     this.#failure = this.leaving.signal.aborted ? undefined : failure
     for (const reader of this.#readers.splice(0)) this.#settle(reader)
+  }
+
+  /** Asks the work for an early end. Who waits for a piece is told the end at once: the work may take a while to stop. */
+  leave(): void {
+    this.leaving.abort()
+    this.end()
   }
 
   read(): Promise<Read> {
@@ -98,7 +105,7 @@ export class PieceReader<Result> {
     this.#left = true
     // Else the registry would hold the reason of the abort, whose stack holds whoever left, and so the reader for ever.
     dropped.unregister(this)
-    this.#queue.leaving.abort()
+    this.#queue.leave()
     await this.#result?.catch(() => undefined)
   }
 

@@ -51,13 +51,18 @@ describe.each(kinds)('%s', (_, make, textOf) => {
     expect(text).toMatch(/sunny|clear|day|rain|dusk|\w+/i)
   })
 
-  test('what waits for a piece when the reader leaves is told of the end', async () => {
+  test('what waits for a piece when the reader leaves is told of the end at once', async () => {
     const reader = make()
     const waiting = [reader.next(), reader.next(), reader.next()]
-    await reader.return()
+    const told: string[] = []
+    const left = reader.return().then(() => told.push('left'))
     const reads = await Promise.all(waiting)
-    expect(reads.at(-1)).toEqual({ done: true, value: undefined })
-    expect(await reader.next()).toEqual({ done: true, value: undefined })
+    told.push('read')
+    await left
+    const end = { done: true, value: undefined }
+    expect(reads).toEqual([end, end, end])
+    expect(told).toEqual(['read', 'left'])
+    expect(await reader.next()).toEqual(end)
   })
 })
 
