@@ -199,6 +199,49 @@ TEST(cpu_gemm_beside_others) {
   });
 }
 
+// Threads that are late or gone: others multiply their rows too, each panel once, and values are the same, bit for bit.
+TEST(cpu_gemm_helps_with_rows) {
+  class InTurn : public Workers {
+   public:
+    InTurn(int threads, int64_t first) : threads_(threads), first_(first) {}
+    int count() const override { return threads_; }
+    void run(int64_t tasks, void (*body)(const void*, int64_t), const void* context) override {
+      for (int64_t i = 0; i < tasks; ++i) body(context, (first_ + i) % tasks);
+    }
+
+   private:
+    int threads_;
+    int64_t first_;
+  };
+  for_each_target([](const Target& target) {
+    const int64_t m = 420, n = 550, k = 40;
+    Random random(11);
+    const auto x = exact(random.halves(m * k, 1)), before = exact(random.halves(m * n, 1));
+    const auto packed = pack(WeightKind::bf16, random.halves(n * k, 0.3f).data(), n, k);
+    const auto product = [&](Workers& workers) {
+      std::vector<uint16_t> out(before.get(), before.get() + m * n);
+      GemmJob job;
+      job.x = x.get();
+      job.x_stride = k;
+      job.w = packed->data;
+      job.m = m, job.n = n, job.k = k;
+      job.after = Epilogue::add;  // a panel that is multiplied twice is added twice
+      job.out = out.data();
+      job.out_stride = n;
+      gemm(*target.kernels, job, workers);
+      return out;
+    };
+    InTurn alone(1, 0);
+    const auto expected = product(alone);
+    for (int64_t first = 0; first < 3; ++first) {
+      InTurn one_does_all(3, first);
+      CHECK(product(one_does_all) == expected);
+      TestWorkers threads(3);
+      CHECK(product(threads) == expected);
+    }
+  });
+}
+
 TEST(cpu_gemm_epilogues) {
   for_each_target([](const Target& target) {
     for (const WeightKind kind : {WeightKind::bf16, WeightKind::f32}) {
