@@ -14,7 +14,7 @@ namespace {
 // Packed x of one task; leaves room in 2 MiB of L2 for a panel and the one after it.
 constexpr int64_t kPackedBytes = 1 << 20;
 
-// Panels that a thread takes at a time where each meets many rows: a few hundred microseconds of work.
+// Panels that a thread takes at most at a time where each meets many rows, so that others find some left to help with.
 constexpr int64_t kTogether = 4;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
