@@ -435,7 +435,7 @@ TEST(cpu_attention_int8_append) {
     for (int64_t dim = 16; dim <= 128; dim += 16) {
       const KvLayout layout{1, 1, dim, 32, true};
       const Aligned block(static_cast<size_t>(layout.page_bytes()));
-      const char* bytes = static_cast<const char*>(block.data);
+      const int8_t* bytes = static_cast<const int8_t*>(block.data);
       constexpr int64_t kTokens = 5;
       const auto keys = exact(Random(static_cast<uint32_t>(dim)).halves(kTokens * dim, 3)),
                  values = exact(Random(static_cast<uint32_t>(dim + 1)).halves(kTokens * dim, 1));

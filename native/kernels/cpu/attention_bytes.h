@@ -1,8 +1,11 @@
-// Attention of many query vectors over a range of tokens with both products in bytes, one thread. For targets whose vpdpbusd takes 64 bytes, under
-// `activations: 'int8'` (docs/decisions/0049).
+// Attention of many query vectors over a range of tokens with both products in bytes, one thread. For targets with an instruction that multiplies four
+// bytes at once (VNNI, NEON's dot product), under `activations: 'int8'` (docs/decisions/0049, 0055).
 //
 //   scores[r, t] = (Hq[r] . Hk[t]) * q_scale[r] * k_scale[t]          bytes of Hq and Hk, a scale a token and head
 //   out[r, :]    = sum_t (w[r, t] * v[t, :]) * w_step[r] / sum p      w of p * v_scale[t] in 0..255, v in -127..127
+//
+// One side of a product of bytes has no sign on x86: there 128 is added to keys, and the offset of a query takes it away. On NEON both sides have one: 128 is
+// taken from w, and a block's sums of v bring it back.
 //
 // H         A Hadamard transform of every query and key, which leaves their products as they are and spreads what stands out in a few dimensions over
 //           all of them: one scale does for the vector. A cache in 8 bits has its keys spread already, and queries that meet it come so too (packed/formats.h):
@@ -24,15 +27,22 @@ constexpr int64_t kBlockTokens = 64;
 constexpr int64_t kQueryLanes = 32;   // of a panel of queries
 constexpr int64_t kKeptTokens = 512;  // in bytes at a time
 constexpr int64_t kKeptPanels = 33;   // of queries that meet them: a tile's 1,025 positions
-constexpr int kByteRows = 13;         // of a tile of scores: 5 for a block
-constexpr int kWeightRows = 11;       // of a tile of sums: 3 for a panel
+
+// Rows of a tile of scores, and of one of sums: tiles of a block's 64 and of a panel's 32 are of nearly equal height.
+constexpr int kByteRows = kWidth == 16 ? 13 : kTileRows;
+constexpr int kWeightRows = kTileRows < 11 ? kTileRows : 11;
+
+constexpr uint32_t kHigh = 0x80808080u;                     // of four bytes
+constexpr uint32_t kKeyFlip = kSignedBytes ? 0 : kHigh;     // adds 128 to each
+constexpr uint32_t kWeightFlip = kSignedBytes ? kHigh : 0;  // takes 128 from each
 
 struct ByteBlock {
-  alignas(64) uint32_t keys[kMaxHeadDim / 4 * kBlockTokens];           // [dim / 4][64], 128 added to each byte
+  alignas(64) uint32_t keys[kMaxHeadDim / 4 * kBlockTokens];           // [dim / 4][64], kKeyFlip in each word
   alignas(64) char values[kMaxHeadDim / 32 * kBlockTokens / 4 * 128];  // [dim / 32][64 / 4][32] words of four tokens
   alignas(64) float key_scales[kBlockTokens];
   alignas(64) float value_scales[kBlockTokens];
-  alignas(64) float most[kBlockTokens];  // the largest of value_scales up to each token
+  alignas(64) float most[kBlockTokens];   // the largest of value_scales up to each token
+  alignas(64) float raised[kMaxHeadDim];  // int32 bits: what kWeightFlip takes from the sums of a dimension
 };
 
 struct QueryPanel {
@@ -49,16 +59,16 @@ struct QueryPanel {
 struct ByteScratch {
   ByteBlock blocks[kKeptTokens / kBlockTokens];
   QueryPanel panels[kKeptPanels];
-  alignas(64) float wide[kMaxHeadDim * kWidth];          // [dim][16 tokens or queries]
+  alignas(64) float wide[kMaxHeadDim * kWidth];          // [dim][kWidth tokens or queries]
   alignas(64) float scores[kBlockTokens * kQueryLanes];  // [64][32]
   alignas(64) uint32_t weights[kBlockTokens / 4 * kQueryLanes];
   alignas(64) float by[kQueryLanes];
   alignas(64) float part_by[kQueryLanes];
   alignas(64) uint16_t together[kWidth * kMaxHeadDim];
-  alignas(64) uint32_t pairs[kWidth * kMaxHeadDim / 2];
+  alignas(64) uint32_t pairs[kWidth * kMaxHeadDim / 2 + 4];
 };
 
-// The transform of each column of v [dim][16] in parts as long as the largest power of two in dim, which it returns: products grow by it.
+// The transform of each column of v [dim][kWidth] in parts as long as the largest power of two in dim, which it returns: products grow by it.
 int64_t hadamard(float* v, int64_t dim) {
   const int64_t length = dim & -dim;
   int64_t step = 1;
@@ -92,9 +102,25 @@ DRIVLM_INLINE U word_of(I a, I b, I c, I d) {
 }
 
 DRIVLM_INLINE F from_integers(F bits) { return __builtin_convertvector(reinterpret_cast<I>(bits), F); }
-DRIVLM_INLINE I nearest(F v) { return reinterpret_cast<I>(_mm512_cvtps_epi32(v)); }
+DRIVLM_INLINE I nearest(F v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<I>(_mm512_cvtps_epi32(v));
+#elif defined(__AVX2__)
+  return reinterpret_cast<I>(_mm256_cvtps_epi32(v));
+#else
+  return reinterpret_cast<I>(vcvtnq_s32_f32(v));
+#endif
+}
 
-// Columns of v [dim][16], transformed unless they come `spread`, in bytes: a word of four each, `stride` words after the one before. Returns the scale of
+// The first n of kWidth words, the others 0. Reads no byte beyond.
+DRIVLM_INLINE U first_words(const void* p, int64_t n) {
+  if (n >= kWidth) return load_bits(p);
+  uint32_t words[kWidth] = {};
+  memcpy(words, p, static_cast<size_t>(max_of(n, 0)) * 4);
+  return load_bits(words);
+}
+
+// Columns of v [dim][kWidth], transformed unless they come `spread`, in bytes: a word of four each, `stride` words after the one before. Returns the scale of
 // each, and in `sum` its bytes' sum.
 F round_columns(uint32_t* out, int64_t stride, uint32_t flip, float* v, int64_t dim, bool spread, I& sum) {
   const int64_t length = spread ? 1 : hadamard(v, dim);
@@ -112,43 +138,38 @@ F round_columns(uint32_t* out, int64_t stride, uint32_t flip, float* v, int64_t 
   return top * (1.0f / 127) * splat(__builtin_sqrtf(1.0f / static_cast<float>(length)));
 }
 
-// `count` rows of bf16, at most 16, as columns of v [dim][16], the others 0.
+// The first kWidth of `count` rows of bf16 as columns of v [dim][kWidth]; columns that have no row are 0.
 void widen_rows_to_columns(ByteScratch& s, const uint16_t* rows, int64_t stride, int64_t count, int64_t dim) {
-  const __mmask16 there = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
-  pack_rows<RawWords>(s.pairs, reinterpret_cast<const char*>(rows), stride * 2, min_of(count, 16), dim * 2, kWidth);
+  if (count > 0)
+    pack_rows<RawWords>(s.pairs, reinterpret_cast<const char*>(rows), stride * 2, min_of(count, kWidth), dim * 2,
+                        kWidth);
   for (int64_t u = 0; u < dim / 2; ++u) {
-    const U pair = reinterpret_cast<U>(_mm512_maskz_loadu_epi32(there, s.pairs + u * kWidth));
+    const U pair = first_words(s.pairs + u * kWidth, count);
     store(s.wide + 2 * u * kWidth, reinterpret_cast<F>(pair << 16));
     store(s.wide + (2 * u + 1) * kWidth, reinterpret_cast<F>(pair & 0xffff0000u));
   }
 }
 
-// Sixteen keys from token `inside` of a block of a cache in bf16 on, of which `count` are there, as columns of v [dim][16].
+// kWidth keys from token `inside` of a block of a cache in bf16 on, of which `count` are there, as columns of v [dim][kWidth].
 DRIVLM_INLINE void widen_keys(float* v, const KvLayout& layout, const char* block, int64_t inside, int64_t count) {
-  const __mmask16 there = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
   const char* w = block + inside / 32 * layout.key_panel_bytes() + inside % 32 * 4;
   for (int64_t d = 0; d < layout.head_dim; w += cpu::kUnitBytes) {
-    const U word = reinterpret_cast<U>(_mm512_maskz_loadu_epi32(there, w));
+    const U word = first_words(w, count);
     store(v + d++ * kWidth, reinterpret_cast<F>(word << 16));
     store(v + d++ * kWidth, reinterpret_cast<F>(word & 0xffff0000u));
   }
 }
 
 // A word of four values of a cache in 8 bits in their order: there it is 0, 2, 1 and 3.
-DRIVLM_INLINE U in_order(U word) {
-  const __m512i order = _mm512_set4_epi32(0x0f0d0e0c, 0x0b090a08, 0x07050604, 0x03010200);
-  return reinterpret_cast<U>(_mm512_shuffle_epi8(reinterpret_cast<__m512i>(word), order));
-}
+DRIVLM_INLINE U in_order(U word) { return (word & 0xff0000ffu) | ((word & 0xff00u) << 8) | ((word >> 8) & 0xff00u); }
 
-// The same of a cache in 8 bits, as they are, 128 added: words of four, kBlockTokens apart. Returns their scales.
+// The same of a cache in 8 bits, as they are but for kKeyFlip: words of four, kBlockTokens apart. Returns their scales.
 DRIVLM_INLINE F take_keys(uint32_t* out, const KvLayout& layout, const char* block, int64_t inside, int64_t count) {
-  const __mmask16 there = static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
   const char* w = block + inside / 32 * layout.key_panel_bytes() + inside % 32 * 4;
   for (int64_t d = 0; d < layout.head_dim; d += 4, w += cpu::kUnitBytes, out += kBlockTokens) {
-    const U word = reinterpret_cast<U>(_mm512_maskz_loadu_epi32(there, w));
-    store_bits(out, in_order(word) ^ splat_bits(0x80808080u));
+    store_bits(out, in_order(first_words(w, count)) ^ splat_bits(kKeyFlip));
   }
-  return _mm512_maskz_loadu_ps(there, block + layout.scales_offset() + inside * 4);
+  return reinterpret_cast<F>(first_words(block + layout.scales_offset() + inside * 4, count));
 }
 
 constexpr int64_t kValuePanel = kBlockTokens / 4 * 128;  // bytes of 32 dimensions of a block
@@ -210,7 +231,7 @@ void convert_block(ByteBlock& to, ByteScratch& s, const AttendJob& job, int64_t 
       widen_rows_to_columns(s, job.keys + (token + t) * job.stride, job.stride, count - t, dim);
     }
     I sum;
-    store(to.key_scales + t, round_columns(to.keys + t, kBlockTokens, 0x80808080u, s.wide, dim, false, sum));
+    store(to.key_scales + t, round_columns(to.keys + t, kBlockTokens, kKeyFlip, s.wide, dim, false, sum));
   }
   for (int64_t t = 0; t < count; t += 4) {
     char* out = to.values + t / 4 * 128;
@@ -225,6 +246,12 @@ void convert_block(ByteBlock& to, ByteScratch& s, const AttendJob& job, int64_t 
         return i < there ? to_f32(load_half(rows + i * job.stride + d)) : F{};
       });
     }
+  }
+  for (int64_t d = 0; kSignedBytes && d < dim; d += kWidth) {
+    F sum = F{};
+    for (int64_t t = 0; t < count; t += 4)
+      sum = dot4(sum, splat_bits(0x01010101u), load_bits(to.values + d / 32 * kValuePanel + t / 4 * 128 + d % 32 * 4));
+    store_bits(to.raised + d, reinterpret_cast<U>(sum) << 7);
   }
   float most = 0;
   for (int64_t t = 0; t < count; ++t) to.most[t] = most = max_of(most, to.value_scales[t]);
@@ -252,12 +279,15 @@ void round_queries(QueryPanel& to, ByteScratch& s, const AttendJob& job, const A
         round_columns(reinterpret_cast<uint32_t*>(to.q) + lane, kQueryLanes, 0, s.wide, dim, job.layout.int8, sum);
     // Not 0, so that what is hidden stays far below a query of zeros.
     store(to.factor + lane, max(scale * (job.scale * 1.44269504f), splat(1e-30f)));
-    store(to.offset + lane, reinterpret_cast<F>(sum * -128));
+    store(to.offset + lane, kSignedBytes ? F{} : reinterpret_cast<F>(sum * -128));
     store(to.top + lane, splat(kLowest));
     store(to.weight + lane, F{});
   }
   for (int64_t i = 0; i < kQueryLanes * dim; i += kWidth) store(to.total + i, F{});
 }
+
+// Of 32 queries, the largest score of each so far.
+using Tops = F[kQueryLanes / kWidth];
 
 // `units` of w times kRows words of x, `kStep` further for each. The sums are held in their registers at the end: g++ 12 would keep the integers that
 // are added up apart from the floats made of them afterwards, and spill both.
@@ -266,63 +296,76 @@ DRIVLM_INLINE void add_words(F (&sum)[kRows][2], const char* w, const uint32_t* 
   for (int64_t u = 0; u < units; ++u, w += 128, x += kStep)
     U8S8::step<kRows, 1, 0>(sum, w, reinterpret_cast<const float*>(x));
   DRIVLM_UNROLL
-  for (int r = 0; r < kRows; ++r) asm("" : "+v"(sum[r][0]), "+v"(sum[r][1]));
+  for (int r = 0; r < kRows; ++r) asm("" : DRIVLM_IN_REGISTER(sum[r][0]), DRIVLM_IN_REGISTER(sum[r][1]));
 }
 
 // Scores of kRows tokens in f32, still to be multiplied by what the queries have for a factor, and their largest.
 template <int kRows>
 __attribute__((noinline)) void score_rows(float* scores, const QueryPanel& of, const uint32_t* keys, int64_t units,
-                                          const float* key_scales, F (&top)[2]) {
-  F sum[kRows][2];
-  DRIVLM_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    sum[r][0] = load(of.offset);
-    sum[r][1] = load(of.offset + kWidth);
+                                          const float* key_scales, Tops& top) {
+  for (int lane = 0; lane < 16; lane += kWidth) {
+    F sum[kRows][2];
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] = load(of.offset + lane);
+      sum[r][1] = load(of.offset + lane + 16);
+    }
+    add_words<kBlockTokens>(sum, of.q + lane * 4, keys, units);
+    F top0 = top[lane / kWidth], top1 = top[(lane + 16) / kWidth];
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const F first = from_integers(sum[r][0]) * key_scales[r], second = from_integers(sum[r][1]) * key_scales[r];
+      store(scores + r * kQueryLanes + lane, first);
+      store(scores + r * kQueryLanes + lane + 16, second);
+      top0 = max(top0, first);
+      top1 = max(top1, second);
+    }
+    top[lane / kWidth] = top0;
+    top[(lane + 16) / kWidth] = top1;
   }
-  add_words<kBlockTokens>(sum, of.q, keys, units);
-  F top0 = top[0], top1 = top[1];
-  DRIVLM_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    const F first = from_integers(sum[r][0]) * key_scales[r], second = from_integers(sum[r][1]) * key_scales[r];
-    store(scores + r * kQueryLanes, first);
-    store(scores + r * kQueryLanes + kWidth, second);
-    top0 = max(top0, first);
-    top1 = max(top1, second);
-  }
-  top[0] = top0;
-  top[1] = top1;
 }
 
 // total [kRows, 32 or 16] = total * by + part_by * (weights * values).
 template <int kRows>
 __attribute__((noinline)) void add_values(float* total, int64_t dim, bool whole, const char* values,
-                                          const uint32_t* weights, int64_t units, const float* by,
+                                          const float* raised, const uint32_t* weights, int64_t units, const float* by,
                                           const float* part_by) {
-  F sum[kRows][2];
-  clear_sums(sum);
-  add_words<kQueryLanes>(sum, values, weights, units);
-  DRIVLM_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    float* to = total + r * dim;
-    store(to, load(to) * by[r] + from_integers(sum[r][0]) * part_by[r]);
-    if (whole) store(to + kWidth, load(to + kWidth) * by[r] + from_integers(sum[r][1]) * part_by[r]);
+  for (int lane = 0; lane < 16; lane += kWidth) {
+    F sum[kRows][2];
+    clear_sums(sum);
+    if constexpr (kSignedBytes) {
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][0] = load(raised + lane);
+        sum[r][1] = load(raised + lane + 16);
+      }
+    }
+    add_words<kQueryLanes>(sum, values + lane * 4, weights, units);
+    DRIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      float* to = total + r * dim + lane;
+      store(to, load(to) * by[r] + from_integers(sum[r][0]) * part_by[r]);
+      if (whole) store(to + 16, load(to + 16) * by[r] + from_integers(sum[r][1]) * part_by[r]);
+    }
   }
 }
 
 template <int kRows>
 DRIVLM_INLINE void score_rows_of(int64_t rows, float* scores, const QueryPanel& of, const uint32_t* keys, int64_t units,
-                                 const float* key_scales, F (&top)[2]) {
+                                 const float* key_scales, Tops& top) {
   if (rows == kRows) return score_rows<kRows>(scores, of, keys, units, key_scales, top);
   if constexpr (kRows > 1) score_rows_of<kRows - 1>(rows, scores, of, keys, units, key_scales, top);
 }
 template <int kRows>
 DRIVLM_INLINE void add_values_of(int64_t rows, float* total, int64_t dim, bool whole, const char* values,
-                                 const uint32_t* weights, int64_t units, const float* by, const float* part_by) {
-  if (rows == kRows) return add_values<kRows>(total, dim, whole, values, weights, units, by, part_by);
-  if constexpr (kRows > 1) add_values_of<kRows - 1>(rows, total, dim, whole, values, weights, units, by, part_by);
+                                 const float* raised, const uint32_t* weights, int64_t units, const float* by,
+                                 const float* part_by) {
+  if (rows == kRows) return add_values<kRows>(total, dim, whole, values, raised, weights, units, by, part_by);
+  if constexpr (kRows > 1)
+    add_values_of<kRows - 1>(rows, total, dim, whole, values, raised, weights, units, by, part_by);
 }
 
-// Scores of a block to weights in bytes, of 16 queries from `lane` on. kHides: a query may see only some of the tokens, seen[lane] of them.
+// Scores of a block to weights in bytes, of kWidth queries from `lane` on. kHides: a query may see only some of the tokens, seen[lane] of them.
 template <bool kHides>
 DRIVLM_INLINE void soften_block(QueryPanel& to, int64_t lane, const ByteBlock& block, ByteScratch& s, F top, I seen,
                                 int64_t count) {
@@ -349,7 +392,8 @@ DRIVLM_INLINE void soften_block(QueryPanel& to, int64_t lane, const ByteBlock& b
       sum += p;
       byte[j] = nearest(p * (kHides ? step * block.value_scales[t + j] : splat(steps[t + j])));
     }
-    store_bits(s.weights + t / 4 * kQueryLanes + lane, word_of(byte[0], byte[1], byte[2], byte[3]));
+    const U word = word_of(byte[0], byte[1], byte[2], byte[3]);
+    store_bits(s.weights + t / 4 * kQueryLanes + lane, word ^ splat_bits(kWeightFlip));
   }
   const F old = load(to.top + lane), now = max(old, largest);
   const F by = exp2(old - now), part_by = exp2(largest - now);
@@ -362,21 +406,22 @@ DRIVLM_INLINE void soften_block(QueryPanel& to, int64_t lane, const ByteBlock& b
 // `count` tokens from `token` on, in bytes in `block`, to the totals of a panel of `queries` queries.
 void attend_block(QueryPanel& to, int64_t queries, const ByteBlock& block, ByteScratch& s, int64_t dim, int64_t token,
                   int64_t count) {
-  F top[2] = {splat(kLowest), splat(kLowest)};
+  Tops top;
+  for (F& each : top) each = splat(kLowest);
   const int64_t tiles = (count + kByteRows - 1) / kByteRows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = count * t / tiles;
     score_rows_of<kByteRows>(count * (t + 1) / tiles - first, s.scores + first * kQueryLanes, to, block.keys + first,
                              dim / 4, block.key_scales + first, top);
   }
-  for (int64_t i = 0; i < 2; ++i) {
-    const int64_t lane = i * kWidth;
+  for (int64_t lane = 0; lane < kQueryLanes; lane += kWidth) {
+    const F largest = top[lane / kWidth];
     if (to.fewest < token + count || count % 4 != 0) {
       const I seen = reinterpret_cast<I>(load_bits(to.visible + lane)) - static_cast<int32_t>(token);
       const I there = seen < static_cast<int32_t>(count) ? seen : I{} + static_cast<int32_t>(count);
-      soften_block<true>(to, lane, block, s, top[i], there, count);
+      soften_block<true>(to, lane, block, s, largest, there, count);
     } else {
-      soften_block<false>(to, lane, block, s, top[i], I{}, count);
+      soften_block<false>(to, lane, block, s, largest, I{}, count);
     }
   }
   const int64_t parts = (queries + kWeightRows - 1) / kWeightRows;
@@ -384,8 +429,8 @@ void attend_block(QueryPanel& to, int64_t queries, const ByteBlock& block, ByteS
     for (int64_t p = 0; p < parts; ++p) {
       const int64_t first = queries * p / parts;
       add_values_of<kWeightRows>(queries * (p + 1) / parts - first, to.total + first * dim + d, dim, dim - d >= 32,
-                                 block.values + d / 32 * kValuePanel, s.weights + first, (count + 3) / 4, s.by + first,
-                                 s.part_by + first);
+                                 block.values + d / 32 * kValuePanel, block.raised + d, s.weights + first,
+                                 (count + 3) / 4, s.by + first, s.part_by + first);
     }
   }
 }

@@ -509,16 +509,16 @@ void append(char* block, const KvLayout& layout, const uint16_t* keys, const uin
   }
 }
 
-// Both products in integers: of 16 bits on x86's targets of 8 lanes (attention_integers.h, docs/decisions/0044), in bytes on those of 16
-// (attention_bytes.h, docs/decisions/0049) but for the one that has AMX.
-#if defined(__AVX2__) && !defined(__AMX_BF16__)
-void attend_in_integers(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
-size_t integers_scratch();
-constexpr cpu::IntegerForm kIntegers = kWidth == 16 ? cpu::IntegerForm::bytes : cpu::IntegerForm::shorts;
-#else
+// Both products in integers: in bytes where an instruction multiplies four of them at once (attention_bytes.h, docs/decisions/0049), of 16 bits on AVX2 without
+// (attention_integers.h, docs/decisions/0044). AMX has neither.
+#if defined(__AMX_BF16__) || !(defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD))
 constexpr decltype(cpu::AttentionKernels::attend_in_integers) attend_in_integers = nullptr;
 constexpr decltype(cpu::AttentionKernels::integers_scratch) integers_scratch = nullptr;
 constexpr cpu::IntegerForm kIntegers = cpu::IntegerForm::none;
+#else
+void attend_in_integers(const AttendJob& job, const AttendRow* rows, int64_t count, int64_t tokens, void* scratch);
+size_t integers_scratch();
+constexpr cpu::IntegerForm kIntegers = kWidensBytes ? cpu::IntegerForm::shorts : cpu::IntegerForm::bytes;
 #endif
 
 constexpr cpu::AttentionKernels kAttention = {.attend = attend,

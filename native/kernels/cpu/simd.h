@@ -25,6 +25,13 @@
 #define DRIVLM_INLINE inline __attribute__((always_inline))
 #define DRIVLM_UNROLL _Pragma("GCC unroll 32")
 
+// An operand of an empty asm: the compiler has the vector in a register there.
+#if defined(__ARM_NEON)
+#define DRIVLM_IN_REGISTER(v) "+w"(v)
+#else
+#define DRIVLM_IN_REGISTER(v) "+v"(v)
+#endif
+
 namespace drivlm::DRIVLM_CPU_TARGET {
 namespace {
 

@@ -63,6 +63,8 @@ DRIVLM_INLINE void each_lane(const F* four, const Use& use, std::integer_sequenc
 }
 #endif
 
+typedef float UnalignedPair __attribute__((vector_size(8), aligned(4), may_alias));
+
 // sum[r] += w * x[r] of kRows words of x, kRowStep apart.
 template <int kRows, int kRowStep>
 DRIVLM_INLINE void add_products(F (&sum)[kRows][2], F w0, F w1, const float* x) {
@@ -93,6 +95,22 @@ struct Bf16Fma {
   static constexpr bool kPairs = false;  // x words are f32, one a step
   template <int kRows, int kRowStep, int kDepthStep>
   DRIVLM_INLINE static void step(F (&sum)[kRows][2], const char* w, const float* x) {
+#if defined(__ARM_NEON)
+    if constexpr (kRowStep > 1) {
+      // Both words of a row come with one load, a lane each. The asm keeps the compiler from loading them apart, and those of many rows at once, for which it
+      // lacks registers.
+      static_assert(kDepthStep == 1);
+      const F even0 = even_values(w), even1 = even_values(w + 64), odd0 = odd_values(w), odd1 = odd_values(w + 64);
+      DRIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        float32x2_t two = *reinterpret_cast<const UnalignedPair*>(x + r * kRowStep);
+        asm volatile("" : "+w"(two)::"memory");
+        sum[r][0] = vfmaq_lane_f32(vfmaq_lane_f32(sum[r][0], even0, two, 0), odd0, two, 1);
+        sum[r][1] = vfmaq_lane_f32(vfmaq_lane_f32(sum[r][1], even1, two, 0), odd1, two, 1);
+      }
+      return;
+    }
+#endif
     add_products<kRows, kRowStep>(sum, even_values(w), even_values(w + 64), x);
     add_products<kRows, kRowStep>(sum, odd_values(w), odd_values(w + 64), x + kDepthStep);
   }
