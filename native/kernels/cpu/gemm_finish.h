@@ -25,26 +25,34 @@ struct Rescale {
 
 // kWidth columns of a tile's sums as values, row by row. Of integers what the zero point adds, a number of the row times one of the column, is taken off
 // in f32: sums are rounded to 2^-24 of themselves before, which is far below what rounding x to 8 bits costs.
+template <bool kIntegers>
 class Column {
  public:
   DRIVLM_INLINE Column(const Rescale& by, const float* sums, int64_t j, F bias = F{})
-      : by_(by),
-        sums_(sums + j),
+      : sums_(sums + j),
+        row_scale_(by.row_scale ? by.row_scale : &kOne),
+        row_step_(by.row_scale ? 1 : 0),
+        row_shift_(by.row_shift),
         bias_(bias),
-        scale_(by.column_scale ? load(by.column_scale + j) : splat(1.0f)),
-        sum_(by.column_sum ? __builtin_convertvector(reinterpret_cast<I>(load_bits(by.column_sum + j)), F) * scale_
-                           : F{}) {}
+        scale_(by.column_scale ? load(by.column_scale + j) : splat(1.0f)) {
+    if constexpr (kIntegers)
+      sum_ = __builtin_convertvector(reinterpret_cast<I>(load_bits(by.column_sum + j)), F) * scale_;
+  }
   DRIVLM_INLINE F at(int64_t r) const {
-    F value = load(sums_ + r * 32);
-    if (by_.integers) value = __builtin_convertvector(reinterpret_cast<I>(value), F);
-    const F base = by_.integers ? sum_ * by_.row_shift[r] + bias_ : bias_;
-    return value * (by_.row_scale ? scale_ * by_.row_scale[r] : scale_) + base;
+    const F value = load(sums_ + r * 32), scale = scale_ * row_scale_[r * row_step_];
+    if constexpr (kIntegers)
+      return __builtin_convertvector(reinterpret_cast<I>(value), F) * scale + (sum_ * row_shift_[r] + bias_);
+    return value * scale + bias_;
   }
 
  private:
-  const Rescale by_;
-  const float* sums_;
-  const F bias_, scale_, sum_;
+  static constexpr float kOne = 1;
+  const float* const sums_;
+  const float* const row_scale_;  // every row_step_, so that one does for all rows where none have a scale
+  const int64_t row_step_;
+  const float* const row_shift_;
+  const F bias_, scale_;
+  F sum_;
 };
 
 template <Epilogue kAfter, class Out>
@@ -62,34 +70,52 @@ using GeluForBytes = GeluInPieces;
 using GeluForBytes = CoarseGelu;
 #endif
 
-// sums: [rows, 32] of rows row0 + r and columns of `panel`. kForBytes: what the next product rounds to 8 bits.
-template <Epilogue kAfter, class Out, bool kForBytes = false>
-void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
-  const int64_t column0 = panel * 32;
+// kWhole: all columns of the panel are there.
+template <Epilogue kAfter, class Out, bool kForBytes, bool kIntegers, bool kWhole>
+DRIVLM_INLINE void finish_columns(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows,
+                                  int64_t panel) {
+  const int64_t stride = job.out_stride, column0 = panel * (kAfter == Epilogue::gated ? 16 : 32);
+  Out* const place = static_cast<Out*>(job.out) + row0 * stride + column0;
   if constexpr (kAfter == Epilogue::gated) {
-    const int64_t columns = min_of(16, job.n / 2 - panel * 16);
+    const int64_t columns = kWhole ? 16 : job.n / 2 - column0;
     for (int64_t j = 0; j < columns; j += kWidth) {
-      const Column gate(by, sums, j), up(by, sums, j + 16);
-      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + panel * 16 + j;
-      for (int64_t r = 0; r < rows; ++r, out += job.out_stride)
-        store_first(out, activate<Epilogue::gated, Out>(gate.at(r)) * up.at(r), columns - j);
+      const Column<kIntegers> gate(by, sums, j), up(by, sums, j + 16);
+      Out* out = place + j;
+      for (int64_t r = 0; r < rows; ++r, out += stride)
+        store_first(out, activate<Epilogue::gated, Out>(gate.at(r)) * up.at(r), kWhole ? kWidth : columns - j);
     }
   } else {
     static const std::conditional_t<kForBytes, GeluForBytes, CoarseGelu> kept;  // no table for what needs none
     const auto gelu_for_bytes = kept;
-    const int64_t columns = min_of(32, job.n - column0);
+    const int64_t columns = kWhole ? 32 : job.n - column0;
     for (int64_t j = 0; j < columns; j += kWidth) {
-      const int64_t left = columns - j;
-      const Column values(by, sums, j, job.bias ? load_first(job.bias + column0 + j, left) : F{});
+      const int64_t left = kWhole ? kWidth : columns - j;
+      const Column<kIntegers> values(by, sums, j, job.bias ? load_first(job.bias + column0 + j, left) : F{});
       const F scale = kAfter == Epilogue::add && job.scale ? load_first(job.scale + column0 + j, left) : splat(1.0f);
-      Out* out = static_cast<Out*>(job.out) + row0 * job.out_stride + column0 + j;
-      for (int64_t r = 0; r < rows; ++r, out += job.out_stride) {
+      Out* out = place + j;
+      for (int64_t r = 0; r < rows; ++r, out += stride) {
         F v = values.at(r);
         if constexpr (kAfter == Epilogue::gelu) v = kForBytes ? gelu_for_bytes(v) : activate<Epilogue::gelu, Out>(v);
         if constexpr (kAfter == Epilogue::add) v = load_first(out, left) + scale * v;
         store_first(out, v, left);
       }
     }
+  }
+}
+
+// sums: [rows, 32] of rows row0 + r and columns of `panel`. kForBytes: what the next product rounds to 8 bits.
+template <Epilogue kAfter, class Out, bool kForBytes = false>
+void finish(const GemmJob& job, const Rescale& by, const float* sums, int64_t row0, int64_t rows, int64_t panel) {
+  const auto columns = [&](auto integers, auto whole) __attribute__((always_inline)) {
+    finish_columns<kAfter, Out, kForBytes, decltype(integers)::value, decltype(whole)::value>(job, by, sums, row0, rows,
+                                                                                              panel);
+  };
+  using std::false_type, std::true_type;
+  const bool whole = job.n - panel * 32 >= 32;
+  if (by.integers) {
+    whole ? columns(true_type{}, true_type{}) : columns(true_type{}, false_type{});
+  } else {
+    whole ? columns(false_type{}, true_type{}) : columns(false_type{}, false_type{});
   }
 }
 
