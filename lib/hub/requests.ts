@@ -101,12 +101,44 @@ function asNetworkError(error: unknown, url: URL, signal: AbortSignal | undefine
   if (signal?.aborted) return abortError(signal)
   if (error instanceof HubError) return error
   const cause = (error as { cause?: { code?: unknown; message?: unknown } } | null)?.cause
-  const why = cause?.code ?? cause?.message ?? (error as Error)?.message ?? error
+  const why = String(cause?.code ?? cause?.message ?? (error as Error)?.message ?? error)
+  const refused = adviceOf(cause, url)
+  if (refused !== undefined) {
+    return new RefusedError('network', `${url.host} cannot be reached (${why}). ${refused}`, { cause: error })
+  }
   const proxy =
     process.env.HTTPS_PROXY || process.env.https_proxy
       ? " Node's fetch takes no notice of HTTPS_PROXY unless NODE_USE_ENV_PROXY=1 is set (Node 24 and later)."
       : ''
-  return new HubError('network', `${url.host} cannot be reached (${String(why)}).${proxy}`, { cause: error })
+  return new HubError('network', `${url.host} cannot be reached (${why}).${proxy}`, { cause: error })
+}
+
+/** A request that will be refused again. */
+class RefusedError extends HubError {
+  override get retryable(): boolean {
+    return false
+  }
+}
+
+/** What to do about a failure that does not pass by itself; undefined for one that may. */
+function adviceOf(cause: { code?: unknown; message?: unknown } | undefined, url: URL): string | undefined {
+  if (cause?.message === 'bad port') {
+    return `Node's fetch refuses port ${url.port}, as browsers do; the server has to listen on another one.`
+  }
+  const code = typeof cause?.code === 'string' ? cause.code : ''
+  if (code === 'CERT_HAS_EXPIRED') {
+    return "Its certificate has expired, or this machine's clock is ahead; check the clock first, then tell whoever runs the server."
+  }
+  if (code === 'CERT_NOT_YET_VALID') {
+    return "Its certificate is not valid yet, or this machine's clock is behind; check the clock first, then tell whoever runs the server."
+  }
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') {
+    return 'Its certificate is for another name; use the name that it was made for, or check what answers in its place.'
+  }
+  if (/CERT|UNABLE_TO_(GET|VERIFY)/.test(code)) {
+    return "Node does not trust its certificate. If it is your company's or your own, set NODE_EXTRA_CA_CERTS to the PEM file of the authority that signed it."
+  }
+  return undefined
 }
 
 /** Reads a body piece by piece; gives up when none comes for `idleMs`. */

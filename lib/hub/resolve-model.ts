@@ -43,7 +43,8 @@ export async function resolveModel(
   try {
     return await pull(settings, await planPull(settings, name, signal), { signal, onProgress })
   } catch (error) {
-    if (!whole || !(error instanceof HubError) || !error.retryable) throw error
+    const unreachable = error instanceof HubError && (error.reason === 'network' || error.reason === 'busy')
+    if (!whole || !unreachable) throw error
     const commit = `commit ${snapshot.commit.slice(0, 12)}, which is in the cache,`
     process.emitWarning(`${given}: ${error.message} It is ${commit} that is used.`, 'DrivlmWarning')
     return snapshot.dir

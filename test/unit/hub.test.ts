@@ -450,6 +450,8 @@ describe('pull', () => {
     await new Promise((resolve) => setImmediate(resolve))
     process.off('warning', listen)
     expect(warnings.map(String)).toEqual([expect.stringMatching(/cannot be reached.*commit 0123456789ab/)])
+    const refused = { ...settings, endpoint: new URL('http://127.0.0.1:6666') } // a port that fetch refuses, for good
+    expect(await resolveModel(refused, 'org/model', { download: true })).toBe(snapshot())
     rmSync(cacheDir, { recursive: true })
     expect(await hubError(resolveModel(settings, 'org/model', { download: true }))).toMatchObject({ reason: 'network' })
     server = await new HubServer({}).start()
