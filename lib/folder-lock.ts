@@ -5,14 +5,14 @@
 
 import { randomUUID } from 'node:crypto'
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
-import { type FileHandle, link, mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
+import { type FileHandle, link, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { threadId } from 'node:worker_threads'
 import { ModelError } from './errors.ts'
 import { abortError } from './options.ts'
-import { cannotWrite } from './whole-file.ts'
+import { cannotWrite, makeFolder } from './whole-file.ts'
 
 interface Owner {
   pid: number
@@ -44,7 +44,7 @@ export async function lockFolder(folder: string): Promise<() => Promise<void>> {
     place: ' there',
   }
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolder(folder)
     return await held(lock)
   } catch (error) {
     if (error instanceof ModelError) throw error

@@ -1,5 +1,5 @@
 /** Files and folders that are there whole or not at all: written beside their place, brought to the disk, and renamed. */
-import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from './errors.ts'
 
@@ -59,6 +59,29 @@ export async function syncFolder(folder: string): Promise<void> {
     await handle?.sync().catch(() => undefined)
   } finally {
     await handle?.close()
+  }
+}
+
+/**
+ * Makes a folder and those above it, where they are not there. Node's own `recursive` tries for ever where a folder is there and nothing can
+ * be made in it: below an automounter, in /proc, in one that was removed.
+ */
+export async function makeFolder(folder: string): Promise<void> {
+  const make = async (): Promise<void> => {
+    try {
+      await mkdir(folder)
+    } catch (error) {
+      const found = await stat(folder).catch(() => undefined)
+      if (!found?.isDirectory()) throw error
+    }
+  }
+  try {
+    await make()
+  } catch (error) {
+    const above = path.dirname(folder)
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || above === folder) throw error
+    await makeFolder(above)
+    await make()
   }
 }
 

@@ -1,6 +1,6 @@
 /** `drivlm adapt`: trains a checkpoint on a domain, and keeps a log and a report of it. */
 import { existsSync } from 'node:fs'
-import { cp, mkdir, readFile, rename, rm } from 'node:fs/promises'
+import { cp, readFile, rename, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { readCheckpoint } from '../checkpoint/load-checkpoint.ts'
@@ -21,7 +21,7 @@ import {
 import { refuseWhatCannotFit } from '../train/plan.ts'
 import { type ReportedList, type ReportedStep, trainingReportHtml } from '../train/report/html.ts'
 import { changedMoment, type Validation } from '../train/report/validation.ts'
-import { cannotWrite, writeWhole } from '../whole-file.ts'
+import { cannotWrite, makeFolder, writeWhole } from '../whole-file.ts'
 import { type Plan, planOf, printData, printPlan } from './adapt-plan.ts'
 import { type ValidationSet, Validations } from './adapt-validation.ts'
 import { modelFolder } from './model-folder.ts'
@@ -112,7 +112,7 @@ async function run(given: AdaptFlags, signal: AbortSignal): Promise<void> {
       return
     }
     const out = path.resolve(flags.out!)
-    await mkdir(`${out}.run`, { recursive: true }).catch((error) => {
+    await makeFolder(`${out}.run`).catch((error) => {
       throw cannotWrite(`${out}.run`, error)
     })
     // Before anything there is looked at or removed: another process may be at this very run.

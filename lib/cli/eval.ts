@@ -1,6 +1,6 @@
 /** `drivlm eval`: asks a model all questions of a file, or takes answers that are there, and scores and reports them. */
 import { existsSync } from 'node:fs'
-import { mkdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type Checkpoint, readCheckpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
@@ -19,7 +19,7 @@ import { bundledModel, loadModel } from '../load-model.ts'
 import type { Model } from '../model.ts'
 import { loadOptions } from '../option-tables.ts'
 import type { ModelAskOptions } from '../options.ts'
-import { cannotWrite } from '../whole-file.ts'
+import { cannotWrite, makeFolder } from '../whole-file.ts'
 import { boxReader, converters, modelIdentity } from './eval-model.ts'
 import { printSheet, sheetJson } from './eval-sheet.ts'
 import { type LoadFlags, noteCache, optionsFrom } from './flags.ts'
@@ -263,7 +263,7 @@ async function score(flags: EvalFlags, answered: Answered, signal: AbortSignal):
   }
   if (!tagged) refuseForeign(foreign)
   if (out !== undefined) {
-    await mkdir(out, { recursive: true }).catch((error) => {
+    await makeFolder(out).catch((error) => {
       throw cannotWrite(out, error)
     })
   }

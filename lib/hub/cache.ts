@@ -15,6 +15,7 @@ import {
 } from 'node:fs/promises'
 import path from 'node:path'
 import { readText } from '../checkpoint/files.ts'
+import { makeFolder } from '../whole-file.ts'
 import type { HubSettings } from './environment.ts'
 import { diskError, HubError } from './hub-error.ts'
 import { choose, etagOf, indexName, type ListedFile } from './listing.ts'
@@ -194,7 +195,7 @@ export class SnapshotWriter {
   async #makeFolder(folder: string): Promise<void> {
     const { cacheDir } = this.#settings
     try {
-      await mkdir(cacheDir, { recursive: true })
+      await makeFolder(cacheDir)
       let at = cacheDir
       for (const part of path.relative(cacheDir, folder).split(path.sep)) {
         at = path.join(at, part)

@@ -1,11 +1,12 @@
 /** From a model's name to a folder: what is to be fetched, and the fetching of it. */
 import { createHash } from 'node:crypto'
-import { mkdir, statfs } from 'node:fs/promises'
+import { statfs } from 'node:fs/promises'
 import { parseConfig } from '../checkpoint/config.ts'
 import { parseJsonObject } from '../checkpoint/files.ts'
 import { JsonReader } from '../checkpoint/json-reader.ts'
 import { readProcessorFiles } from '../checkpoint/processor.ts'
 import { throwIfAborted } from '../options.ts'
+import { makeFolder } from '../whole-file.ts'
 import { SnapshotWriter } from './cache.ts'
 import { downloadBlob } from './download.ts'
 import type { HubSettings } from './environment.ts'
@@ -195,7 +196,7 @@ async function complete({ name, files, listing }: PullPlan, writer: SnapshotWrit
 }
 
 async function checkSpace({ cacheDir }: HubSettings, { name, missingBytes }: PullPlan): Promise<void> {
-  await mkdir(cacheDir, { recursive: true }).catch(() => undefined) // told where it is written to
+  await makeFolder(cacheDir).catch(() => undefined) // told where it is written to
   const disk = await statfs(cacheDir).catch(() => undefined)
   if (disk === undefined || disk.bavail * disk.bsize >= missingBytes) return
   throw new HubError(

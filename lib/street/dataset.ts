@@ -1,9 +1,9 @@
 /** Drawn moments on disk, in DriveLM's form: `ask`, `eval` and `adapt` take them as they are. */
-import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises'
+import { readdir, rename, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import sharp from 'sharp'
 import { ModelError } from '../errors.ts'
-import { cannotWrite } from '../whole-file.ts'
+import { cannotWrite, makeFolder } from '../whole-file.ts'
 import type { Domain, QuestionType } from './domain.ts'
 import { drawScene, type StreetOptions, type StreetScene } from './scene.ts'
 import { isVehicle } from './world.ts'
@@ -68,7 +68,7 @@ export async function writeStreet(domain: Domain, options: StreetDatasetOptions)
   const dataset: StreetDataset = { file: path.join(out, 'drivelm.json'), questions: 0, types: {} }
   await expectNew(out)
   try {
-    for (const { name } of domain.views) await mkdir(path.join(partial, 'images', name), { recursive: true })
+    for (const { name } of domain.views) await makeFolder(path.join(partial, 'images', name))
     const frames: Record<string, unknown> = {}
     const digits = String(scenes - 1).length
     for (let i = 0; i < scenes; i++) {

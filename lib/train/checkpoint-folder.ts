@@ -1,12 +1,12 @@
 /** The adapted checkpoint's folder: the start's, with other values. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { copyFile, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { copyFile, readdir, readFile, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { Checkpoint } from '../checkpoint/load-checkpoint.ts'
 import { ModelError } from '../errors.ts'
 import type { NativeTrainer } from '../native-training.ts'
-import { cannotWrite, syncFolder, written } from '../whole-file.ts'
+import { cannotWrite, makeFolder, syncFolder, written } from '../whole-file.ts'
 
 /** What is written beside the weights. */
 export const recordFile = 'adapt.json'
@@ -62,8 +62,8 @@ export async function writeCheckpointFolder(
   const weights = checkpoint.files.map((file) => path.relative(checkpoint.dir, file))
   try {
     await rm(to, { recursive: true, force: true })
-    await mkdir(to, { recursive: true })
-    for (const name of weights) await mkdir(path.dirname(place(name)), { recursive: true })
+    await makeFolder(to)
+    for (const name of weights) await makeFolder(path.dirname(place(name)))
     for (const name of await sideFiles(checkpoint)) {
       const from = path.join(checkpoint.dir, name)
       if (name === 'config.json') await written(place(name), withoutDropPath(await readFile(from, 'utf8')))

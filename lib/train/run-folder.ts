@@ -7,10 +7,10 @@
 //   snapshot/      a checkpoint of the weights between two updates, while somebody looks at it
 //   checkpoint/    the finished folder, until it is renamed to OUT
 
-import { mkdir, open, readFile, rm, stat } from 'node:fs/promises'
+import { open, readFile, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { ModelError } from '../errors.ts'
-import { cannotWrite, writeWhole } from '../whole-file.ts'
+import { cannotWrite, makeFolder, writeWhole } from '../whole-file.ts'
 
 /** What the weights at the end follow from. */
 export interface RunOf {
@@ -121,7 +121,7 @@ export class RunFolder {
       kept = from
     }
     try {
-      await mkdir(this.dir, { recursive: true })
+      await makeFolder(this.dir)
       this.#log = await open(this.logFile, 'a')
       await this.#log.truncate(Buffer.byteLength(text.slice(0, kept)))
     } catch (error) {

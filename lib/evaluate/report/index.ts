@@ -1,6 +1,5 @@
-import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
-import { cannotWrite, writeWhole } from '../../whole-file.ts'
+import { cannotWrite, makeFolder, writeWhole } from '../../whole-file.ts'
 import type { Report } from './build.ts'
 import { reportCsv } from './csv.ts'
 import { reportHtml } from './html.ts'
@@ -33,7 +32,7 @@ export async function writeReport(
   folder: string,
   pictures: Omit<PictureOptions, 'folder'>,
 ): Promise<{ html: string; json: string; csv: string }> {
-  await mkdir(folder, { recursive: true }).catch((error) => {
+  await makeFolder(folder).catch((error) => {
     throw cannotWrite(folder, error)
   })
   const files = {

@@ -6,10 +6,10 @@
 // Only whole lines count: what a killed process left half written is cut off. A line is on its way to the disk before the next
 // question is asked; `sync` says how often it is also waited for (a killed process loses nothing either way, a power cut may).
 
-import { type FileHandle, mkdir, open, readFile } from 'node:fs/promises'
+import { type FileHandle, open, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { ModelError } from '../../errors.ts'
-import { cannotWrite } from '../../whole-file.ts'
+import { cannotWrite, makeFolder } from '../../whole-file.ts'
 import { record, show } from '../questions/fields.ts'
 import { badData, parseJson } from '../questions/json-stream.ts'
 
@@ -161,7 +161,7 @@ export class Journal {
    * @throws {@link ModelError} `BAD_DATA` if the journal there is of another run, saying what differs.
    */
   static async open(file: string, run: RunIdentity, sync: SyncPolicy = 'moment'): Promise<Journal> {
-    await mkdir(path.dirname(file), { recursive: true })
+    await makeFolder(path.dirname(file))
     const found = await readJournal(file)
     if (found) {
       const differs = differences(found.run, run)
