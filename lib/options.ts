@@ -254,6 +254,13 @@ export function checkQuestion(question: unknown, text: TextReading = 'placeholde
   if (text !== 'literal') pictureHead(question)
 }
 
+/** Checks what `scene.boxesIn` is given. */
+export function checkBoxes(text: unknown, options: object): void {
+  checkOptions(options, { ...cameraOptions, question: { kind: 'string' } })
+  if (typeof text === 'string') return
+  throw new ModelError('BAD_ARGUMENT', `Expected a string for the text with boxes, received ${describeValue(text)}.`)
+}
+
 /** The error of an aborted signal. */
 export function abortError(signal: AbortSignal): ModelError {
   const { reason } = signal

@@ -16,6 +16,7 @@ import {
   askAllSettings,
   askSettings,
   type ChooseOptions,
+  checkBoxes,
   checkChooseOptions,
   checkQuestion,
   checkScoreOptions,
@@ -249,12 +250,14 @@ export class Scene {
    * Boxes that stand in a text about this moment: an answer that was streamed, or a question about a region.
    *
    * @returns The boxes in pixels of the camera they lie in; none where the text has none.
-   * @throws {@link ModelError} `BAD_ARGUMENT` if there are several images and nothing names one.
+   * @throws {@link ModelError} `BAD_ARGUMENT`, also if there are several images and nothing names one.
    *
    * @example
    * const boxes = scene.boxesIn('What is the object at <box>[[537,739,585,810]]</box>?')
    */
-  boxesIn(text: string, { camera, question = text }: BoxOptions = {}): LocatedBox[] {
+  boxesIn(text: string, options: BoxOptions = {}): LocatedBox[] {
+    checkBoxes(text, options)
+    const { camera, question = text } = options
     return this.#boxes(question, camera)(text).boxes
   }
 

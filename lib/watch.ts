@@ -401,5 +401,5 @@ function checkMoment<M extends WatchMoment>(moment: M): M {
 /** What two moments have alike for one to be an update of the other. */
 function namesOf(views: Views): string {
   if (Array.isArray(views)) return `${views.length} views`
-  return isViewSource(views) ? 'a view' : Object.keys(views).sort().join()
+  return isViewSource(views) || !isRecord(views) ? 'a view' : Object.keys(views).sort().join()
 }

@@ -1,5 +1,6 @@
 /** Answers that are more than text: choices and scores, forms, boxes. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { ModelError } from '../../lib/errors.ts'
 import { loadModel } from '../../lib/load-model.ts'
 import type { Model } from '../../lib/model.ts'
 import { idle, momentViews, weather } from './street-tiny.ts'
@@ -199,6 +200,12 @@ describe('locate', () => {
     await expect(scene.locate('Where is it?', { camera: 'CAM_TOP' })).rejects.toMatchObject({ code: 'BAD_ARGUMENT' })
     expect(scene.boxesIn(answer.text)).toEqual(boxes)
     expect(scene.boxesIn('No box.')).toEqual([])
+    for (const bad of [undefined, null, 5, {}, [answer.text]]) {
+      expect(() => scene.boxesIn(bad as never)).toThrow(/^Expected a string for the text with boxes/)
+    }
+    for (const bad of [null, 'CAM_BACK', { camera: 1 }, { question: null }, { view: 'CAM_BACK' }]) {
+      expect(() => scene.boxesIn('x', bad as never)).toThrow(ModelError)
+    }
     const region = scene.boxesIn('What is the object at <box>[[667,500,834,750]]</box>?')
     expect(region).toEqual([
       { label: '', camera: 'CAM_BACK_RIGHT', box: expect.any(Array), thousandths: [667, 500, 834, 750] },

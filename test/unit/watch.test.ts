@@ -185,14 +185,15 @@ describe('a source', () => {
   test('with a picture that is none goes on with the next moment', async () => {
     const broken = { ...momentViews('day'), CAM_BACK: Buffer.from('no picture') }
     const results: WatchResult[] = []
-    const feed = [{ stamp: ms(100), views: broken }, at(200, 'dusk'), undefined]
+    const none = { stamp: ms(150), views: null as never }
+    const feed = [{ stamp: ms(100), views: broken }, none, at(200, 'dusk'), undefined]
     const fed = new Pushed().push(at(0))
     for await (const result of model.watch(fed, { questions })) {
       results.push(result)
       fed.push(feed[results.length - 1])
     }
-    expect(results.map(({ error }) => error?.code)).toEqual([undefined, 'BAD_VIEW', undefined])
-    expect(results.map(texts)).toEqual([[truths[0]], [undefined], [truths[1]]])
+    expect(results.map(({ error }) => error?.code)).toEqual([undefined, 'BAD_VIEW', 'BAD_VIEW', undefined])
+    expect(results.map(texts)).toEqual([[truths[0]], [undefined], [undefined], [truths[1]]])
   })
 
   test.each([[{ views: {} }], [{ stamp: 1, views: {} }], ['moment']])('of %o is refused', async (moment) => {
