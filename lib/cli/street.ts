@@ -1,7 +1,9 @@
 /** `drivlm street`: drawn moments with questions, as pictures and a DriveLM file. */
 
+import { ModelError } from '../errors.ts'
 import { writeStreet } from '../street/dataset.ts'
 import { loadDomain } from '../street/domain.ts'
+import { withInterrupt } from './model-folder.ts'
 import { print, printable, printFields, printJson, withProgress } from './terminal.ts'
 
 export interface StreetFlags {
@@ -17,16 +19,25 @@ export interface StreetFlags {
 export async function street(flags: StreetFlags): Promise<void> {
   const domain = await loadDomain(flags.domain)
   const { scenes, seed, size, questions, out } = flags
-  const written = await withProgress(`Drawing ${scenes} moments`, (progress) =>
-    writeStreet(domain, {
-      scenes,
-      seed,
-      size,
-      questions,
-      out,
-      onProgress: (done) => progress.update(done / scenes, `${done} of ${scenes}`),
-    }),
+  const drawn = withInterrupt((signal) =>
+    withProgress(`Drawing ${scenes} moments`, (progress) =>
+      writeStreet(domain, {
+        scenes,
+        seed,
+        size,
+        questions,
+        out,
+        signal,
+        onProgress: (done) => progress.update(done / scenes, `${done} of ${scenes}`),
+      }),
+    ),
   )
+  const written = await drawn.catch((error: unknown) => {
+    if (!(error instanceof ModelError) || error.code !== 'ABORTED') throw error
+    process.stderr.write('Stopped; nothing was kept.\n')
+    process.exitCode = 130
+  })
+  if (written === undefined) return
   if (flags.json) return printJson({ domain: domain.name, scenes, seed, size, ...written })
   print(
     `${scenes} ${scenes === 1 ? 'moment' : 'moments'} of ${printable(domain.name)} with ${written.questions} questions are in ${out}.`,

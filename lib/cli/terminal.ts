@@ -62,6 +62,9 @@ export function formatMs(ms: number): string {
 /** How an error is shown: the sentence of ours, the stack of a bug. */
 export function errorText(error: unknown): string {
   if (error instanceof ModelError) return `ModelError [${error.code}] ${printable(error.message)}`
+  if ((error as NodeJS.ErrnoException | null)?.syscall === 'uv_cwd') {
+    return 'ModelError [BAD_ARGUMENT] The present folder was removed; change to one that is there, or give whole paths.'
+  }
   return error instanceof Error ? (error.stack ?? error.message) : String(error)
 }
 

@@ -68,6 +68,40 @@ describe('drivlm demo', () => {
   })
 })
 
+describe('drivlm street', () => {
+  it('leaves nothing half drawn when it is interrupted', async () => {
+    const out = path.join(dir, 'interrupted')
+    const child = spawn(process.execPath, ['dist/cli/main.js', 'street', '--out', out, '--scenes', '100000'])
+    let stderr = ''
+    child.stderr.on('data', (chunk) => {
+      stderr += chunk
+    })
+    const ended = new Promise((resolve) => child.on('close', resolve))
+    const half = `${out}.partial-${child.pid}`
+    while (!existsSync(half) && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 20))
+    child.kill('SIGINT')
+    expect({ code: await ended, stderr: withoutProgress(stderr) }).toEqual({
+      code: 130,
+      stderr: 'Stopped; nothing was kept.\n',
+    })
+    expect([out, half].filter(existsSync)).toEqual([])
+  })
+
+  it('says that the present folder was removed', () => {
+    const gone = path.join(dir, 'gone')
+    const script = 'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$2" "$3" street --out new --scenes 1'
+    const { status, stderr } = spawnSync(
+      'sh',
+      ['-c', script, 'sh', gone, process.execPath, path.resolve('dist/cli/main.js')],
+      { encoding: 'utf8' },
+    )
+    expect({ status, stderr }).toEqual({
+      status: 1,
+      stderr: expect.stringMatching(/^ModelError \[BAD_ARGUMENT\] The present folder was removed.*\n$/),
+    })
+  })
+})
+
 describe('drivlm ask', () => {
   it('keeps quantised weights where it can, and says where it cannot', async () => {
     const model = path.join(dir, 'cached')
