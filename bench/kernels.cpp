@@ -123,33 +123,37 @@ void products(Bench& bench) {
 }
 
 // All matrices of one decoder step, each read once: 24 layers and the head. The head stays in 8 bits with int4.
+void decode_weights(Bench& bench, WeightKind kind, int64_t rows, bool x_int8) {
+  const std::string name =
+      text("decode_weights_%s%s_rows_%d", kind_name(kind), x_int8 ? "_int8" : "", static_cast<int>(rows));
+  if (!bench.wants(name)) return;
+  std::vector<std::unique_ptr<Product>> all;
+  double bytes = 0, operations = 0;
+  const auto add = [&](WeightKind of, int64_t n, int64_t k, Epilogue after) {
+    all.push_back(std::make_unique<Product>(bench.kernels(), of, rows, n, k, x_int8));
+    gemm(bench.kernels(), all.back()->job, bench.workers());
+    all.back()->check(name);
+    all.back()->job.after = after;
+    if (after == Epilogue::gated) all.back()->job.out_stride = n / 2;
+    bytes += static_cast<double>(packed_bytes(of, n, k));
+    operations += 2.0 * rows * n * k;
+  };
+  for (int layer = 0; layer < 24; ++layer) {
+    add(kind, 1152, 896, Epilogue::store);
+    add(kind, 896, 896, Epilogue::add);
+    add(kind, 9728, 896, Epilogue::gated);
+    add(kind, 896, 4864, Epilogue::add);
+  }
+  add(kind == WeightKind::s4 ? WeightKind::s8 : kind, 151655, 896, Epilogue::store);
+  bench.time(name, x_int8 ? "u8s8" : "bf16", operations, bytes, [&] {
+    for (const auto& product : all) gemm(bench.kernels(), product->job, bench.workers());
+  });
+}
+
 void decode_weights(Bench& bench) {
   for (const WeightKind kind : {WeightKind::bf16, WeightKind::s8, WeightKind::s4}) {
-    for (const int64_t rows : {1, 8, 20}) {
-      const std::string name = text("decode_weights_%s_rows_%d", kind_name(kind), static_cast<int>(rows));
-      if (!bench.wants(name)) continue;
-      std::vector<std::unique_ptr<Product>> all;
-      double bytes = 0, operations = 0;
-      const auto add = [&](WeightKind of, int64_t n, int64_t k, Epilogue after) {
-        all.push_back(std::make_unique<Product>(bench.kernels(), of, rows, n, k, false));
-        gemm(bench.kernels(), all.back()->job, bench.workers());
-        all.back()->check(name);
-        all.back()->job.after = after;
-        if (after == Epilogue::gated) all.back()->job.out_stride = n / 2;
-        bytes += static_cast<double>(packed_bytes(of, n, k));
-        operations += 2.0 * rows * n * k;
-      };
-      for (int layer = 0; layer < 24; ++layer) {
-        add(kind, 1152, 896, Epilogue::store);
-        add(kind, 896, 896, Epilogue::add);
-        add(kind, 9728, 896, Epilogue::gated);
-        add(kind, 896, 4864, Epilogue::add);
-      }
-      add(kind == WeightKind::s4 ? WeightKind::s8 : kind, 151655, 896, Epilogue::store);
-      bench.time(name, "bf16", operations, bytes, [&] {
-        for (const auto& product : all) gemm(bench.kernels(), product->job, bench.workers());
-      });
-    }
+    for (const int64_t rows : {1, 8, 20}) decode_weights(bench, kind, rows, false);
+    if (kind != WeightKind::bf16) decode_weights(bench, kind, 20, true);  // up to 8 rows it changes nothing
   }
 }
 
