@@ -160,14 +160,12 @@ DRIVLM_INLINE void widen_keys(float* v, const KvLayout& layout, const char* bloc
   }
 }
 
-// A word of four values of a cache in 8 bits in their order: there it is 0, 2, 1 and 3.
-DRIVLM_INLINE U in_order(U word) { return (word & 0xff0000ffu) | ((word & 0xff00u) << 8) | ((word >> 8) & 0xff00u); }
-
-// The same of a cache in 8 bits, as they are but for kKeyFlip: words of four, kBlockTokens apart. Returns their scales.
+// The same of a cache in 8 bits, where four values stand in the order 0, 2, 1 and 3: as they are but for kKeyFlip, words of four, kBlockTokens apart. Returns
+// their scales.
 DRIVLM_INLINE F take_keys(uint32_t* out, const KvLayout& layout, const char* block, int64_t inside, int64_t count) {
   const char* w = block + inside / 32 * layout.key_panel_bytes() + inside % 32 * 4;
   for (int64_t d = 0; d < layout.head_dim; d += 4, w += cpu::kUnitBytes, out += kBlockTokens) {
-    store_bits(out, in_order(first_words(w, count)) ^ splat_bits(kKeyFlip));
+    store_bits(out, middle_swapped(first_words(w, count)) ^ splat_bits(kKeyFlip));
   }
   return reinterpret_cast<F>(first_words(block + layout.scales_offset() + inside * 4, count));
 }
@@ -207,7 +205,7 @@ DRIVLM_INLINE void take_values(char* out, float* scales, const KvLayout& layout,
   for (int64_t i = 0; i < 4; ++i) scales[i] = i < count ? from[i] : 0.0f;
   for (int64_t d = 0; d < layout.head_dim; d += kWidth) {
     const U word = load_bits(w + d / 32 * panel + d % 32 * 4);
-    store_bits(out + d / 32 * kValuePanel + d % 32 * 4, in_order(word) & kept);
+    store_bits(out + d / 32 * kValuePanel + d % 32 * 4, middle_swapped(word) & kept);
   }
 }
 

@@ -49,7 +49,7 @@ constexpr size_t packed_bytes(WeightKind kind, int64_t n, int64_t k) {
 // Rows of x that AMX takes at a time.
 constexpr int64_t kMatrixTileRows = 32;
 
-// Rows of x up to which quantised weights are streamed as they are.
+// Rows of x up to which it is not rounded to 8 bits, and up to which weights in 4 bits are streamed as they are.
 constexpr int64_t kStreamRows = 8;
 
 struct GemmJob {

@@ -147,17 +147,22 @@ DRIVLM_INLINE F load_x(const GemmJob& job, const char* row, int64_t i) {
                    : load_first(reinterpret_cast<const uint16_t*>(row) + i, job.k - i);
 }
 
-// Two rows of f32 as pairs of bf16, the first in the low halves; n <= kWidth of them. `high` may be null: zeros.
-DRIVLM_INLINE U paired(const float* low, const float* high, int64_t n) {
+// Pairs of bf16, `low` in the low halves.
+DRIVLM_INLINE U paired(F low, F high) {
 #if defined(__AVX512BF16__)
   // Sixteen of the first and sixteen of the second, then one of each.
-  const __m512bh apart = _mm512_cvtne2ps_pbh(high ? load_first(high, n) : F{}, load_first(low, n));
+  const __m512bh apart = _mm512_cvtne2ps_pbh(high, low);
   alignas(64) static constexpr uint16_t kPlaces[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   return reinterpret_cast<U>(_mm512_permutexvar_epi16(_mm512_load_si512(kPlaces), reinterpret_cast<__m512i>(apart)));
+#else
+  return (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u);
 #endif
-  const U second = high ? rounded_bits(load_first(high, n)) & 0xffff0000u : U{};
-  return (rounded_bits(load_first(low, n)) >> 16) | second;
+}
+
+// The same of two rows, n <= kWidth values of each. `high` may be null: zeros.
+DRIVLM_INLINE U paired(const float* low, const float* high, int64_t n) {
+  return paired(load_first(low, n), high ? load_first(high, n) : F{});
 }
 
 // Bytes of the panel stream fetched early when each byte is read once.

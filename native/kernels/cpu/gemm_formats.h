@@ -110,14 +110,27 @@ ByteRange round_to_8(uint8_t* out, const GemmJob& job, const char* row) {
   return range;
 }
 
-// Values of k = 2i (low) and 2i + 1 (high) of kWidth rows from `lane` on, to an expanded panel.
+// Values of k = 2i (low) and 2i + 1 (high) of kWidth rows from `lane` on, to an expanded panel. kExact: bf16 holds them as they are.
+template <bool kExact = false>
 DRIVLM_INLINE void expand_pair(char* panel, int64_t i, int64_t lane, F low, F high) {
-  if constexpr (kBf16Pairs) {
-    store_bits(panel + i * 128 + lane * 4, (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u));
-  } else {
+  if constexpr (!kBf16Pairs) {
     store_bits(panel + 2 * i * 128 + lane * 4, reinterpret_cast<U>(low));
     store_bits(panel + (2 * i + 1) * 128 + lane * 4, reinterpret_cast<U>(high));
+  } else if constexpr (kExact) {
+    store_bits(panel + i * 128 + lane * 4, (reinterpret_cast<U>(low) >> 16) | reinterpret_cast<U>(high));
+  } else {
+    store_bits(panel + i * 128 + lane * 4, paired(low, high));
   }
+}
+
+// The values of eight nibbles, -8..7, those `shift` bits from the lowest on.
+DRIVLM_INLINE F nibble_values(U words, int shift) {
+#if defined(__AVX512F__)
+  const F values = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+  return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(words >> shift), values);  // it looks at the lowest four bits
+#else
+  return __builtin_convertvector(reinterpret_cast<I>((words >> shift) & 0xfu) - 8, F);
+#endif
 }
 
 // How weights are stored, each format a type. `expand` makes a panel that many rows of x meet; what it leaves out is a factor a row of the
@@ -142,8 +155,8 @@ struct S8Rows {
       for (int64_t lane = 0; lane < 32; lane += kWidth) {
         const I q = reinterpret_cast<I>(load_bits(w + u * 128 + lane * 4));
         const auto value = [&](int byte) { return __builtin_convertvector((q << (24 - 8 * byte)) >> 24, F); };
-        expand_pair(out, 2 * u, lane, value(0), value(1));
-        expand_pair(out, 2 * u + 1, lane, value(2), value(3));
+        expand_pair<true>(out, 2 * u, lane, value(0), value(1));
+        expand_pair<true>(out, 2 * u + 1, lane, value(2), value(3));
       }
     }
   }
@@ -159,10 +172,8 @@ struct S4Groups {
         for (int64_t u = 0; u < 4; ++u) {
           const U word = load_bits(w + u * 128 + lane * 4);
           for (int j = 0; j < 4; ++j) {
-            const I low = reinterpret_cast<I>((word >> (4 * j)) & 0xfu),
-                    high = reinterpret_cast<I>((word >> (4 * j + 16)) & 0xfu);
-            expand_pair(out, g * 16 + u * 4 + j, lane, __builtin_convertvector(low - 8, F) * scale,
-                        __builtin_convertvector(high - 8, F) * scale);
+            expand_pair(out, g * 16 + u * 4 + j, lane, nibble_values(word, 4 * j) * scale,
+                        nibble_values(word, 4 * j + 16) * scale);
           }
         }
       }
@@ -171,14 +182,14 @@ struct S4Groups {
   static const float* row_scale(const GemmJob&, int64_t) { return nullptr; }
 };
 
-// Four values along k of kWidth rows from `lane` on, each in -127..127, to the `unit`-th of a panel as rows of x in bytes meet it: four bytes a row,
-// or two units of two 16-bit values.
-DRIVLM_INLINE void expand_four(char* panel, int64_t unit, int64_t lane, U a, U b, U c, U d) {
+// Four values along k of kWidth rows from `lane` on, each in -127..127, two 16-bit values a word, to the `unit`-th of a panel as rows of x in bytes meet it:
+// four bytes a row, or two units of two 16-bit values.
+DRIVLM_INLINE void expand_four(char* panel, int64_t unit, int64_t lane, U first, U second) {
   if constexpr (kWidensBytes) {
-    store_bits(panel + 2 * unit * 128 + lane * 4, (a & 0xffffu) | (b << 16));
-    store_bits(panel + (2 * unit + 1) * 128 + lane * 4, (c & 0xffffu) | (d << 16));
+    store_bits(panel + 2 * unit * 128 + lane * 4, first);
+    store_bits(panel + (2 * unit + 1) * 128 + lane * 4, second);
   } else {
-    store_bits(panel + unit * 128 + lane * 4, (a & 0xffu) | ((b & 0xffu) << 8) | ((c & 0xffu) << 16) | (d << 24));
+    store_bits(panel + unit * 128 + lane * 4, middle_swapped((first & 0x00ff00ffu) | ((second & 0x00ff00ffu) << 8)));
   }
 }
 
@@ -196,7 +207,8 @@ struct S8AsShorts {
   }
 };
 
-// 4-bit weights for x in bytes: bytes with one scale a row of the panel, whose coarsest group they resolve in 16 parts of its step or finer.
+// 4-bit weights for x in bytes: bytes with one scale a row of the panel, whose coarsest group they resolve in 16 parts of its step or finer. What a step of a group is in
+// bytes has 11 bits behind the point, and each byte is the nearest to its product.
 struct S4AsBytes {
   alignas(64) float scale[32];
   alignas(64) int32_t sum[32];  // of a row's bytes
@@ -210,26 +222,26 @@ struct S4AsBytes {
       F top = F{};
       for (int64_t g = 0; g < groups; ++g) top = max(top, absolute(scale_of(g)));
       store(scale + lane, top * (8.0f / 127));
-      const F inverse = top > 0.0f ? (127.0f / 8) / top : F{};
-      U total = U{};
+      const F inverse = top > 0.0f ? (127.0f / 8) * 2048.0f / top : F{};
+      F total = F{};
       for (int64_t g = 0; g < groups; ++g) {
-        const F factor = scale_of(g) * inverse;
+        const U step = reinterpret_cast<U>(to_nearest(scale_of(g) * inverse));
+        const Shorts steps = reinterpret_cast<Shorts>((step & 0xffffu) | (step << 16));
         for (int64_t u = 0; u < 4; ++u) {
           const U word = load_bits(w + g * cpu::kGroupBytes + u * 128 + lane * 4);
-          // To the nearest integer, which lands in the low bits (simd.h, to_nearest).
-          const auto rounded = [&](int shift) {
-            const I q = reinterpret_cast<I>((word >> shift) & 0xfu) - 8;
-            return reinterpret_cast<U>(__builtin_convertvector(q, F) * factor + 12582912.0f) - 0x4b400000u;
+          // Of nibbles j and j + 4, each times 16.
+          const auto rounded = [&](int j) {
+            const U nibbles = (j == 0 ? word << 4 : word >> (4 * j - 4)) & 0x00f000f0u;
+            return product_high(reinterpret_cast<Shorts>(nibbles) - 128, steps);
           };
           for (int half = 0; half < 2; ++half) {
-            const int first = 8 * half;
-            const U a = rounded(first), b = rounded(first + 16), c = rounded(first + 4), d = rounded(first + 20);
-            total += a + b + c + d;
-            expand_four(out, (g * 4 + u) * 2 + half, lane, a, b, c, d);
+            const Shorts first = rounded(2 * half), second = rounded(2 * half + 1);
+            total = dot2(total, splat_bits(0x00010001u), reinterpret_cast<U>(first + second));
+            expand_four(out, (g * 4 + u) * 2 + half, lane, reinterpret_cast<U>(first), reinterpret_cast<U>(second));
           }
         }
       }
-      store_bits(sum + lane, total);
+      store(reinterpret_cast<float*>(sum) + lane, total);
     }
   }
 };

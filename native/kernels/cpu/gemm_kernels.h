@@ -211,7 +211,7 @@ void multiply(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panel
 
 // ---- weights in 8 and 4 bits ----
 
-// Few rows of x against the weights as they are: gemm_stream.h.
+// x in 16 bits against the weights as they are: gemm_stream.h.
 void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch);
 void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch);
 
@@ -290,7 +290,7 @@ void multiply_whole(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels&
     case WeightKind::f32: return multiply<F32Fma>(job, row0, row1, panels, reinterpret_cast<uint32_t*>(space));
     case WeightKind::s8:
       if (job.x_int8) return multiply_int8(job, row0, row1, panels, space);
-      return multiply_expanded<S8Rows>(job, row0, row1, panels, space);
+      return stream_s8(job, row0, row1, panels, space);
     case WeightKind::s4:
       if (job.x_int8) return multiply_int8(job, row0, row1, panels, space);
       return multiply_expanded<S4Groups>(job, row0, row1, panels, space);
@@ -298,7 +298,7 @@ void multiply_whole(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels&
 }
 #endif
 
-// Few rows of x meet quantised weights as they are, more of them an expanded panel or, in 8 bits, bytes.
+// Few rows of x meet quantised weights as they are, in 16 bits; more of them in bytes, or as they were where the weights have 8 bits, or an expanded panel.
 void gemm(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, void* scratch) {
   char* space = static_cast<char*>(scratch);
   if (job.m <= cpu::kStreamRows) {

@@ -1,5 +1,5 @@
-// One thread's share of a product of few rows of x with weights in 8 or 4 bits as they are. Reading the weights bounds it as long as little is
-// done to each of them.
+// One thread's share of a product of x in 16 bits with weights as they are: in 8 bits any rows of x, in 4 bits a few. Of few rows reading the weights bounds it,
+// as long as little is done to each of them. Of many, weights in 8 bits cost no more than in bf16 where that has an instruction of its own, and half where it has none.
 //
 // x     A row is rounded to 16 bits, x = scale * q with |q| <= 32639, and q = 256 * high + low with both halves in -127..127. Products of a half
 //       with a byte or a nibble of the weights are summed in integers, so nothing is lost after that rounding, and a row's result does not
@@ -16,15 +16,30 @@ namespace {
 
 constexpr float kLargestQ = 127 * 256 + 127;
 
-// One row of x in 16 bits. Returns the scale. out has room for rounded_row(k); past k it is 0.
-float round_to_16(int16_t* out, const GemmJob& job, const char* row) {
+// Of the scratch of a share (gemm_scratch): rows in 16 bits before they are packed, a tile of them at most, and a scale for each.
+DRIVLM_INLINE int16_t* rows_in_scratch(char* scratch, int64_t rows, int64_t k) {
+  return reinterpret_cast<int16_t*>(scratch + packed_x_bytes(rows, k));
+}
+DRIVLM_INLINE float* scales_in_scratch(char* scratch, int64_t rows, int64_t k) {
+  return reinterpret_cast<float*>(scratch + packed_x_bytes(rows, k) + expanded_bytes(k) +
+                                  aligned_bytes(kTileRows * rounded_row(k)));
+}
+
+// One row of x in 16 bits: put(i, q) with kWidth of them, the last with zeros past k. Returns the scale.
+template <class Put>
+DRIVLM_INLINE float round_row(const GemmJob& job, const char* row, const Put& put) {
   F largest = F{};
   for (int64_t i = 0; i < job.k; i += kWidth) largest = max(largest, absolute(load_x(job, row, i)));
   const float top = max_of(largest);
   const F inverse = splat(top > 0 ? kLargestQ / top : 0.0f);
-  for (int64_t i = 0; i < job.k; i += kWidth) store_shorts(out + i, to_nearest(load_x(job, row, i) * inverse));
-  for (int64_t i = (job.k + kWidth - 1) / kWidth * kWidth; i < rounded_row(job.k); ++i) out[i] = 0;
+  for (int64_t i = 0; i < job.k; i += kWidth) put(i, to_nearest(load_x(job, row, i) * inverse));
   return top / kLargestQ;
+}
+
+// The same to `out`, which has room for rounded_row(k); past k it is 0.
+float round_to_16(int16_t* out, const GemmJob& job, const char* row) {
+  for (int64_t i = job.k / kWidth * kWidth; i < rounded_row(job.k); ++i) out[i] = 0;
+  return round_row(job, row, [&](int64_t i, I q) { store_shorts(out + i, q); });
 }
 
 typedef int16_t Eight __attribute__((vector_size(16)));
@@ -47,19 +62,22 @@ constexpr int kHalvesRows = kTileRows / 2;
 
 void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   constexpr int kBias = kSignedBytes ? 0 : 128;  // of x in bytes
-  constexpr Bytes kFours = {1, 3,  5,  7,  0, 2,  4,  6,
-                            9, 11, 13, 15, 8, 10, 12, 14};  // of a unit the high halves, then the low ones
   const int64_t rows = row1 - row0, tiles = (rows + kHalvesRows - 1) / kHalvesRows;
-  const int64_t units = cpu::unit_count(WeightKind::s8, job.k);
+  const int64_t units = cpu::unit_count(WeightKind::s8, job.k), row_bytes = rounded_row(job.k);
   uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
-  int16_t* row16 = reinterpret_cast<int16_t*>(scratch + packed_x_bytes(rows, job.k));
-  float scales[cpu::kStreamRows];
+  uint8_t* halves = reinterpret_cast<uint8_t*>(rows_in_scratch(scratch, rows, job.k));
+  float* scales = scales_in_scratch(scratch, rows, job.k);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
     for (int64_t r = 0; r < height; ++r) {
-      scales[first + r] = round_to_16(row16, job, row_of_x(job, row0 + first + r));
-      pack_halves(x + 2 * first * units + r, height, row16, job.k, kFours, kBias);
+      uint8_t *high = halves + r * row_bytes, *low = high + height * row_bytes;
+      scales[first + r] = round_row(job, row_of_x(job, row0 + first + r), [&](int64_t i, I q) {
+        store_bytes(high + i, ((q + 128) >> 8) + kBias);
+        store_bytes(low + i, q + kBias);
+      });
     }
+    pack_rows<RawWords>(x + 2 * first * units, reinterpret_cast<const char*>(halves), row_bytes, 2 * height, units * 4,
+                        2 * height);
   }
   alignas(64) float parts[kTileRows * 32];
   over_panels(
@@ -83,21 +101,24 @@ void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& pane
 void stream_s8(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& panels, char* scratch) {
   const int64_t rows = row1 - row0, tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t units = cpu::unit_count(WeightKind::s8, job.k), words = units * S16S8::kWords;
-  int16_t* x = reinterpret_cast<int16_t*>(scratch);
-  int16_t* row16 = reinterpret_cast<int16_t*>(scratch + packed_x_bytes(rows, job.k));
-  float scales[cpu::kStreamRows];
+  const int64_t row_values = rounded_row(job.k);
+  uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
+  int16_t* rows16 = rows_in_scratch(scratch, rows, job.k);
+  float* scales = scales_in_scratch(scratch, rows, job.k);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
     for (int64_t r = 0; r < height; ++r) {
-      scales[first + r] = round_to_16(row16, job, row_of_x(job, row0 + first + r));
-      int16_t* to = x + (first * words + r) * 2;
-      for (int64_t u = 0; u < units; ++u, to += height * 4) {
-        to[0] = row16[u * 4];
-        to[1] = row16[u * 4 + 2];
-        to[height * 2] = row16[u * 4 + 1];
-        to[height * 2 + 1] = row16[u * 4 + 3];
+      int16_t* row = rows16 + r * row_values;
+      scales[first + r] = round_to_16(row, job, row_of_x(job, row0 + first + r));
+      for (int64_t i = 0; i < row_values; i += 8) {
+        Eight v;
+        memcpy(&v, row + i, sizeof v);
+        v = __builtin_shuffle(v, Eight{0, 2, 1, 3, 4, 6, 5, 7});
+        memcpy(row + i, &v, sizeof v);
       }
     }
+    pack_rows<RawWords>(x + first * words, reinterpret_cast<const char*>(rows16), row_values * 2, height, units * 8,
+                        height);
   }
   alignas(64) float part[kTileRows * 32];
   over_panels(
@@ -204,8 +225,8 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& pane
                 groups = (job.k + kDepth - 1) / kDepth, words = groups * kDepth / 2;
   uint32_t* x = reinterpret_cast<uint32_t*>(scratch);
   int32_t* offsets = reinterpret_cast<int32_t*>(x + rows * words);
-  int16_t* row16 = reinterpret_cast<int16_t*>(scratch + packed_x_bytes(rows, job.k));
-  float scales[cpu::kStreamRows];
+  int16_t* row16 = rows_in_scratch(scratch, rows, job.k);
+  float* scales = scales_in_scratch(scratch, rows, job.k);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
     for (int64_t r = 0; r < height; ++r) {

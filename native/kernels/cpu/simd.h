@@ -47,6 +47,7 @@ typedef float F __attribute__((vector_size(kWidth * 4)));
 typedef int32_t I __attribute__((vector_size(kWidth * 4)));
 typedef uint32_t U __attribute__((vector_size(kWidth * 4)));
 typedef uint16_t H __attribute__((vector_size(kWidth * 2)));
+typedef int16_t Shorts __attribute__((vector_size(kWidth * 4)));
 
 typedef float UnalignedF __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef uint32_t UnalignedU __attribute__((vector_size(kWidth * 4), aligned(1), may_alias));
@@ -165,6 +166,34 @@ DRIVLM_INLINE void store_first(uint16_t* p, F v, int64_t n) {
   uint16_t values[kWidth];
   store_half(values, to_bf16(v));
   for (int64_t i = 0; i < n; ++i) p[i] = values[i];
+}
+
+// a * b / 2^15 of 16-bit values, to the nearest integer. Neither may be -2^15.
+DRIVLM_INLINE Shorts product_high(Shorts a, Shorts b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Shorts>(_mm512_mulhrs_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Shorts>(_mm256_mulhrs_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__ARM_NEON)
+  return vqrdmulhq_s16(a, b);
+#else
+  Shorts out;
+  for (int i = 0; i < 2 * kWidth; ++i) out[i] = static_cast<int16_t>((a[i] * b[i] + (1 << 14)) >> 15);
+  return out;
+#endif
+}
+
+// Of each word's four bytes the first, third, second and fourth.
+DRIVLM_INLINE U middle_swapped(U words) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_set4_epi32(0x0f0d0e0c, 0x0b090a08, 0x07050604, 0x03010200);
+  return reinterpret_cast<U>(_mm512_shuffle_epi8(reinterpret_cast<__m512i>(words), order));
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_set_epi32(0x0f0d0e0c, 0x0b090a08, 0x07050604, 0x03010200));
+  return reinterpret_cast<U>(_mm256_shuffle_epi8(reinterpret_cast<__m256i>(words), order));
+#else
+  return (words & 0xff0000ffu) | ((words & 0xff00u) << 8) | ((words >> 8) & 0xff00u);
+#endif
 }
 
 // v where the lane is below n, `other` elsewhere.

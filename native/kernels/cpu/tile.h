@@ -284,7 +284,6 @@ struct S16S8 {
   static constexpr int kWords = 2;
   static constexpr bool kPairs = false;
   static constexpr int64_t kExactUnits = 128;
-  typedef int16_t Shorts __attribute__((vector_size(kWidth * 4)));
   DRIVLM_INLINE static U even(U w) { return reinterpret_cast<U>((reinterpret_cast<Shorts>(w) << 8) >> 8); }
   DRIVLM_INLINE static U odd(U w) { return reinterpret_cast<U>(reinterpret_cast<Shorts>(w) >> 8); }
   template <int kRows, int kRowStep, int kDepthStep>
