@@ -366,7 +366,9 @@ async function selected(
     answers: whole ? answers : new Map([...answers].filter(([id]) => wanted.has(id) || !known.has(id))),
     foreign: [...answers.keys()].filter((id) => !known.has(id)),
     leftOut: leftOut.list(),
-    hidden: moments.every(({ questions }) => questions.every(({ reference }) => reference === undefined)),
+    hidden:
+      moments.length > 0 &&
+      moments.every(({ questions }) => questions.every(({ reference }) => reference === undefined)),
   }
 }
 

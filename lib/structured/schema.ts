@@ -182,7 +182,7 @@ function arrayPattern(it: Schema, place: string, depth: number): Pattern {
 }
 
 function objectPattern(it: Schema, place: string, depth: number): Pattern {
-  const properties = objectAt(it.properties ?? {}, `${place}.properties`)
+  const properties = objectAt(it.properties === undefined ? {} : it.properties, `${place}.properties`)
   const names = Object.keys(properties)
   if (it.additionalProperties !== undefined && typeof it.additionalProperties !== 'boolean') {
     throw bad(place, 'has additionalProperties that are a schema; list them under properties')

@@ -79,6 +79,24 @@ async function stopped(
 }
 
 describe('drivlm eval with a model', () => {
+  it('says of data without questions that there are none, and not that they hide their answers', async () => {
+    const empty = path.join(dir, 'empty.json')
+    writeFileSync(empty, '[]')
+    const { code, stdout } = await drivlm([
+      'eval',
+      '--data',
+      empty,
+      '--images',
+      dir,
+      '--model',
+      model,
+      '--out',
+      fresh(),
+    ])
+    expect({ code, hides: stdout.includes('hides its answers') }).toEqual({ code: 0, hides: false })
+    expect(stdout).toMatch(/: 0 of 0 questions answered, 0 moments/)
+  })
+
   it('writes answers in the form of the challenge, and a report', async () => {
     const reference = JSON.parse(text(fixture, 'golden.json')).answers as { question: string; answer: string }[]
     const found = answers(whole)

@@ -244,6 +244,7 @@ describe('schemas', () => {
     ['a negative length', { type: 'string', maxLength: -1 }, /maxLength -1/],
     ['lengths the wrong way round', { type: 'string', minLength: 3, maxLength: 2 }, /above maxLength/],
     ['a list of anything', { type: 'array' }, /without items/],
+    ['no table of properties', { type: 'object', properties: null }, /properties/],
     ['an unknown requirement', { type: 'object', properties: {}, required: ['a'] }, /requires "a"/],
     [
       'a place deep inside',

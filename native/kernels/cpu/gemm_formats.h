@@ -123,7 +123,7 @@ DRIVLM_INLINE void expand_pair(char* panel, int64_t i, int64_t lane, F low, F hi
   }
 }
 
-// The values of eight nibbles, -8..7, those `shift` bits from the lowest on.
+// Of each word the value of the nibble `shift` bits from the lowest on, -8..7.
 DRIVLM_INLINE F nibble_values(U words, int shift) {
 #if defined(__AVX512F__)
   const F values = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
