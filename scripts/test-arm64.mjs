@@ -2,7 +2,7 @@
 // npm run test:arm64: the C++ tests of the CPU's kernels for arm64, cross-compiled and run by qemu-user. It needs Debian's g++-12-aarch64-linux-gnu,
 // cmake, ninja-build and qemu-user-static.
 //
-//   npm run test:arm64                 tests of code that has forms of its own for NEON
+//   npm run test:arm64                 tests of code that has forms of its own for NEON, but for the longest
 //   npm run test:arm64 -- eviction     those whose names contain it; '' is all, in three minutes
 //
 // JOBS=2 says how many compilers run at a time; the cores this process may use unless told otherwise.
@@ -15,7 +15,9 @@ const root = path.resolve(import.meta.dirname, '..')
 const out = path.join(root, '.cmake-build-arm64')
 const jobs = process.env.JOBS ?? String(os.availableParallelism())
 const named = process.argv.slice(2)
-const names = named.length > 0 ? named : ['cpu_', 'training', 'packing', 'products', 'gradients', 'resize']
+const forms =
+  'cpu_gemm cpu_stream cpu_attention_in cpu_attention_paged cpu_attention_vision cpu_packed training packing products gradients resize'
+const names = named.length > 0 ? named : forms.split(' ')
 const options = {
   CMAKE_SYSTEM_NAME: 'Linux',
   CMAKE_SYSTEM_PROCESSOR: 'aarch64',
