@@ -1,5 +1,5 @@
 // One thread's share of a product of x in 16 bits with weights as they are: in 8 bits any rows of x, in 4 bits a few. Of few rows reading the weights bounds it,
-// as long as little is done to each of them. Of many, weights in 8 bits cost no more than in bf16 where that has an instruction of its own, and half where it has none.
+// as long as little is done to each of them. Of many, weights in 8 bits cost no more than in bf16 where that has an instruction of its own, and less where it has none.
 //
 // x     A row is rounded to 16 bits, x = scale * q with |q| <= 32639, and q = 256 * high + low with both halves in -127..127. Products of a half
 //       with a byte or a nibble of the weights are summed in integers, so nothing is lost after that rounding, and a row's result does not
@@ -46,13 +46,13 @@ typedef int16_t Eight __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 
 // One row's q, eight values after another as four words of halves, each `height` words after the one before. `order` says which byte of
-// {low half, high half} times eight comes where; `bias` is added to each.
-DRIVLM_INLINE void pack_halves(uint32_t* out, int64_t height, const int16_t* q, int64_t k, Bytes order, uint8_t bias) {
+// {low half, high half} times eight comes where.
+DRIVLM_INLINE void pack_halves(uint32_t* out, int64_t height, const int16_t* q, int64_t k, Bytes order) {
   for (int64_t i = 0; i < k; i += 8, out += 4 * height) {
     Eight v;
     memcpy(&v, q + i, sizeof v);
     const Bytes halves = reinterpret_cast<Bytes>((v & 255) | ((v + 128) & ~255));
-    const U4 words = reinterpret_cast<U4>(__builtin_shuffle(halves, order) + bias);
+    const U4 words = reinterpret_cast<U4>(__builtin_shuffle(halves, order));
     for (int j = 0; j < 4; ++j) out[j * height] = words[j];
   }
 }
@@ -231,7 +231,7 @@ void stream_s4(const GemmJob& job, int64_t row0, int64_t row1, cpu::Panels& pane
     const int64_t first = rows * t / tiles, height = rows * (t + 1) / tiles - first;
     for (int64_t r = 0; r < height; ++r) {
       scales[first + r] = round_to_16(row16, job, row_of_x(job, row0 + first + r));
-      pack_halves(x + first * words + r, height, row16, groups * kDepth, kNibbles, 0);
+      pack_halves(x + first * words + r, height, row16, groups * kDepth, kNibbles);
       for (int64_t g = 0; g < groups; ++g) {
         int32_t sum = 0;
         for (int64_t i = 0; i < kDepth; ++i) sum += row16[g * kDepth + i];
